@@ -1,0 +1,1 @@
+"""From a cluster to the kernel state of its nodes: CNI plug-in, service proxy."""

@@ -1,0 +1,1 @@
+"""CNI plug-ins: what each leaves in a node's kernel."""

@@ -1,0 +1,1 @@
+"""Service proxies: what kube-proxy programs, mode by mode."""

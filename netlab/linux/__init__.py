@@ -1,0 +1,1 @@
+"""The kernel's vocabulary: namespaces, devices, routes, netfilter rules, packets."""

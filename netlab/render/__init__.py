@@ -1,0 +1,1 @@
+"""Traces for people and programs: text, JSON, JUnit."""

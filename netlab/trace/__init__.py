@@ -1,0 +1,1 @@
+"""One packet, explained: the walk through hooks, routes, bridges and tunnels."""
