@@ -1,0 +1,324 @@
+"""A trace: Trace -> Branch -> Hop -> Step, all plain values that JSON can carry (`netlab schema trace` is drawn from them).
+
+Law: a Step is one of a closed tagged union; its `ref` points at the input that caused it. Addresses are text here, as users
+read them. A branch is one outcome of all random choices, with its exact probability; the walk of the reply is part of it.
+"""
+
+from __future__ import annotations
+
+import enum
+from fractions import Fraction
+
+import msgspec
+
+from netlab.refs import Ref
+
+
+class Verdict(enum.Enum):
+    """What became of the packet, and with it the exit code of the command."""
+
+    DELIVERED = "delivered"  # the request reached a socket and the reply came back
+    DROPPED = "dropped"  # it, or the reply, died on the way without a word
+    REJECTED = "rejected"  # somebody answered no: ICMP error or TCP reset
+    PARTIAL = "partial"  # branches differ
+    UNKNOWN = "unknown"  # it depends on something that is not modelled
+
+
+EXIT_CODES = {Verdict.DELIVERED: 0, Verdict.DROPPED: 1, Verdict.REJECTED: 1, Verdict.PARTIAL: 1, Verdict.UNKNOWN: 3}
+
+
+class Step(msgspec.Struct, frozen=True, tag_field="step", rename="camel", omit_defaults=True, kw_only=True):
+    """The base of all steps."""
+
+    ref: Ref | None = None
+
+
+class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A packet as it is on a wire. `flags` is TCP flags ("SYN,ACK") or the ICMP type in words; lengths in bytes."""
+
+    protocol: str
+    source: str
+    destination: str
+    sport: int = 0
+    dport: int = 0
+    flags: str = ""
+    ttl: int = 64
+    length: int = 0
+    mark: int = 0
+    sport_random: bool = False
+    src_mac: str = ""
+    dst_mac: str = ""
+    vni: int | None = None
+    inner: Header | None = None
+    quoted: Header | None = None
+
+    def __str__(self) -> str:
+        """`10.0.0.1:32768 > 10.96.0.10:53`; ports only where the protocol has them; a random source port is `*`."""
+        if not self.sport and not self.dport:
+            return f"{self.source} > {self.destination}"
+        sport = "*" if self.sport_random else str(self.sport)
+        source = f"[{self.source}]" if ":" in self.source else self.source
+        destination = f"[{self.destination}]" if ":" in self.destination else self.destination
+        return f"{source}:{sport} > {destination}:{self.dport}"
+
+
+class Sent(Step, tag="sent"):
+    """A socket (or a forwarding host, for ICMP errors) made this packet. `by`: "pod default/web-0", "kernel of node-1"."""
+
+    packet: Header
+    by: str
+
+
+class Received(Step, tag="received"):
+    """The packet came in through a device."""
+
+    device: str
+    packet: Header
+
+
+class Routed(Step, tag="routed"):
+    """A route lookup: `type` as in ip-route(8), the winning `route` as `ip route` prints it, its table, the policy rule's priority.
+
+    `source` is the address chosen for a locally made packet that had none yet.
+    """
+
+    destination: str
+    type: str
+    device: str = ""
+    via: str = ""
+    source: str = ""
+    table: str = "main"
+    route: str = ""
+    rule: int | None = None
+    note: str = ""
+
+
+class NeighbourStep(Step, tag="neighbour"):
+    """Who has this address on this link. `how`: "permanent" entry, "arp"/"ndp" answered by `owner`, "fdb"."""
+
+    ip: str
+    mac: str
+    device: str
+    how: str
+    owner: str = ""
+
+
+class Bridged(Step, tag="bridged"):
+    """A bridge moved the frame from one port to another (or up to the host: out is the bridge itself)."""
+
+    bridge: str
+    port_in: str
+    port_out: str
+    mac: str = ""
+    note: str = ""
+
+
+class Conntracked(Step, tag="conntrack"):
+    """Connection tracking looked at the packet: its state, and the connection's two tuples where there is one."""
+
+    state: str
+    direction: str = ""
+    original: str = ""
+    reply: str = ""
+
+
+class HookStep(Step, tag="hook"):
+    """A base chain was walked to its end. `verdict` accept or drop; `by` "policy", "rule" or "return to policy"; rules tried."""
+
+    hook: str
+    table: str
+    chain: str
+    verdict: str
+    by: str = "policy"
+    tried: int = 0
+    origin: str = "expected"  # or "observed"
+
+
+class RuleStep(Step, tag="rule"):
+    """A rule matched. `number` counts from 1 in its chain; `rule` is `-A CHAIN ...` in iptables-save's words.
+
+    `effect` says in a few words what it did ("jump", "mark 0x4000", "dnat to 10.244.0.3:9376", "return", "accept" ...).
+    `chance` is the probability of a random match, "" where it was certain.
+    """
+
+    hook: str
+    table: str
+    chain: str
+    number: int
+    rule: str
+    effect: str = ""
+    comment: str = ""
+    chance: str = ""
+    tried: int = 0  # rules of this chain looked at since the last match
+
+
+class Natted(Step, tag="nat"):
+    """Addresses or ports were rewritten. `kind` dnat or snat (masquerade included); `reverse` where conntrack undoes it."""
+
+    kind: str
+    before: str
+    after: str
+    reverse: bool = False
+    note: str = ""
+
+
+class Encapsulated(Step, tag="encap"):
+    """A tunnel device wrapped the packet."""
+
+    device: str
+    vni: int | None
+    outer: Header
+
+
+class Decapsulated(Step, tag="decap"):
+    """A tunnel end unwrapped the packet."""
+
+    device: str
+    vni: int | None
+    inner: Header
+
+
+class MtuStep(Step, tag="mtu"):
+    """The packet was measured against a device's MTU (bytes) and something followed from it."""
+
+    device: str
+    mtu: int
+    length: int
+    note: str = ""
+
+
+class Transmitted(Step, tag="transmitted"):
+    """The frame left through a device on a wire. `to` is "namespace/device" at the other end."""
+
+    device: str
+    to: str
+    packet: Header
+
+
+class PolicyStep(Step, tag="policy"):
+    """What network policy said, even if nothing."""
+
+    text: str
+
+
+class NoteStep(Step, tag="note"):
+    """A fact worth knowing that changed nothing: a fallback, an assumption at this very place."""
+
+    text: str
+
+
+class Delivered(Step, tag="delivered"):
+    """The packet reached a socket; `assumed` where nothing declares the socket. For a reply: the sender's own socket."""
+
+    socket: str
+    owner: str
+    packet: Header
+    assumed: bool = False
+
+
+class Dropped(Step, tag="dropped"):
+    """The packet died here."""
+
+    reason: str
+
+
+class Rejected(Step, tag="rejected"):
+    """An error answer was made here: `answer` "TCP RST" or "ICMP port unreachable"."""
+
+    reason: str
+    answer: str
+
+
+class UnknownStep(Step, tag="unknown"):
+    """The packet's fate depends on something that netlab does not model: `what` names it."""
+
+    what: str
+
+
+AnyStep = (
+    Sent
+    | Received
+    | Routed
+    | NeighbourStep
+    | Bridged
+    | Conntracked
+    | HookStep
+    | RuleStep
+    | Natted
+    | Encapsulated
+    | Decapsulated
+    | MtuStep
+    | Transmitted
+    | PolicyStep
+    | NoteStep
+    | Delivered
+    | Dropped
+    | Rejected
+    | UnknownStep
+)
+
+
+class Hop(msgspec.Struct, frozen=True, rename="camel"):
+    """What happened in one network namespace: `where` its name, `kind` node, pod or external."""
+
+    where: str
+    kind: str
+    steps: tuple[AnyStep, ...]
+
+
+class Reply(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The way back. `kind`: "reply" of the endpoint, or "error" (RST, ICMP) of whoever refused; `arrived` at the sender.
+
+    `hops` may end elsewhere: then `reason` says where and why it died.
+    """
+
+    kind: str
+    arrived: bool
+    hops: tuple[Hop, ...]
+    reason: str | None = None
+
+
+class Branch(msgspec.Struct, frozen=True, rename="camel"):
+    """One outcome.
+
+    `probability` is exact (JSON: a number); `choices` says in words which random choices led here; `endpoint` "ip:port" of
+    the socket that got the request (also where the reply died), `endpoint_name` whose it is; `source_seen` the source
+    address in the packet that it received.
+    """
+
+    probability: Fraction
+    verdict: Verdict
+    endpoint: str | None
+    endpoint_name: str | None
+    source_seen: str | None
+    reason: str | None
+    hops: tuple[Hop, ...]
+    reply: Reply | None = None
+    choices: tuple[str, ...] = ()
+
+
+class Party(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Source or destination: what the user typed, what it is, and the address (and port) that the packet carries."""
+
+    text: str
+    name: str
+    kind: str
+    ip: str = ""
+    port: int | None = None
+    where: str = ""  # namespace of the sender
+
+
+class Trace(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer. Branches by falling probability, then endpoint."""
+
+    source: Party
+    destination: Party
+    protocol: str
+    verdict: Verdict
+    branches: tuple[Branch, ...]
+    assumptions: tuple[str, ...] = ()
+    not_modelled: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.verdict]
