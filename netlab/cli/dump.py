@@ -1,0 +1,139 @@
+"""`netlab dump`: what a node or pod holds, in the words of the tool that would print it there.
+
+Law: the text is the tool's own, so it can be compared with, or loaded by, the tool. What netlab does not model is an error that
+says so, never an empty answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from netlab.cli.flags import OUTPUT, ClusterFlags, emit, note, open_tracer
+from netlab.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from netlab.kube.cluster import Cluster
+    from netlab.linux.netns import Netns
+    from netlab.linux.network import Network
+
+WHAT = ("iptables-save", "ip6tables-save", "addr", "link", "route", "rule", "neigh", "fdb")
+LATER = ("nft", "ipset", "ipvsadm")  # not modelled yet
+
+
+def dump(
+    where: Annotated[str, Parameter(help="A node (node-1), a pod ([NAMESPACE/]pod/NAME) or `internet`.")],
+    what: Annotated[str, Parameter(help=f"One of {', '.join(WHAT)}.")],
+    /,
+    *,
+    output: Annotated[
+        Literal["text", "json"],
+        Parameter(alias="-o", group=OUTPUT, help="json is what `ip -j` and `bridge -j` print; iptables-save has none."),
+    ] = "text",
+    cluster: ClusterFlags = ClusterFlags(),
+) -> int:
+    """What a node or pod holds, in the tool's own syntax.
+
+    For example:
+      netlab dump node-1 iptables-save -f cluster.json
+      netlab dump node-1 route
+      netlab dump pod/web-0 addr -o json
+      netlab dump node-2 fdb --observed node-2=dumps/node-2/
+    """
+    if what not in WHAT + LATER:
+        known = ", ".join(WHAT)
+        near = did_you_mean(what, WHAT + LATER)
+        raise InputError(f'cannot dump "{what}"', hint=f"{near} (there is {known})" if near else f"there is {known}")
+    if output == "json" and what in ("iptables-save", "ip6tables-save"):
+        raise InputError(f"{what} has no JSON form", hint="leave -o json out")
+    declared, tracer = open_tracer(cluster)
+    netns = find(where, declared, tracer.network, cluster.namespace)
+    if netns.name in declared.nodes and where.rpartition("/")[2] != netns.name:
+        note(cluster, f"{where} uses its node's network: this is {netns.name}")
+    if what in LATER:
+        note(cluster, _nothing(netns, declared, what))
+    else:
+        emit(_text(netns, what, output == "json"))
+    return 0
+
+
+def find(where: str, cluster: Cluster, network: Network, namespace: str) -> Netns:
+    """The network namespace that the user means; a hostNetwork pod's is its node's.
+
+    Raises
+    ------
+    InputError
+        Nothing has that name, or both a node and a pod do; with candidates.
+    """
+    match where.split("/"):
+        case ["node" | "nodes" | "no", name]:
+            if name not in cluster.nodes:
+                raise InputError(f'unknown node "{name}"', hint=_near(name, cluster.nodes))
+            return network.namespaces[name]
+        case ["pod" | "pods" | "po", name]:
+            return _pod(f"{namespace}/{name}", cluster, network)
+        case [space, "pod" | "pods" | "po", name] | [space, name]:
+            return _pod(f"{space}/{name}", cluster, network)
+        case [name]:
+            key = f"{namespace}/{name}"
+            if name in network.namespaces and key in cluster.pods:
+                raise InputError(f'"{name}" is both a node and a pod', hint=f"say node/{name} or pod/{name}")
+            if name in network.namespaces:
+                return network.namespaces[name]
+            if key in cluster.pods:
+                return _pod(key, cluster, network)
+            pods = [pod.name for pod in cluster.pods.values() if pod.namespace == namespace]
+            near = did_you_mean(name, [*network.namespaces, *pods])
+            raise InputError(f'unknown node or pod "{name}"', hint=near or f"nodes: {', '.join(cluster.nodes)}")
+    raise InputError(f'"{where}" is not a node or a pod', hint="for example node-1, pod/web-0, default/pod/web-0, internet")
+
+
+def _pod(key: str, cluster: Cluster, network: Network) -> Netns:
+    pod = cluster.pods.get(key)
+    if pod is None:
+        raise InputError(f'unknown pod "{key}"', hint=_near(key, cluster.pods))
+    if key in network.namespaces:
+        return network.namespaces[key]
+    if pod.host_network and pod.node_name in network.namespaces:
+        return network.namespaces[pod.node_name]
+    raise InputError(f'pod "{key}" has no network (phase {pod.phase})', pod.ref)
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    some = list(names)
+    return did_you_mean(name, some) or f"there is {', '.join(some[:10]) or 'none'}{' ...' if len(some) > 10 else ''}"
+
+
+def _text(netns: Netns, what: str, json: bool) -> str:
+    if what in ("iptables-save", "ip6tables-save"):
+        from netlab.linux.text.iptables_save import write
+
+        family = 6 if what == "ip6tables-save" else 4
+        ruleset = netns.rulesets.get(family)
+        return write(ruleset, family=family) if ruleset is not None else ""
+    from netlab.linux.text import iproute
+
+    printers: dict[str, Callable[[Netns, bool], str]] = {
+        "addr": iproute.print_addr,
+        "link": iproute.print_link,
+        "route": iproute.print_route,
+        "rule": iproute.print_rule,
+        "neigh": iproute.print_neigh,
+        "fdb": iproute.print_fdb,
+    }
+    return printers[what](netns, json)
+
+
+def _nothing(netns: Netns, cluster: Cluster, what: str) -> str:
+    """The note for nft, ipset and ipvsadm: that nothing is there, only where that is certain; else InputError."""
+    from netlab.linux.netns import NetnsKind
+
+    pod = netns.kind is NetnsKind.POD  # netlab puts nothing of the kind into pods
+    expected = not netns.origins  # nothing was read from the node, so all that is there was compiled
+    if pod or (what == "ipset" and expected and not netns.sets):
+        return f"{netns.name}: {what} would print nothing"
+    if what == "ipvsadm" and expected and cluster.proxy.mode == "iptables":
+        return f"{netns.name}: ipvsadm would print no services, kube-proxy runs in iptables mode"
+    raise InputError(f"{what} is not modelled", hint=f"there is {', '.join(WHAT)}")

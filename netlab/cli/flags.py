@@ -1,0 +1,164 @@
+"""The flags that commands share, spelled as kubectl spells them, and what they open: a cluster, a tracer.
+
+Law: a flag means the same in every command. stdout is the answer, stderr carries notes; -q silences notes, never errors.
+Nothing heavy is imported here: the stages are imported by the functions that use them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from netlab.errors import InputError
+
+if TYPE_CHECKING:
+    from netlab.kube.cluster import Cluster
+    from netlab.trace.query import Request, Tracer
+
+STDIN = "-"
+PLAIN_STDIN = "<stdin>"  # how main() hands a positional "-" through cyclopts, which takes a lone dash for an option
+
+CLUSTER = Group("Cluster", sort_key=1)
+PACKET = Group("Packet", sort_key=2)
+OUTPUT = Group("Output", sort_key=3)
+
+Color = Annotated[
+    Literal["auto", "always", "never"],
+    Parameter(group=OUTPUT, help="Colour: on a terminal, always or never. NO_COLOR is respected."),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterFlags:
+    """Which cluster, and what to believe about it."""
+
+    filename: Annotated[
+        tuple[str, ...],
+        Parameter(
+            alias="-f",
+            negative=(),
+            allow_leading_hyphen=True,
+            group=CLUSTER,
+            metavar="FILE|DIR|-",
+            help="What `kubectl get -o json|yaml` printed, manifests, or a netlab Topology. Repeatable. "
+            "Without it: an example cluster that netlab carries.",
+        ),
+    ] = ()
+    namespace: Annotated[
+        str, Parameter(alias="-n", group=CLUSTER, metavar="NAME", help="Namespace of names that do not give one.")
+    ] = "default"
+    observed: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative=(),
+            group=CLUSTER,
+            metavar="NODE=DIR",
+            help="Dumps taken on a node, used instead of what should be there: iptables-save, ip6tables-save, ip-addr.json, "
+            "ip-link.json, ip-route.json, ip-rule.json, ip-neigh.json, fdb.json. Repeatable.",
+        ),
+    ] = ()
+    cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="CNI plug-in: flannel or none.")] = None
+    proxy_mode: Annotated[str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables.")] = None
+    cluster_cidr: Annotated[
+        str | None, Parameter(group=CLUSTER, metavar="CIDR[,CIDR]", help="The pod network, as kube-proxy's --cluster-cidr.")
+    ] = None
+    service_cidr: Annotated[str | None, Parameter(group=CLUSTER, metavar="CIDR[,CIDR]", help="Where ClusterIPs come from.")] = (
+        None
+    )
+    quiet: Annotated[bool, Parameter(alias="-q", negative=(), group=OUTPUT, help="No notes on stderr.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketFlags:
+    """Which packet is sent."""
+
+    proto: Annotated[Literal["tcp", "udp", "sctp", "icmp"], Parameter(group=PACKET, help="Protocol.")] = "tcp"
+    at: Annotated[
+        str | None,
+        Parameter(group=PACKET, metavar="NODE", help="The node at which a packet from outside (`internet`, an address) arrives."),
+    ] = None
+    family: Annotated[Literal[4, 6] | None, Parameter(group=PACKET, help="IP family, where names have addresses of both.")] = None
+    size: Annotated[
+        int | None, Parameter(group=PACKET, metavar="BYTES", help="Length of the IP packet, to see where MTUs bite.")
+    ] = None
+
+
+def note(flags: ClusterFlags, text: str) -> None:
+    """One line for the person, not for the pipe."""
+    if not flags.quiet:
+        print(f"netlab: {text}", file=sys.stderr)
+
+
+def emit(text: str) -> None:
+    """The answer: `text` on stdout, ending in exactly one newline; nothing at all for an empty answer."""
+    if text:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def color(choice: str) -> bool:
+    """Whether to paint: https://no-color.org, and never into a pipe unless asked to."""
+    if choice != "auto":
+        return choice == "always"
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def open_cluster(flags: ClusterFlags) -> Cluster:
+    """Read what -f names, or the embedded topology, and say on stderr what was passed over."""
+    from netlab.kube import embedded
+    from netlab.kube.load import Overrides, load
+
+    paths = flags.filename
+    if not paths:
+        paths = (str(embedded.path_of_default()),)
+        note(flags, "no -f given: this is the example cluster that netlab carries (topologies/flannel-vxlan.yaml)")
+    cluster = load(
+        paths,
+        sys.stdin,
+        Overrides(cni=flags.cni, proxy_mode=flags.proxy_mode, cluster_cidr=flags.cluster_cidr, service_cidr=flags.service_cidr),
+    )
+    for text in cluster.notes:
+        note(flags, text)
+    return cluster
+
+
+def open_tracer(flags: ClusterFlags) -> tuple[Cluster, Tracer]:
+    """The cluster, and its tracer with what was observed in its place."""
+    observed = _observed(flags.observed)
+    cluster = open_cluster(flags)
+    from netlab.trace.query import Tracer
+
+    return cluster, Tracer(cluster, observed)
+
+
+def request(source: str, destination: str, cluster: ClusterFlags, packet: PacketFlags) -> Request:
+    """What `trace` and `can` ask."""
+    from netlab.trace.query import Request
+
+    return Request(
+        source,
+        destination,
+        protocol=packet.proto,
+        namespace=cluster.namespace,
+        at=packet.at,
+        family=packet.family,
+        size=packet.size,
+    )
+
+
+def _observed(pairs: tuple[str, ...]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs:
+        node, equals, directory = pair.partition("=")
+        if not (node and equals and directory):
+            raise InputError(f'--observed "{pair}" is not NODE=DIR', hint="for example: --observed node-1=dumps/node-1/")
+        if node in found:
+            raise InputError(f'--observed names "{node}" twice: {found[node]} and {directory}')
+        found[node] = directory
+    return found

@@ -1,0 +1,65 @@
+"""`netlab trace`: one packet, hop by hop, rule by rule, every branch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, open_tracer, request
+
+
+def trace(
+    source: Annotated[str, Parameter(help="Who sends: a pod, workload, service, node, address or `internet`.")],
+    destination: Annotated[str, Parameter(help="Who is meant; :PORT by number or name.")],
+    /,
+    *,
+    output: Annotated[
+        Literal["text", "wide", "json", "yaml"],
+        Parameter(
+            alias="-o",
+            group=OUTPUT,
+            help="wide adds marks, conntrack states, MACs and the rules tried; json: `netlab schema trace`.",
+        ),
+    ] = "text",
+    color_: Annotated[Color, Parameter(name="--color")] = "auto",
+    cluster: ClusterFlags = ClusterFlags(),
+    packet: PacketFlags = PacketFlags(),
+) -> int:
+    """Where the packet goes: every hop, every rule, every branch, and the reply.
+
+    Endpoints are written [NAMESPACE/][KIND/]NAME[:PORT]: web-0, deploy/web, svc/api:http, shop/svc/api:80, node/node-1,
+    10.0.0.7:80, internet. The exit code is 0 delivered, 1 dropped, rejected or partial, 2 error, 3 unknown.
+
+    For example:
+      netlab trace web-0 svc/api
+      netlab trace default/web-0 svc/hostnames:80 -f cluster.json
+      netlab trace internet node/node-2:30080 --at node-1 -f cluster.json
+      netlab trace web-0 svc/dns:53 --proto udp -o wide
+      netlab trace web-0 svc/hostnames:80 -f cluster.json --observed node-1=dumps/node-1/
+    """
+    _, tracer = open_tracer(cluster)
+    answer = tracer.trace(request(source, destination, cluster, packet))
+    match output:
+        case "json":
+            from netlab.render.jsonio import dumps
+
+            emit(dumps(answer))
+        case "yaml":
+            emit(_yaml(answer))
+        case _:
+            from netlab.render.text import render
+
+            emit(render(answer, wide=output == "wide", color=color(color_)))
+    return answer.exit_code
+
+
+def _yaml(answer: object) -> str:
+    """The same document as -o json; long texts (rules) stay on one line."""
+    import yaml
+
+    from netlab.render.jsonio import to_builtins
+    from netlab.trace.steps import Trace
+
+    assert isinstance(answer, Trace)
+    return str(yaml.safe_dump(to_builtins(answer), sort_keys=False, allow_unicode=True, width=1 << 20))
