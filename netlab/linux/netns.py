@@ -30,18 +30,23 @@ class DeviceKind(enum.Enum):
     OTHER = "other"  # present in an observed dump, not modelled
 
 
-class Address(msgspec.Struct, frozen=True):
-    """An address of a device with the prefix length of its subnet; `scope` is "global", "link" or "host"."""
+class Address(msgspec.Struct, frozen=True, gc=False):
+    """An address of a device with the prefix length of its subnet; `scope` is "global", "link" or "host".
+
+    `broadcast` is the explicitly set broadcast address (`brd`), `peer` the far end of a point-to-point address.
+    """
 
     ip: Ip
     length: int
     scope: str = "global"
+    broadcast: Ip | None = None
+    peer: Ip | None = None
 
     def __str__(self) -> str:
         return f"{self.ip}/{self.length}"
 
 
-class Vxlan(msgspec.Struct, frozen=True):
+class Vxlan(msgspec.Struct, frozen=True, gc=False):
     """`ip -d link show` of a vxlan device: VNI, local address, UDP port, whether it learns FDB entries, its lower device."""
 
     vni: int
@@ -55,7 +60,8 @@ class Device(msgspec.Struct, frozen=True):
     """A network device.
 
     `peer` is the other end of a veth: (namespace, device). `segment` names the fabric segment of a physical port.
-    `master` is the bridge that it is a port of; `hairpin` that port's hairpin mode. `mtu` in bytes.
+    `master` is the bridge that it is a port of; `hairpin` that port's hairpin mode. `mtu` in bytes. `link_index` is the index
+    of the other end of a veth, as `ip link` shows it after the `@`, and `link_netnsid` the id of the namespace that it is in.
     """
 
     name: str
@@ -70,6 +76,8 @@ class Device(msgspec.Struct, frozen=True):
     segment: str | None = None
     vxlan: Vxlan | None = None
     addresses: tuple[Address, ...] = ()
+    link_index: int | None = None
+    link_netnsid: int | None = None
 
 
 class RouteType(enum.Enum):
@@ -86,7 +94,7 @@ class RouteType(enum.Enum):
     THROW = "throw"
 
 
-class NextHop(msgspec.Struct, frozen=True):
+class NextHop(msgspec.Struct, frozen=True, gc=False):
     """Where a route leads: a gateway (or None: on link), a device, a weight for ECMP, `onlink` as in ip-route(8)."""
 
     dev: str
@@ -98,8 +106,8 @@ class NextHop(msgspec.Struct, frozen=True):
 MAIN, LOCAL, DEFAULT = 254, 255, 253  # /etc/iproute2/rt_tables
 
 
-class Route(msgspec.Struct, frozen=True):
-    """One route of one table."""
+class Route(msgspec.Struct, frozen=True, gc=False):
+    """One route of one table. `unknown` keeps what is not modelled (a source prefix, a TOS, an encapsulation) as text."""
 
     dst: Prefix
     nexthops: tuple[NextHop, ...] = ()
@@ -111,9 +119,10 @@ class Route(msgspec.Struct, frozen=True):
     protocol: str = "boot"
     mtu: int | None = None
     ref: Ref | None = None
+    unknown: str | None = None
 
 
-class PolicyRule(msgspec.Struct, frozen=True):
+class PolicyRule(msgspec.Struct, frozen=True, gc=False):
     """One line of `ip rule`; `table` None for the actions blackhole, unreachable, prohibit."""
 
     priority: int
@@ -134,7 +143,7 @@ class PolicyRule(msgspec.Struct, frozen=True):
     unknown: str | None = None  # selectors that are not modelled, as text
 
 
-class Neighbour(msgspec.Struct, frozen=True):
+class Neighbour(msgspec.Struct, frozen=True, gc=False):
     """An entry of `ip neigh`; `state` PERMANENT entries never ask; others were learned. `proxy` entries answer for `ip`."""
 
     dev: str
@@ -144,17 +153,21 @@ class Neighbour(msgspec.Struct, frozen=True):
     proxy: bool = False
 
 
-class FdbEntry(msgspec.Struct, frozen=True):
-    """An entry of `bridge fdb`: frames to `mac` leave through `dev` (for vxlan: to the tunnel end `dst`)."""
+class FdbEntry(msgspec.Struct, frozen=True, gc=False):
+    """An entry of `bridge fdb`: frames to `mac` leave through `dev` (for vxlan: to the tunnel end `dst`).
+
+    `state` is "" for what a bridge has learned.
+    """
 
     dev: str
     mac: str
     dst: Ip | None = None
     master: str | None = None
     state: str = "permanent"
+    vlan: int | None = None
 
 
-class Listener(msgspec.Struct, frozen=True):
+class Listener(msgspec.Struct, frozen=True, gc=False):
     """A socket that answers: protocol number, port, address (None: any), and who owns it ("pod default/web-0").
 
     `assumed` is set where nothing declared it (the trace then says so under assumptions).
@@ -195,6 +208,7 @@ class Netns(msgspec.Struct, frozen=True):
     sysctls: Mapping[str, int] = {}
     listeners: tuple[Listener, ...] = ()
     origins: Mapping[str, str] = {}
+    cache: dict[str, object] = msgspec.field(default_factory=dict)  # indexes made from this value (route.py, walker.py)
 
     def sysctl(self, name: str, default: int = 0) -> int:
         return self.sysctls.get(name, default)

@@ -1,0 +1,490 @@
+"""From kube.Cluster to linux.Network: a namespace per node and per pod, and `internet` for everything beyond the fabric.
+
+    default/web-0 --veth-- node-1 --+-- fabric --+-- node-2 --veth-- default/api-0
+                                    |
+                                 internet (the gateway, and hosts that lie outside)
+
+Law: a pure function. What a CNI plug-in leaves is asked of dataplane/cni, what kube-proxy programs of dataplane/proxy, what
+Linux adds by itself of linux/derived; what the model leaves out is named in `not_modelled`. Rulesets and pods are made when
+they are first looked at: 10,000 services on every node would be too slow for a trace that crosses two of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from netlab.dataplane.cni import flannel
+from netlab.dataplane.proxy import iptables as proxy_iptables
+from netlab.errors import InputError, did_you_mean
+from netlab.kube.cluster import Cluster
+from netlab.kube.objects import Node, Pod, Service
+from netlab.linux.addr import Ip, Prefix, host_prefix, ip
+from netlab.linux.derived import (
+    IP6_USER_METRIC,
+    RULES,
+    derived_routes,
+    in_kernel_order,
+    link_local,
+    loopback,
+    with_broadcast,
+)
+from netlab.linux.netns import Address, Device, DeviceKind, Listener, Netns, NetnsKind, NextHop, Route, RouteType
+from netlab.linux.network import Network, Segment
+from netlab.linux.packet import PROTOCOL_NUMBERS, TCP
+from netlab.linux.rules import Ruleset
+
+FABRIC = "fabric"
+INTERNET = "internet"
+DEFAULT_CLIENTS = (ip("203.0.113.7"), ip("2001:db8::7"))  # documentation ranges (RFC 5737, RFC 3849)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_ANY = {4: Prefix(4, 0, 0), 6: Prefix(6, 0, 0)}
+
+
+class Built(msgspec.Struct, frozen=True):
+    """The network, what the model leaves out of it, and what was assumed while building it; one sentence each."""
+
+    network: Network
+    not_modelled: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+
+
+class Lazy(Mapping[K, V]):
+    """A mapping whose values are made on first access and kept: a value, parts of which are computed late."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Mapping[K, Callable[[], V]]) -> None:
+        self._make = make
+        self._made: dict[K, V] = {}
+
+    def __getitem__(self, key: K) -> V:
+        if key not in self._made:
+            self._made[key] = self._make[key]()
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._make
+
+    def __repr__(self) -> str:
+        return f"Lazy({list(self._make)})"
+
+
+def build(
+    cluster: Cluster,
+    *,
+    extra_hosts: tuple[Ip, ...] = (),
+    clients: tuple[Ip, ...] = DEFAULT_CLIENTS,
+    at: str | None = None,
+) -> Built:
+    """Compile a cluster into namespaces and wires.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        What was declared.
+    extra_hosts : tuple of Ip
+        Hosts outside the cluster that `internet` answers for: sources or destinations of a trace. Those that are
+        addresses of the cluster are passed over.
+    clients : tuple of Ip
+        The addresses of `internet` itself, one per family.
+    at : str, optional
+        The node to which the outside routes the cluster's service addresses. Without it LoadBalancer and external addresses
+        lead to the first node and ClusterIPs are not reachable from outside; with it ClusterIPs lead to that node too.
+
+    Raises
+    ------
+    InputError
+        An unknown node, an address outside the fabric, a CNI or proxy mode that is not modelled.
+    """
+    _check(cluster, at)
+    not_modelled: list[str] = []
+    assumptions: list[str] = []
+    places = _Places(cluster)
+    pods_of = _pods_by_node(cluster, not_modelled)
+    ports, external = _endpoint_ports(cluster, places)
+    nodes: dict[str, Netns] = {}
+    pod_spaces: dict[str, Callable[[], Netns]] = {}
+    host_pods = _host_pods(cluster)
+    # the services that make kube-proxy listen; it looks at all that it is given, for every node
+    health = {key: service for key, service in cluster.services.items() if service.health_check_node_port}
+    checked = msgspec.structs.replace(cluster, services=health)
+    wired = cluster.cni.name == "flannel"
+    leases = flannel.leases(cluster) if wired else {}
+    remotes = flannel.remotes(leases)
+
+    for name, node in cluster.nodes.items():
+        pods = pods_of[name]
+        eth0 = _node_port(cluster, node)
+        wiring = flannel.on_node(cluster, node, pods, leases, remotes, 3) if wired else flannel.Wiring()
+        devices = (loopback(), eth0, *wiring.devices)
+        routes = [*derived_routes(devices, True), *_gateway_routes(cluster, eth0), *wiring.routes]
+        nodes[name] = Netns(
+            name,
+            NetnsKind.NODE,
+            devices={device.name: device for device in devices},
+            routes=in_kernel_order(routes),
+            rules=RULES,
+            neighbours=wiring.neighbours,
+            fdb=wiring.fdb,
+            rulesets=_rulesets(cluster, node, devices),
+            sysctls=node_sysctls(cluster),
+            listeners=(
+                *_node_listeners(node, host_pods.get(name, ()), ports),
+                *proxy_iptables.listeners(checked, name, local_addresses=_addresses(devices)),
+            ),
+        )
+        indexes = {device.peer[0]: device.index for device in wiring.devices if device.peer is not None}
+        for pod in pods:
+            pod_spaces[pod.key] = partial(_pod, cluster, node, pod, indexes.get(pod.key), ports)
+        if wired:
+            _check_subnets(cluster, node, pods, assumptions)
+            _check_leases(cluster, node, leases[name], assumptions)
+
+    internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at, assumptions)
+    namespaces: Lazy[str, Netns] = Lazy(
+        {**{name: partial(_same, netns) for name, netns in nodes.items()}, **pod_spaces, INTERNET: partial(_same, internet)}
+    )
+    not_modelled += _left_out(cluster)
+    network = Network(namespaces, {FABRIC: Segment(FABRIC, cluster.fabric.mtu)})
+    return Built(network, tuple(not_modelled), tuple(assumptions))
+
+
+def _check(cluster: Cluster, at: str | None) -> None:
+    if cluster.cni.name not in ("flannel", "none"):
+        raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: flannel, none")
+    if cluster.cni.name == "flannel" and cluster.cni.backend != "vxlan":
+        raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint="the one that is: vxlan")
+    if cluster.proxy.mode != "iptables":
+        raise InputError(f'proxy mode "{cluster.proxy.mode}" is not modelled', hint="the one that is: iptables")
+    if at is not None and at not in cluster.nodes:
+        raise InputError(f'unknown node "{at}"', hint=did_you_mean(at, cluster.nodes) or "nodes: " + ", ".join(cluster.nodes))
+    if INTERNET in cluster.nodes:
+        raise InputError(
+            f'a node cannot be called "{INTERNET}": the name stands for everything beyond the fabric',
+            cluster.nodes[INTERNET].ref,
+        )
+
+
+def node_sysctls(cluster: Cluster) -> dict[str, int]:
+    """The sysctls of a node: what kubeadm asks for, what kube-proxy and the CNI plug-ins write, and the cluster's own."""
+    found = {
+        "ipv4.ip_forward": 1,
+        "ipv6.conf.all.forwarding": 1,
+        "bridge.bridge-nf-call-iptables": 1,
+        "bridge.bridge-nf-call-ip6tables": 1,
+    }
+    if cluster.proxy.localhost_nodeports:  # pkg/proxy/iptables/proxier.go: written once, for `all`
+        found["ipv4.conf.all.route_localnet"] = 1
+    found.update(cluster.sysctls)
+    return found
+
+
+_LO = loopback()
+_LO_ROUTES = tuple(derived_routes((_LO,), False))
+_POD_SYSCTLS = {"ipv4.ip_forward": 0, "ipv6.conf.all.forwarding": 0}
+
+
+class _Places:
+    """Who has which address: pods, nodes, services; anything else may be a host outside."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.nodes = {address: node.name for node in cluster.nodes.values() for address in node.internal_ips}
+        self.pods = {a: pod.key for pod in cluster.pods.values() if not pod.host_network for a in pod.ips}
+        self.services = {a for service in cluster.services.values() for a in (*service.cluster_ips, *entry_addresses(service))}
+
+    def is_outside(self, address: Ip) -> bool:
+        """Whether `internet` may answer for an address: nobody in the cluster has it and no network of the cluster holds it."""
+        if address in self.nodes or address in self.pods or address in self.services:
+            return False
+        if address.is_loopback or address.is_multicast or address in self.cluster.fabric.gateways:
+            return False
+        return not any(address in net for net in (*self.cluster.pod_cidrs, *self.cluster.service_cidrs))
+
+
+def entry_addresses(service: Service) -> list[Ip]:
+    """The addresses by which the outside enters a service: externalIPs, and load balancer addresses that kube-proxy answers
+    (ipMode VIP; KEP-1860)."""
+    balancers = [e.ip for e in service.load_balancer if e.ip is not None and e.ip_mode == "VIP"]
+    return [*service.external_ips, *balancers]
+
+
+def _pods_by_node(cluster: Cluster, not_modelled: list[str]) -> dict[str, list[Pod]]:
+    """Pods with a namespace of their own, by node and name: the answer does not depend on the order of the input."""
+    found: dict[str, list[Pod]] = {name: [] for name in cluster.nodes}
+    homeless = []
+    for key in sorted(cluster.pods):
+        pod = cluster.pods[key]
+        if pod.host_network or not pod.ips:
+            continue
+        if pod.node_name in found:
+            found[pod.node_name].append(pod)
+        else:
+            homeless.append(key)
+    if homeless:
+        not_modelled.append(f"pods on nodes that are not among the input: {_some(homeless)}")
+    return found
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def _fabric_length(cluster: Cluster, address: Ip) -> int | None:
+    return next((p.length for p in cluster.fabric.prefixes if address in p), None)
+
+
+def _node_port(cluster: Cluster, node: Node) -> Device:
+    """The node's port on the fabric with its InternalIPs."""
+    if not node.internal_ips:
+        raise InputError(
+            f'node "{node.name}" has no InternalIP', node.ref, "give it one in status.addresses or in a Topology document"
+        )
+    addresses = []
+    for address in node.internal_ips:
+        length = _fabric_length(cluster, address)
+        if length is None:
+            raise InputError(
+                f'node "{node.name}": address {address} is outside the fabric',
+                node.ref,
+                "the fabric is " + (", ".join(map(str, cluster.fabric.prefixes)) or "empty"),
+            )
+        addresses.append(with_broadcast(address, length))
+    return _port(cluster, cluster.fabric.device, "02:00:" + flannel.mac_of_ip(node.internal_ips[0])[6:], addresses)
+
+
+def _port(cluster: Cluster, name: str, mac: str, addresses: Sequence[Address]) -> Device:
+    return Device(
+        name,
+        DeviceKind.PHYSICAL,
+        2,
+        mac=mac,
+        mtu=cluster.fabric.mtu,
+        segment=FABRIC,
+        addresses=(*addresses, link_local(mac)),
+    )
+
+
+def _gateway_routes(cluster: Cluster, port: Device) -> list[Route]:
+    """A default route per family that the node has an address of."""
+    families = {address.ip.family for address in port.addresses if address.scope == "global"}
+    return [
+        _route(_ANY[gateway.family], NextHop(port.name, gateway))
+        for gateway in cluster.fabric.gateways
+        if gateway.family in families
+    ]
+
+
+def _route(dst: Prefix, hop: NextHop) -> Route:
+    """A route as `ip route add` makes it."""
+    return Route(dst, (hop,), metric=IP6_USER_METRIC if dst.family == 6 else 0)
+
+
+def _same(netns: Netns) -> Netns:
+    return netns
+
+
+def _pod(
+    cluster: Cluster,
+    node: Node,
+    pod: Pod,
+    host_index: int | None,
+    ports: Mapping[Ip, Mapping[tuple[int, int], str]],
+) -> Netns:
+    """A pod's namespace; `host_index` is the index of its veth on the node, None where the CNI made none."""
+    wiring = flannel.in_pod(cluster, node, pod, host_index) if host_index is not None else flannel.Wiring()
+    return Netns(
+        pod.key,
+        NetnsKind.POD,
+        devices={device.name: device for device in (_LO, *wiring.devices)},
+        routes=in_kernel_order([*_LO_ROUTES, *derived_routes(wiring.devices, False), *wiring.routes]),
+        rules=RULES,
+        sysctls=_POD_SYSCTLS,
+        listeners=_pod_listeners(pod, ports),
+    )
+
+
+def _addresses(devices: Iterable[Device]) -> list[Ip]:
+    return [address.ip for device in devices for address in device.addresses]
+
+
+def _rulesets(cluster: Cluster, node: Node, devices: Sequence[Device]) -> Lazy[int, Ruleset]:
+    def compile_family(family: int) -> Callable[[], Ruleset]:
+        def compile_now() -> Ruleset:
+            ruleset = proxy_iptables.compile_ruleset(cluster, node.name, family, local_addresses=_addresses(devices))
+            return flannel.add_rules(ruleset, cluster, node, family) if cluster.cni.name == "flannel" else ruleset
+
+        return compile_now
+
+    return Lazy({4: compile_family(4), 6: compile_family(6)})
+
+
+def _endpoint_ports(cluster: Cluster, places: _Places) -> tuple[Mapping[Ip, Mapping[tuple[int, int], str]], dict[Ip, None]]:
+    """What EndpointSlices say about sockets: (protocol, port) by address with the service that says so, and the endpoint
+    addresses that lie outside the cluster."""
+    ports: dict[Ip, dict[tuple[int, int], str]] = defaultdict(dict)
+    external: dict[Ip, None] = {}
+    for slices in cluster.slices.values():
+        for entry in slices:
+            wanted = [(PROTOCOL_NUMBERS[p.protocol.lower()], p.port) for p in entry.ports if p.port is not None]
+            for endpoint in entry.endpoints:
+                for address in endpoint.addresses:
+                    known = ports[address]
+                    for key in wanted:
+                        known.setdefault(key, f"{entry.namespace}/{entry.service.rpartition('/')[2]}")
+                    if address not in places.pods and places.is_outside(address):
+                        external[address] = None
+    return ports, external
+
+
+def _declared(pod: Pod) -> list[tuple[int, int]]:
+    return [(PROTOCOL_NUMBERS[port.protocol.lower()], port.container_port) for port in pod.ports]
+
+
+def _pod_listeners(pod: Pod, ports: Mapping[Ip, Mapping[tuple[int, int], str]]) -> tuple[Listener, ...]:
+    """A pod listens on its containerPorts and wherever a service expects it to, on any address."""
+    wanted = dict.fromkeys(_declared(pod))
+    for address in pod.ips:
+        for key in ports.get(address, ()):
+            wanted[key] = None
+    if not wanted:
+        return ()
+    owner = f"pod {pod.key}"
+    return tuple([Listener(protocol, port, owner) for protocol, port in wanted])
+
+
+def _node_listeners(node: Node, host_pods: Sequence[Pod], ports: Mapping[Ip, Mapping[tuple[int, int], str]]) -> list[Listener]:
+    """hostNetwork pods, the kubelet, and endpoints that are the node itself (the API server)."""
+    owners: dict[tuple[int, int], str] = {(TCP, 10250): "kubelet"}
+    for pod in host_pods:
+        for key in _declared(pod):
+            owners.setdefault(key, f"pod {pod.key}")
+    for address in node.internal_ips:
+        for key, service in ports.get(address, {}).items():
+            owners.setdefault(key, f"endpoint of {service}")
+    return [Listener(protocol, port, owner) for (protocol, port), owner in owners.items()]
+
+
+def _host_pods(cluster: Cluster) -> dict[str, list[Pod]]:
+    found: dict[str, list[Pod]] = defaultdict(list)
+    for key in sorted(cluster.pods):
+        if cluster.pods[key].host_network:
+            found[cluster.pods[key].node_name].append(cluster.pods[key])
+    return found
+
+
+def _internet(
+    cluster: Cluster,
+    places: _Places,
+    ports: Mapping[Ip, Mapping[tuple[int, int], str]],
+    external: Iterable[Ip],
+    hosts: Iterable[Ip],
+    at: str | None,
+    assumptions: list[str],
+) -> Netns:
+    """Everything beyond the fabric: the gateway's port, the hosts outside on `lo`, and routes to the service addresses.
+
+    A host whose address lies in the fabric's own subnet is a neighbour of the nodes: it is put on the gateway's port, so that
+    it answers ARP. Whatever else leaves the cluster ends in the blackhole route.
+    """
+    outside = {address: None for address in (*hosts, *external) if places.is_outside(address)}
+    port_addresses = [with_broadcast(g, _fabric_length(cluster, g) or g.bits) for g in cluster.fabric.gateways]
+    far = []
+    for address in outside:
+        length = _fabric_length(cluster, address)
+        if length is None:
+            far.append(Address(address, address.bits))
+        else:
+            port_addresses.append(with_broadcast(address, length))
+    mac = "02:00:5e:00:00:fe"
+    port = _port(cluster, "eth0", mac, port_addresses)
+    devices = (loopback(far), port)
+    routes = [
+        *derived_routes(devices, True),
+        *_service_routes(cluster, at, assumptions),
+        Route(_ANY[4], type=RouteType.BLACKHOLE),
+        Route(_ANY[6], type=RouteType.BLACKHOLE, metric=IP6_USER_METRIC),
+    ]
+    listeners = [
+        Listener(protocol, number, f"external endpoint of {service}", address)
+        for address in external
+        for (protocol, number), service in ports[address].items()
+    ]
+    return Netns(
+        INTERNET,
+        NetnsKind.EXTERNAL,
+        devices={device.name: device for device in devices},
+        routes=in_kernel_order(routes),
+        rules=RULES,
+        sysctls={"ipv4.ip_forward": 1, "ipv6.conf.all.forwarding": 1},
+        listeners=tuple(listeners),
+    )
+
+
+def _service_routes(cluster: Cluster, at: str | None, assumptions: list[str]) -> list[Route]:
+    """How the outside reaches service addresses: by way of one node's address on the fabric."""
+    if not cluster.nodes:
+        return []
+    node = cluster.nodes[at] if at is not None else next(iter(cluster.nodes.values()))
+    via = {family: next((a for a in node.internal_ips if a.family == family), None) for family in (4, 6)}
+    entries = [a for service in cluster.services.values() for a in entry_addresses(service)]
+    wanted = {host_prefix(a): None for a in entries if _fabric_length(cluster, a) is None}
+    if entries and at is None:
+        assumptions.append(f"the outside routes LoadBalancer and external addresses to {node.name} (--at chooses another node)")
+    if at is not None:
+        wanted.update(dict.fromkeys(cluster.service_cidrs))
+        loose = [a for service in cluster.services.values() for a in service.cluster_ips]
+        wanted.update({host_prefix(a): None for a in loose if not any(a in cidr for cidr in cluster.service_cidrs)})
+    return [_route(dst, NextHop("eth0", gateway)) for dst in wanted if (gateway := via[dst.family]) is not None]
+
+
+def _check_subnets(cluster: Cluster, node: Node, pods: Sequence[Pod], assumptions: list[str]) -> None:
+    """host-local gives out addresses of the node's podCIDR only; say so where the input has others."""
+    subnets = flannel.node_subnets(cluster, node)
+    families = {s.family for s in subnets}
+    stray = [pod.key for pod in pods if any(a.family in families and not any(a in s for s in subnets) for a in pod.ips)]
+    if stray:
+        cidrs = ", ".join(map(str, subnets))
+        assumptions.append(f"{node.name}: pods with addresses outside its podCIDR {cidrs} are kept as given: {_some(stray)}")
+
+
+def _check_leases(cluster: Cluster, node: Node, leases: Sequence[flannel.Lease], assumptions: list[str]) -> None:
+    missing = {cidr.family for cidr in cluster.pod_cidrs} - {lease.family for lease in leases}
+    for family in sorted(missing):
+        assumptions.append(f"{node.name}: no IPv{family} podCIDR or InternalIP, so flannel has no IPv{family} tunnel there")
+
+
+def _left_out(cluster: Cluster) -> list[str]:
+    """What the cluster declares and the network does not hold."""
+    found = []
+    host_ports = sorted(
+        pod.key for pod in cluster.pods.values() if not pod.host_network and any(p.host_port is not None for p in pod.ports)
+    )
+    if host_ports:
+        found.append(f"hostPort (the portmap plug-in): {_some(host_ports)}")
+    nodes = [node.name for node in cluster.nodes.values() if node.external_ips]
+    if nodes:
+        found.append(f"ExternalIP addresses of nodes (translated outside the cluster): {_some(nodes)}")
+    proxied = sorted(
+        service.key
+        for service in cluster.services.values()
+        if any(e.ip is not None and e.ip_mode != "VIP" for e in service.load_balancer)
+    )
+    if proxied:
+        found.append(f"load balancers with ipMode Proxy (they end connections outside the cluster): {_some(proxied)}")
+    return found
