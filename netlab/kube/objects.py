@@ -37,6 +37,8 @@ class Node(Object, frozen=True, kw_only=True):
     internal_ips: tuple[Ip, ...] = ()
     external_ips: tuple[Ip, ...] = ()
     ready: bool = True
+    unschedulable: bool = False
+    taints: tuple[tuple[str, str, str], ...] = ()  # key, value, effect
 
     @property
     def zone(self) -> str | None:
@@ -120,6 +122,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     zone: str | None = None
     hints_for_zones: tuple[str, ...] = ()
     target_pod: str | None = None  # "namespace/name"
+    texts: tuple[str, ...] = ()  # the addresses as the slice spells them: kube-proxy v1.30 hashes and prints that text
 
 
 class EndpointPort(msgspec.Struct, frozen=True):
