@@ -41,6 +41,7 @@ class Connection(msgspec.Struct):
     dst_done: bool = False
     snat: bool = False  # IPS_SRC_NAT
     dnat: bool = False  # IPS_DST_NAT
+    random_port: bool = False  # --random or --random-fully chose the source port: its value is one of many
 
 
 class CtView(msgspec.Struct):

@@ -62,21 +62,21 @@ class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         return f"{source}:{sport} > {destination}:{self.dport}"
 
 
-class Sent(Step, tag="sent"):
+class Sent(Step, frozen=True, tag="sent"):
     """A socket (or a forwarding host, for ICMP errors) made this packet. `by`: "pod default/web-0", "kernel of node-1"."""
 
     packet: Header
     by: str
 
 
-class Received(Step, tag="received"):
+class Received(Step, frozen=True, tag="received"):
     """The packet came in through a device."""
 
     device: str
     packet: Header
 
 
-class Routed(Step, tag="routed"):
+class Routed(Step, frozen=True, tag="routed"):
     """A route lookup: `type` as in ip-route(8), the winning `route` as `ip route` prints it, its table, the policy rule's priority.
 
     `source` is the address chosen for a locally made packet that had none yet.
@@ -93,7 +93,7 @@ class Routed(Step, tag="routed"):
     note: str = ""
 
 
-class NeighbourStep(Step, tag="neighbour"):
+class NeighbourStep(Step, frozen=True, tag="neighbour"):
     """Who has this address on this link. `how`: "permanent" entry, "arp"/"ndp" answered by `owner`, "fdb"."""
 
     ip: str
@@ -103,7 +103,7 @@ class NeighbourStep(Step, tag="neighbour"):
     owner: str = ""
 
 
-class Bridged(Step, tag="bridged"):
+class Bridged(Step, frozen=True, tag="bridged"):
     """A bridge moved the frame from one port to another (or up to the host: out is the bridge itself)."""
 
     bridge: str
@@ -113,7 +113,7 @@ class Bridged(Step, tag="bridged"):
     note: str = ""
 
 
-class Conntracked(Step, tag="conntrack"):
+class Conntracked(Step, frozen=True, tag="conntrack"):
     """Connection tracking looked at the packet: its state, and the connection's two tuples where there is one."""
 
     state: str
@@ -122,7 +122,7 @@ class Conntracked(Step, tag="conntrack"):
     reply: str = ""
 
 
-class HookStep(Step, tag="hook"):
+class HookStep(Step, frozen=True, tag="hook"):
     """A base chain was walked to its end. `verdict` accept or drop; `by` "policy", "rule" or "return to policy"; rules tried."""
 
     hook: str
@@ -134,7 +134,7 @@ class HookStep(Step, tag="hook"):
     origin: str = "expected"  # or "observed"
 
 
-class RuleStep(Step, tag="rule"):
+class RuleStep(Step, frozen=True, tag="rule"):
     """A rule matched. `number` counts from 1 in its chain; `rule` is `-A CHAIN ...` in iptables-save's words.
 
     `effect` says in a few words what it did ("jump", "mark 0x4000", "dnat to 10.244.0.3:9376", "return", "accept" ...).
@@ -152,7 +152,7 @@ class RuleStep(Step, tag="rule"):
     tried: int = 0  # rules of this chain looked at since the last match
 
 
-class Natted(Step, tag="nat"):
+class Natted(Step, frozen=True, tag="nat"):
     """Addresses or ports were rewritten. `kind` dnat or snat (masquerade included); `reverse` where conntrack undoes it."""
 
     kind: str
@@ -162,7 +162,7 @@ class Natted(Step, tag="nat"):
     note: str = ""
 
 
-class Encapsulated(Step, tag="encap"):
+class Encapsulated(Step, frozen=True, tag="encap"):
     """A tunnel device wrapped the packet."""
 
     device: str
@@ -170,7 +170,7 @@ class Encapsulated(Step, tag="encap"):
     outer: Header
 
 
-class Decapsulated(Step, tag="decap"):
+class Decapsulated(Step, frozen=True, tag="decap"):
     """A tunnel end unwrapped the packet."""
 
     device: str
@@ -178,7 +178,7 @@ class Decapsulated(Step, tag="decap"):
     inner: Header
 
 
-class MtuStep(Step, tag="mtu"):
+class MtuStep(Step, frozen=True, tag="mtu"):
     """The packet was measured against a device's MTU (bytes) and something followed from it."""
 
     device: str
@@ -187,7 +187,7 @@ class MtuStep(Step, tag="mtu"):
     note: str = ""
 
 
-class Transmitted(Step, tag="transmitted"):
+class Transmitted(Step, frozen=True, tag="transmitted"):
     """The frame left through a device on a wire. `to` is "namespace/device" at the other end."""
 
     device: str
@@ -195,19 +195,19 @@ class Transmitted(Step, tag="transmitted"):
     packet: Header
 
 
-class PolicyStep(Step, tag="policy"):
+class PolicyStep(Step, frozen=True, tag="policy"):
     """What network policy said, even if nothing."""
 
     text: str
 
 
-class NoteStep(Step, tag="note"):
+class NoteStep(Step, frozen=True, tag="note"):
     """A fact worth knowing that changed nothing: a fallback, an assumption at this very place."""
 
     text: str
 
 
-class Delivered(Step, tag="delivered"):
+class Delivered(Step, frozen=True, tag="delivered"):
     """The packet reached a socket; `assumed` where nothing declares the socket. For a reply: the sender's own socket."""
 
     socket: str
@@ -216,20 +216,20 @@ class Delivered(Step, tag="delivered"):
     assumed: bool = False
 
 
-class Dropped(Step, tag="dropped"):
+class Dropped(Step, frozen=True, tag="dropped"):
     """The packet died here."""
 
     reason: str
 
 
-class Rejected(Step, tag="rejected"):
+class Rejected(Step, frozen=True, tag="rejected"):
     """An error answer was made here: `answer` "TCP RST" or "ICMP port unreachable"."""
 
     reason: str
     answer: str
 
 
-class UnknownStep(Step, tag="unknown"):
+class UnknownStep(Step, frozen=True, tag="unknown"):
     """The packet's fate depends on something that netlab does not model: `what` names it."""
 
     what: str

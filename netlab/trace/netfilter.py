@@ -1,0 +1,563 @@
+"""Netfilter for one walk: hooks, chains, connection tracking, NAT.
+
+Law: the order of things at a hook is that of linux/hooks.py, interpreted here; a chain is walked as ipt_do_table does; the
+nat table is asked once per connection and direction of manipulation (nf_nat_core.c); whatever a rule does becomes a step.
+State (the connections of every namespace, `recent` lists) belongs to one run of one walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from msgspec.structs import replace
+
+from netlab.linux.addr import V4_ALL, V6_ALL, Ip
+from netlab.linux.conntrack import Connection, CtState, CtView
+from netlab.linux.hooks import KERNEL_FUNCTIONS, Function
+from netlab.linux.matches import Comment
+from netlab.linux.netns import Netns
+from netlab.linux.packet import ACK, FIN, ICMP, ICMPV6, RST, SCTP, SYN, TCP, UDP, Flow, Packet
+from netlab.linux.route import select_source
+from netlab.linux.rules import Chain, Hook, Rule, Ruleset, Table
+from netlab.linux.targets import (
+    Accept,
+    Checksum,
+    Ct,
+    Dnat,
+    Drop,
+    Jump,
+    Log,
+    Masquerade,
+    NatRange,
+    Netmap,
+    Redirect,
+    Reject,
+    Return,
+    SetConnmark,
+    SetMark,
+    SetTarget,
+    Snat,
+    Tcpmss,
+    Tproxy,
+    TraceTarget,
+    UnknownTarget,
+)
+from netlab.match.naive import rule_holds
+from netlab.match.view import Chance, View
+from netlab.trace.choices import Chooser
+from netlab.trace.skb import Outcome, Skb, nice
+from netlab.trace.steps import AnyStep, Conntracked, HookStep, Natted, RuleStep
+
+Emit = Callable[[str, AnyStep], None]
+MAX_FORKED_PORTS = 64  # a NAT port range up to this size is explored port by port
+
+_ICMP_REQUESTS = {ICMP: (8, 13, 15, 17), ICMPV6: (128,)}  # nf_conntrack_proto_icmp{,v6}.c: what may open a connection
+
+
+class Stage:
+    """One entry of a hook's plan: a base chain, or a function of the kernel with the nat chains that it asks."""
+
+    __slots__ = ("chain", "chains", "function", "table")
+
+    def __init__(
+        self,
+        table: Table | None = None,
+        chain: Chain | None = None,
+        function: Function | None = None,
+        chains: tuple[tuple[Table, Chain], ...] = (),
+    ) -> None:
+        self.table, self.chain, self.function, self.chains = table, chain, function, chains
+
+
+def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
+    """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking."""
+    if not ruleset.tables:
+        return []
+    nat = tuple((t, c) for t, c in ruleset.base_chains(hook) if t.name == "nat")
+    entries: list[tuple[int, int, Stage]] = []
+    for priority, function in KERNEL_FUNCTIONS[hook]:
+        asks = nat if function in (Function.NAT_DST, Function.NAT_SRC) else ()
+        entries.append((priority, 0, Stage(function=function, chains=asks)))
+    for n, (table, chain) in enumerate(ruleset.base_chains(hook), 1):
+        if table.name != "nat":
+            entries.append((chain.priority, n, Stage(table, chain)))
+    entries.sort(key=lambda e: e[:2])
+    return [stage for _, _, stage in entries]
+
+
+def plans(netns: Netns, family: int) -> dict[Hook, list[Stage]]:
+    """The plans of all hooks of a namespace for one family, kept in the namespace's cache."""
+    ruleset = netns.rulesets.get(family)
+    if ruleset is None:
+        return {}
+    key = f"plans{family}"
+    known = netns.cache.get(key)
+    if isinstance(known, tuple) and known[0] is ruleset:
+        found: dict[Hook, list[Stage]] = known[1]
+        return found
+    made = {hook: plan(ruleset, hook) for hook in Hook}
+    netns.cache[key] = (ruleset, made)
+    return made
+
+
+class Netfilter:
+    """Hooks and connection tracking of all namespaces during one run."""
+
+    def __init__(self, chooser: Chooser, emit: Emit) -> None:
+        self.chooser = chooser
+        self.emit = emit
+        self.connections: dict[str, dict[tuple[int, Flow], tuple[Connection, bool]]] = {}
+        self.recent: dict[str, set[tuple[str, int]]] = {}
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def hook(self, skb: Skb, hook: Hook, indev: str, outdev: str) -> Outcome | None:
+        """Run everything registered at a hook; returns how the packet ended there, or None if it goes on."""
+        stages = plans(skb.netns, skb.packet.family).get(hook)
+        if not stages:
+            return None
+        view = View(
+            packet=skb.packet,
+            hook=hook,
+            netns=skb.netns,
+            indev=indev,
+            outdev=outdev,
+            physin=skb.physin,
+            physout=skb.physout,
+            ct=self._ct_view(skb),
+            local=skb.local,
+            recent=self.recent.setdefault(skb.netns.name, set()),
+        )
+        for stage in stages:
+            if stage.chain is not None and stage.table is not None:
+                outcome = self._chain(skb, view, stage.table, stage.chain)
+            elif stage.function is Function.CONNTRACK:
+                outcome = self._conntrack_in(skb, view)
+            elif stage.function is Function.CONFIRM:
+                outcome = self._confirm(skb)
+            else:
+                outcome = self._nat(skb, view, stage.function is Function.NAT_SRC, stage.chains)
+            if outcome is not None:
+                return outcome
+        return None
+
+    @staticmethod
+    def _ct_view(skb: Skb) -> CtView | None:
+        return skb.ct
+
+    @staticmethod
+    def _rewrite(skb: Skb, view: View, packet: Packet) -> None:
+        skb.packet = packet
+        view.packet = packet
+
+    # -- chains --------------------------------------------------------------------------------------------------------
+
+    def _chain(self, skb: Skb, view: View, table: Table, base: Chain) -> Outcome | None:
+        """Walk a base chain (ip_tables.c ipt_do_table); None where the packet goes on."""
+        chains = table.chains
+        chain, position = base, 0
+        stack: list[tuple[Chain, int]] = []
+        tried = since = 0
+        rules = chain.rules
+        while True:
+            if position >= len(rules):
+                if not stack:
+                    return self._policy(skb, view, table, base, tried)
+                chain, position = stack.pop()
+                rules = chain.rules
+                since = 0
+                continue
+            rule = rules[position]
+            position += 1
+            tried += 1
+            since += 1
+            answer = rule_holds(rule, view)
+            if answer is False:
+                continue
+            chance = ""
+            if answer is not True:
+                where = f"{table.name} {chain.name} rule {position}"
+                if isinstance(answer, Chance):
+                    p = nice(answer.probability)
+                    if p <= 0 or (p < 1 and self.chooser.choose((p, 1 - p), f"{where}: {p}")):
+                        continue
+                    chance = str(p)
+                elif not self.chooser.undecidable(f"{where} on {skb.netns.name}: -A {chain.name} {rule} ({answer.reason})"):
+                    continue
+                else:
+                    chance = "?"
+
+            def hit(effect: str) -> None:
+                self._hit(skb, view, table, chain, position, rule, effect, chance, since)  # noqa: B023
+
+            match rule.target:
+                case None:
+                    hit("")
+                case Jump(chain=name, goto=goto):
+                    hit("goto" if goto else "jump")
+                    if not goto:
+                        stack.append((chain, position))
+                    chain, position, since = chains[name], 0, 0
+                    rules = chain.rules
+                case Return():
+                    hit("return")
+                    if not stack:
+                        return self._policy(skb, view, table, base, tried)
+                    chain, position = stack.pop()
+                    rules = chain.rules
+                    since = 0
+                case Accept():
+                    hit("accept")
+                    self._ended(skb, view, table, base, "accept", "rule", tried)
+                    return None
+                case Drop():
+                    hit("drop")
+                    self._ended(skb, view, table, base, "drop", "rule", tried)
+                    return Outcome("dropped", self._by(skb, table, chain, position, rule), skb.netns.name)
+                case Reject(kind=kind):
+                    hit(f"reject with {kind}")
+                    self._ended(skb, view, table, base, "drop", "rule", tried)
+                    reason = self._by(skb, table, chain, position, rule)
+                    return Outcome("rejected", reason, skb.netns.name, answer_ct=self._attached(skb), owner=kind)
+                case SetMark(value=value, mask=mask):
+                    mark = (view.packet.mark & ~mask & 0xFFFFFFFF) ^ value
+                    hit(f"mark {view.packet.mark:#x} -> {mark:#x}")
+                    if mark != view.packet.mark:
+                        self._rewrite(skb, view, replace(view.packet, mark=mark))
+                case SetConnmark():
+                    hit(self._connmark(skb, view, rule.target))
+                case Ct(notrack=notrack, zone=zone):
+                    if skb.ct is None:
+                        if notrack:
+                            skb.untracked = True
+                        if zone is not None:
+                            skb.zone = zone
+                    hit("notrack" if notrack else f"zone {zone}" if zone is not None else "ct")
+                case Dnat() | Snat() | Masquerade() | Redirect() | Netmap():
+                    outcome = self._nat_target(skb, view, rule.target, hit)
+                    self._ended(skb, view, table, base, "accept" if outcome is None else "drop", "rule", tried)
+                    if outcome is not None and not outcome.reason:
+                        outcome.reason = self._by(skb, table, chain, position, rule)
+                    return outcome
+                case Log(kind=kind):
+                    hit(kind.lower())
+                case TraceTarget():
+                    hit("trace")
+                case SetTarget():
+                    hit("set")
+                case Tcpmss():
+                    hit("tcpmss")
+                case Checksum():
+                    hit("checksum")
+                case Tproxy() | UnknownTarget():
+                    hit("not modelled")
+                    return Outcome("unknown", self._by(skb, table, chain, position, rule) + " (target not modelled)", skb.netns.name)
+
+    def _policy(self, skb: Skb, view: View, table: Table, base: Chain, tried: int) -> Outcome | None:
+        verdict = "drop" if base.policy == "DROP" else "accept"
+        self._ended(skb, view, table, base, verdict, "policy", tried)
+        if verdict == "accept":
+            return None
+        return Outcome("dropped", f"policy of {table.name} {base.name} on {skb.netns.name} is DROP", skb.netns.name)
+
+    def _ended(self, skb: Skb, view: View, table: Table, base: Chain, verdict: str, by: str, tried: int) -> None:
+        if tried or verdict != "accept":
+            origin = skb.netns.rulesets[view.packet.family].origin
+            name = view.hook.value
+            self.emit(skb.netns.name, HookStep(name, table.name, base.name, verdict, by, tried, origin))
+
+    def _hit(
+        self, skb: Skb, view: View, table: Table, chain: Chain, number: int, rule: Rule, effect: str, chance: str, tried: int
+    ) -> None:
+        comment = next((m.text for m in rule.matches if type(m) is Comment), "")
+        text = f"-A {chain.name} {rule}".rstrip()
+        hook = view.hook.value
+        self.emit(
+            skb.netns.name,
+            RuleStep(hook, table.name, chain.name, number, text, effect, comment, chance, tried, ref=rule.ref),
+        )
+
+    @staticmethod
+    def _by(skb: Skb, table: Table, chain: Chain, number: int, rule: Rule) -> str:
+        origin = f" ({rule.ref})" if rule.ref is not None and str(rule.ref) else ""
+        return f"{table.name} {chain.name} rule {number} on {skb.netns.name}: -A {chain.name} {rule}{origin}"
+
+    def _connmark(self, skb: Skb, view: View, target: SetConnmark) -> str:
+        """xt_connmark.c connmark_tg."""
+        connection = skb.ct.connection if skb.ct is not None else None
+        if connection is None:
+            return "no connection to mark"
+        if target.action == "set":
+            connection.mark = (connection.mark & ~target.ctmask & 0xFFFFFFFF) ^ target.value
+            return f"ct mark {connection.mark:#x}"
+        if target.action == "save":
+            new = (connection.mark & ~target.ctmask & 0xFFFFFFFF) ^ (view.packet.mark & target.nfmask)
+            connection.mark = new
+            return f"ct mark {new:#x}"
+        mark = (view.packet.mark & ~target.nfmask & 0xFFFFFFFF) ^ (connection.mark & target.ctmask)
+        self._rewrite(skb, view, replace(view.packet, mark=mark))
+        return f"mark {mark:#x}"
+
+    # -- connection tracking -------------------------------------------------------------------------------------------
+
+    def _conntrack_in(self, skb: Skb, view: View) -> Outcome | None:
+        """nf_conntrack_core.c nf_conntrack_in: find or make the connection of a packet."""
+        if skb.ct is None:
+            skb.ct = self._resolve(skb)
+            connection = skb.ct.connection
+            self.emit(
+                skb.netns.name,
+                Conntracked(
+                    skb.ct.state.value,
+                    "" if connection is None else "reply" if skb.ct.is_reply else "original",
+                    str(connection.original) if connection else "",
+                    str(connection.reply) if connection else "",
+                ),
+            )
+        view.ct = skb.ct
+        return None
+
+    def _resolve(self, skb: Skb) -> CtView:
+        if skb.untracked:
+            return CtView(CtState.UNTRACKED)
+        packet = skb.packet
+        table = self.connections.setdefault(skb.netns.name, {})
+        if packet.quoted is not None:  # nf_conntrack_proto_icmp.c icmp_error_message: the reverse of the quoted packet
+            found = table.get((skb.zone, packet.quoted.flow.reversed()))
+            if found is None:
+                return CtView(CtState.INVALID)
+            return CtView(CtState.RELATED, found[0], found[1])
+        flow = packet.flow
+        found = table.get((skb.zone, flow))
+        if found is not None:
+            connection, is_reply = found
+            if is_reply:
+                connection.seen_reply = True
+                return CtView(CtState.ESTABLISHED, connection, True)
+            return CtView(CtState.ESTABLISHED if connection.seen_reply else CtState.NEW, connection)
+        if not _may_open(packet):
+            return CtView(CtState.INVALID)
+        return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone))
+
+    def _confirm(self, skb: Skb) -> Outcome | None:
+        """nf_conntrack_confirm: both tuples enter the table once the packet has survived."""
+        connection = skb.ct.connection if skb.ct is not None else None
+        if connection is not None and not connection.confirmed:
+            connection.confirmed = True
+            table = self.connections.setdefault(skb.netns.name, {})
+            table.setdefault((connection.zone, connection.original), (connection, False))
+            table.setdefault((connection.zone, connection.reply), (connection, True))
+        return None
+
+    @staticmethod
+    def _attached(skb: Skb) -> CtView | None:
+        """nf_ct_attach: a reset made for a packet belongs to its connection, in the other direction."""
+        if skb.ct is None or skb.ct.connection is None:
+            return None
+        return CtView(CtState.RELATED, skb.ct.connection, not skb.ct.is_reply)
+
+    # -- NAT -----------------------------------------------------------------------------------------------------------
+
+    def _nat(self, skb: Skb, view: View, source: bool, chains: tuple[tuple[Table, Chain], ...]) -> Outcome | None:
+        """nf_nat_core.c nf_nat_inet_fn: ask the nat chains for a new connection, then apply what is bound to it."""
+        ct = skb.ct
+        if ct is None or ct.connection is None:
+            return None
+        connection = ct.connection
+        if ct.state is CtState.RELATED and skb.packet.is_icmp_error:
+            return self._nat_icmp_error(skb, view, source, ct)
+        if ct.state in (CtState.NEW, CtState.RELATED) and not (connection.src_done if source else connection.dst_done):
+            for table, chain in chains:
+                outcome = self._chain(skb, view, table, chain)
+                if outcome is not None:
+                    return outcome
+                if connection.src_done if source else connection.dst_done:
+                    break
+            if source:
+                connection.src_done = True
+            else:
+                connection.dst_done = True
+        manipulated = (connection.snat if source else connection.dnat) if not ct.is_reply else (
+            connection.dnat if source else connection.snat
+        )
+        if not manipulated:
+            return None
+        target = (connection.original if ct.is_reply else connection.reply).reversed()
+        packet = skb.packet
+        if source:
+            changed = _with_source(packet, target)
+            if connection.random_port and connection.snat and not ct.is_reply:
+                changed = replace(changed, sport_random=True)
+        else:
+            changed = _with_destination(packet, target)
+        if changed != packet:
+            kind = "snat" if source else "dnat"
+            note = "port chosen at random" if changed.sport_random and not packet.sport_random else ""
+            self.emit(skb.netns.name, Natted(kind, str(_flow(packet)), _star(changed), ct.is_reply, note))
+            self._rewrite(skb, view, changed)
+        return None
+
+    def _nat_icmp_error(self, skb: Skb, view: View, source: bool, ct: CtView) -> Outcome | None:
+        """nf_nat_proto.c nf_nat_icmp_reply_translation: the quoted packet and the outer header are translated back."""
+        connection = ct.connection
+        packet = skb.packet
+        if connection is None or packet.quoted is None:
+            return None
+        if ct.is_reply:
+            manipulated = connection.dnat if source else connection.snat
+            other = connection.original
+        else:
+            manipulated = connection.snat if source else connection.dnat
+            other = connection.reply
+        if not manipulated:
+            return None
+        quoted = packet.quoted
+        if source:  # !manip: the quoted packet's destination
+            quoted = replace(quoted, dst=other.dst, **_ports(quoted, dport=other.dport))
+            changed = replace(packet, quoted=quoted, src=other.dst)
+        else:
+            quoted = replace(quoted, src=other.src, sport_random=False, **_ports(quoted, sport=other.sport))
+            changed = replace(packet, quoted=quoted, dst=other.src)
+        kind = "snat" if source else "dnat"
+        self.emit(skb.netns.name, Natted(kind, str(packet), str(changed), True, f"and in the quoted packet: {quoted}"))
+        self._rewrite(skb, view, changed)
+        return None
+
+    def _nat_target(
+        self,
+        skb: Skb,
+        view: View,
+        target: Dnat | Snat | Masquerade | Redirect | Netmap,
+        hit: Callable[[str], None],
+    ) -> Outcome | None:
+        """What a NAT target does: nf_nat_setup_info with the range that the target names."""
+        packet = view.packet
+        where = skb.netns.name
+        connection = skb.ct.connection if skb.ct is not None else None
+        if connection is None:
+            hit("no connection: nothing to translate")
+            return None
+        source = view.hook in (Hook.POSTROUTING, Hook.INPUT)
+        limit = V4_ALL if packet.family == 4 else V6_ALL
+        if isinstance(target, Netmap):
+            old = packet.src if source else packet.dst
+            new = Ip(packet.family, (old.value & ~target.mask & limit) | target.value)
+            span = NatRange(new, new)
+        elif isinstance(target, Masquerade):  # nf_nat_masquerade.c
+            towards = skb.routed.via if skb.routed is not None and skb.routed.via is not None else packet.dst
+            address = select_source(skb.netns, view.outdev, towards if packet.family == 4 else packet.dst)
+            if address is None:
+                hit("masquerade: no address on " + view.outdev)
+                return Outcome("dropped", "", where)
+            span = replace(target.to, low=address, high=address)
+        elif isinstance(target, Redirect):  # nf_nat_redirect.c
+            if view.hook is Hook.OUTPUT:
+                address = Ip(4, 0x7F000001) if packet.family == 4 else Ip(6, 1)
+            else:
+                device = skb.netns.devices.get(view.indev)
+                own = [a.ip for a in device.addresses if a.ip.family == packet.family] if device else []
+                if not own:
+                    hit(f"redirect: no address on {view.indev}")
+                    return Outcome("dropped", "", where)
+                address = own[0]
+            span = replace(target.to, low=address, high=address)
+        else:
+            span = target.to
+        address, port, random = self._pick(packet, span, source)
+        current = connection.reply.reversed()
+        if source:
+            new_flow = replace(current, src=address, **_tuple_port(packet, "sport", port))
+            connection.src_done = True
+            if new_flow != current or random:
+                connection.snat = True
+        else:
+            new_flow = replace(current, dst=address, **_tuple_port(packet, "dport", port))
+            connection.dst_done = True
+            if new_flow != current:
+                connection.dnat = True
+        connection.reply = new_flow.reversed()
+        connection.random_port = connection.random_port or random
+        chosen = _socket(packet, address, "*" if random else port)
+        verb = {Dnat: "dnat", Snat: "snat", Masquerade: "masquerade", Redirect: "redirect", Netmap: "netmap"}[type(target)]
+        hit(f"{verb} to {chosen}")
+        return None
+
+    def _pick(self, packet: Packet, span: NatRange, source: bool) -> tuple[Ip, int, bool]:
+        """Address and port out of a range (nf_nat_core.c get_unique_tuple in a table without clashes).
+
+        Several addresses: the kernel hashes with a secret seed, so each is equally likely. Ports: the old one stays if it may;
+        else one of the range is drawn. The third value says that the port is one of too many to tell.
+        """
+        old_address, old_port = (packet.src, packet.sport) if source else (packet.dst, packet.dport)
+        address = span.low if span.low is not None else old_address
+        if span.low is not None and span.high is not None and span.high.value > span.low.value:
+            count = span.high.value - span.low.value + 1
+            label = f"NAT to one of {count} addresses"
+            choice = self.chooser.choose([Fraction(1, count)] * count, label) if count <= 256 else 0
+            address = Ip(span.low.family, span.low.value + choice)
+        if packet.protocol not in (TCP, UDP, SCTP):
+            return address, 0, False
+        if span.port_low is None or span.port_high is None:
+            random = source and (span.random or span.random_fully)
+            return address, old_port, random
+        low, high = span.port_low, span.port_high
+        if span.base_port is not None:  # NF_NAT_RANGE_PROTO_OFFSET
+            return address, low + (old_port - span.base_port) % (high - low + 1), False
+        random_all = span.random or span.random_fully
+        if not random_all and low <= old_port <= high:
+            return address, old_port, False
+        if low == high:
+            return address, low, False
+        if high - low + 1 <= MAX_FORKED_PORTS:
+            count = high - low + 1
+            return address, low + self.chooser.choose([Fraction(1, count)] * count, f"NAT to one of {count} ports"), False
+        return address, low, True
+
+
+def _may_open(packet: Packet) -> bool:
+    """May this packet open a connection? (nf_conntrack_proto_{tcp,icmp,sctp}.c; nf_conntrack_tcp_loose is 1 by default)"""
+    if packet.protocol == TCP:
+        flags = packet.tcp_flags & (SYN | ACK | FIN | RST)
+        return flags in (SYN, ACK)
+    if packet.protocol in (ICMP, ICMPV6):
+        return packet.icmp_type in _ICMP_REQUESTS[packet.protocol]
+    if packet.protocol == SCTP:
+        return packet.tcp_flags & ACK == 0  # INIT; an INIT-ACK carries ACK here
+    return True
+
+
+def _tuple_port(packet: Packet, side: str, port: int) -> dict[str, int]:
+    return {side: port} if packet.protocol in (TCP, UDP, SCTP) else {}
+
+
+def _ports(packet: Packet, **ports: int) -> dict[str, int]:
+    return ports if packet.protocol in (TCP, UDP, SCTP) else {}
+
+
+def _with_source(packet: Packet, target: Flow) -> Packet:
+    if packet.protocol in (TCP, UDP, SCTP):
+        return replace(packet, src=target.src, sport=target.sport)
+    return replace(packet, src=target.src)
+
+
+def _with_destination(packet: Packet, target: Flow) -> Packet:
+    if packet.protocol in (TCP, UDP, SCTP):
+        return replace(packet, dst=target.dst, dport=target.dport)
+    return replace(packet, dst=target.dst)
+
+
+def _flow(packet: Packet) -> Flow:
+    return packet.flow
+
+
+def _star(packet: Packet) -> str:
+    if packet.sport_random:
+        return f"{_socket(packet, packet.src, '*')} > {_socket(packet, packet.dst, packet.dport)}"
+    return str(packet.flow)
+
+
+def _socket(packet: Packet, address: Ip, port: int | str) -> str:
+    if packet.protocol not in (TCP, UDP, SCTP):
+        return str(address)
+    return f"{address}:{port}" if address.family == 4 else f"[{address}]:{port}"

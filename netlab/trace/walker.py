@@ -1,0 +1,762 @@
+"""The walk of one packet through namespaces, hooks, routes, bridges and tunnels, in the order the kernel takes it.
+
+    local_out -> OUTPUT -> POSTROUTING -> neighbour -> transmit ==wire== receive -> (bridge) -> PREROUTING -> route
+                                             ^                                                    |        |
+                                             +------------- POSTROUTING <- FORWARD <- forward ----+        v
+                                                                                             INPUT -> socket
+
+Law: every function is one function of the kernel, named in its docstring, and does what that does, in that order. A
+fork is a call of the chooser (choices.py); what is not modelled ends the walk as `unknown` by name. Steps are emitted as
+things happen; nothing is decided twice.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from msgspec.structs import replace
+
+from netlab.linux.addr import Ip
+from netlab.linux.bridge import Links
+from netlab.linux.conntrack import CtView
+from netlab.linux.netns import Device, DeviceKind, Listener, Netns, NetnsKind, RouteType
+from netlab.linux.network import Network
+from netlab.linux.packet import (
+    ACK,
+    ECHO_REPLY,
+    ECHO_REQUEST,
+    ICMP,
+    ICMPV6,
+    IPIP,
+    RST,
+    SCTP,
+    SYN,
+    TCP,
+    TIME_EXCEEDED,
+    UDP,
+    UNREACHABLE,
+    V6_ECHO_REPLY,
+    V6_ECHO_REQUEST,
+    V6_TIME_EXCEEDED,
+    V6_TOO_BIG,
+    V6_UNREACHABLE,
+    Flow,
+    Packet,
+    protocol_name,
+)
+from netlab.linux.route import (
+    TABLE_NAMES,
+    Found,
+    forwarding,
+    is_local,
+    lookup,
+    route_localnet,
+    route_text,
+    source_for,
+    source_refusal,
+)
+from netlab.linux.rules import Hook
+from netlab.trace.choices import Chooser
+from netlab.trace.netfilter import Netfilter
+from netlab.trace.skb import Outcome, Skb, header, icmp_text, socket_text
+from netlab.trace.steps import (
+    AnyStep,
+    Bridged,
+    Decapsulated,
+    Delivered,
+    Dropped,
+    Encapsulated,
+    Hop,
+    MtuStep,
+    NeighbourStep,
+    NoteStep,
+    Received,
+    Rejected,
+    Routed,
+    Sent,
+    Transmitted,
+    UnknownStep,
+)
+
+VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes: outer IP 20/40, UDP 8, VXLAN 8, inner Ethernet 14
+_BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
+
+# --reject-with words -> ICMP type and code (net/ipv4/netfilter/ipt_REJECT.c, net/ipv6/netfilter/ip6t_REJECT.c)
+REJECT_CODES = {
+    4: {
+        "icmp-net-unreachable": (3, 0),
+        "icmp-host-unreachable": (3, 1),
+        "icmp-proto-unreachable": (3, 2),
+        "icmp-port-unreachable": (3, 3),
+        "icmp-net-prohibited": (3, 9),
+        "icmp-host-prohibited": (3, 10),
+        "icmp-admin-prohibited": (3, 13),
+    },
+    6: {
+        "icmp6-no-route": (1, 0),
+        "icmp6-adm-prohibited": (1, 1),
+        "icmp6-addr-unreachable": (1, 3),
+        "icmp6-port-unreachable": (1, 4),
+        "icmp6-policy-fail": (1, 5),
+        "icmp6-reject-route": (1, 6),
+    },
+}
+_NET, _HOST, _PROTO, _PORT, _FILTERED = "net", "host", "proto", "port", "filtered"
+_UNREACHABLE_CODES = {
+    4: {_NET: 0, _HOST: 1, _PROTO: 2, _PORT: 3, _FILTERED: 13},
+    6: {_NET: 0, _HOST: 3, _PROTO: 4, _PORT: 4, _FILTERED: 1},
+}
+_ERRNO = {
+    RouteType.UNREACHABLE: "Network is unreachable",
+    RouteType.PROHIBIT: "Permission denied",
+    RouteType.BLACKHOLE: "Invalid argument",
+}
+
+
+class Expected:
+    """Whom the walk waits for: the sender's socket and the tuple that an answer must carry; and what it sent."""
+
+    def __init__(self, netns: str, sent: Flow, owner: str) -> None:
+        self.netns, self.sent, self.owner = netns, sent, owner
+        self.reply = sent.reversed()
+
+
+class Walk:
+    """One run: one packet, and the answers to it, with the connections they make on the way."""
+
+    def __init__(self, network: Network, links: Links, chooser: Chooser) -> None:
+        self.network = network
+        self.links = links
+        self.chooser = chooser
+        self.netfilter = Netfilter(chooser, self.emit)
+        self.hops: list[tuple[str, list[AnyStep]]] = []
+        self.expected: Expected | None = None
+        self.assumptions: dict[str, None] = {}
+        self._forwarded: set[tuple[str, str, Packet]] = set()
+
+    # -- the record ----------------------------------------------------------------------------------------------------
+
+    def emit(self, where: str, step: AnyStep) -> None:
+        """Write a step down; a new hop begins where the namespace changes."""
+        if not self.hops or self.hops[-1][0] != where:
+            self.hops.append((where, []))
+        self.hops[-1][1].append(step)
+
+    def take_hops(self) -> tuple[Hop, ...]:
+        """The hops so far; the record starts anew (for the way back)."""
+        kinds = self.network.namespaces
+        made = tuple(Hop(where, kinds[where].kind.value, tuple(steps)) for where, steps in self.hops)
+        self.hops = []
+        self._forwarded = set()
+        return made
+
+    def _drop(self, netns: str, reason: str) -> Outcome:
+        self.emit(netns, Dropped(reason))
+        return Outcome("dropped", f"{reason} (on {netns})", netns)
+
+    def _unknown(self, netns: str, what: str) -> Outcome:
+        self.emit(netns, UnknownStep(what))
+        return Outcome("unknown", f"{what} (on {netns})", netns)
+
+    def _hook(self, skb: Skb, hook: Hook, indev: str, outdev: str) -> Outcome | None:
+        outcome = self.netfilter.hook(skb, hook, indev, outdev)
+        if outcome is None:
+            return None
+        netns = skb.netns.name
+        if outcome.kind == "dropped":
+            self.emit(netns, Dropped(outcome.reason))
+        elif outcome.kind == "unknown":
+            self.emit(netns, UnknownStep(outcome.reason))
+        else:
+            self._reject(skb, outcome)
+        return outcome
+
+    # -- answers that the kernel makes ---------------------------------------------------------------------------------
+
+    def _reject(self, skb: Skb, outcome: Outcome) -> None:
+        """nf_reject_ipv4.c nf_send_reset / nf_send_unreach for the kind of REJECT that `outcome.owner` names."""
+        kind, outcome.owner = outcome.owner, ""
+        packet = skb.packet
+        if kind == "tcp-reset":
+            outcome.answer = _reset(packet)
+        else:
+            outcome.answer_ct = None
+            codes = REJECT_CODES[packet.family].get(kind)
+            if codes is None:
+                self.emit(skb.netns.name, UnknownStep(f"reject with {kind}"))
+                outcome.kind = "unknown"
+                return
+            outcome.answer = self._icmp_error(skb, *codes)
+        text = "TCP RST" if kind == "tcp-reset" else "ICMP " + kind.partition("-")[2].replace("-", " ")
+        self.emit(skb.netns.name, Rejected(outcome.reason, text if outcome.answer is not None else "none"))
+
+    def _icmp_error(self, skb: Skb, kind: int, code: int) -> Packet | None:
+        """net/ipv4/icmp.c icmp_send: none about ICMP errors; the source is the address that was asked, or chosen by route."""
+        packet = skb.packet
+        if packet.is_icmp_error or packet.dst.is_multicast:
+            return None
+        source = packet.dst if is_local(skb.netns, packet.dst) and not skb.local else Ip(packet.family, 0)
+        protocol = ICMP if packet.family == 4 else ICMPV6
+        length = min(packet.length + (28 if packet.family == 4 else 48), 576 if packet.family == 4 else 1280)
+        return Packet(
+            src=source,
+            dst=packet.src,
+            protocol=protocol,
+            icmp_type=kind,
+            icmp_code=code,
+            length=length,
+            df=False,
+            quoted=replace(packet, quoted=None, inner=None, mark=0, src_mac="", dst_mac=""),
+        )
+
+    def _refuse(self, skb: Skb, what: str, reason: str) -> Outcome:
+        """Reject with an ICMP unreachable error of a kind ("net", "host", "port", ...)."""
+        family = skb.packet.family
+        code = _UNREACHABLE_CODES[family][what]
+        answer = self._icmp_error(skb, UNREACHABLE if family == 4 else V6_UNREACHABLE, code)
+        netns = skb.netns.name
+        if answer is None:
+            return self._drop(netns, reason)
+        self.emit(netns, Rejected(reason, f"ICMP {icmp_text(answer)}"))
+        return Outcome("rejected", f"{reason} (on {netns})", netns, answer=answer)
+
+    def _local_error(self, skb: Skb, reason: str, errno: str) -> Outcome:
+        """The sender's own kernel refuses: the system call fails at once."""
+        netns = skb.netns.name
+        self.emit(netns, Rejected(reason, f"error to the socket: {errno}"))
+        return Outcome("rejected", f"{reason}: {errno} (on {netns})", netns)
+
+    # -- sending -------------------------------------------------------------------------------------------------------
+
+    def local_out(self, netns: Netns, packet: Packet, by: str, ct: CtView | None = None) -> Outcome:
+        """ip_output.c __ip_queue_xmit / ip_local_out: route, choose a source, OUTPUT, and on."""
+        skb = Skb(packet, netns, local=True, ct=ct)
+        unspecified = packet.src.value == 0
+        found = self._route(skb, None if unspecified else packet.src, "")
+        if isinstance(found, Outcome):
+            return found
+        if found.type in (RouteType.UNREACHABLE, RouteType.PROHIBIT, RouteType.BLACKHOLE, RouteType.THROW):
+            self.emit(netns.name, Sent(header(packet), by))
+            self._routed(skb, found)
+            return self._local_error(skb, f"no route to {packet.dst}", _ERRNO.get(found.type, "Network is unreachable"))
+        chosen = ""
+        if unspecified:
+            source = source_for(netns, found, packet.dst)
+            if source is None:
+                self.emit(netns.name, Sent(header(packet), by))
+                return self._local_error(skb, f"no source address towards {packet.dst}", "Cannot assign requested address")
+            packet = replace(packet, src=source)
+            skb.packet = packet
+            chosen = str(source)
+        if self.expected is not None and self.expected.sent.src.value == 0:
+            self.expected = Expected(self.expected.netns, packet.flow, self.expected.owner)
+        self.emit(netns.name, Sent(header(packet), by))
+        self._routed(skb, found, chosen)
+        skb.routed = found
+        before = packet
+        outcome = self._hook(skb, Hook.OUTPUT, "", found.dev)
+        if outcome is not None:
+            return outcome
+        if (skb.packet.dst, skb.packet.src, skb.packet.mark) != (before.dst, before.src, before.mark):
+            # nf_nat_ipv4_local_fn, ipt_mangle_out: ip_route_me_harder
+            again = self._route(skb, skb.packet.src, "")
+            if isinstance(again, Outcome):
+                return again
+            if again.nexthop is None and again.type is not RouteType.LOCAL:
+                self._routed(skb, again)
+                return self._local_error(skb, f"no route to {skb.packet.dst}", _ERRNO.get(again.type, "Network is unreachable"))
+            if (again.dev, again.via) != (found.dev, found.via) or again.type is not found.type:
+                self._routed(skb, again, note="routed again after OUTPUT")
+            skb.routed = again
+        return self._output(skb)
+
+    def _route(self, skb: Skb, src: Ip | None, iif: str) -> Found | Outcome:
+        """A route lookup with its forks (equal-cost next hops) and its unknowns."""
+        packet = skb.packet
+        if packet.dst.is_multicast:
+            return self._unknown(skb.netns.name, f"multicast destination {packet.dst}")
+        found = lookup(skb.netns, packet.dst, src=src, mark=packet.mark, iif=iif)
+        if found[0].undecided is not None:
+            return self._unknown(skb.netns.name, f"{found[0].undecided} is not modelled")
+        if len(found) == 1:
+            return found[0]
+        total = sum(f.weight for f in found)
+        weights = [Fraction(f.weight, total) for f in found]
+        return found[self.chooser.choose(weights, f"equal-cost route to {packet.dst} on {skb.netns.name}")]
+
+    def _routed(self, skb: Skb, found: Found, source: str = "", note: str = "") -> None:
+        self.emit(
+            skb.netns.name,
+            Routed(
+                destination=str(skb.packet.dst),
+                type=found.type.value,
+                device=found.dev,
+                via=str(found.via) if found.via is not None else "",
+                source=source,
+                table=TABLE_NAMES.get(found.table, str(found.table)),
+                route=route_text(found.route) if found.route is not None else "",
+                rule=found.rule if found.route is not None and found.rule not in (0, 32766, 32767) else None,
+                note=note,
+                ref=found.route.ref if found.route is not None else None,
+            ),
+        )
+
+    def _output(self, skb: Skb) -> Outcome:
+        """ip_output.c ip_output, ip_finish_output2: POSTROUTING, MTU, neighbour, device."""
+        assert skb.routed is not None
+        dev = skb.routed.dev
+        outcome = self._hook(skb, Hook.POSTROUTING, "", dev)
+        if outcome is not None:
+            return outcome
+        device = skb.netns.devices[dev]
+        limit = (skb.routed.route.mtu if skb.routed.route is not None else None) or device.mtu
+        packet = skb.packet
+        if packet.length > limit:
+            if skb.local and packet.protocol == TCP:
+                note = f"TCP makes segments that fit: {limit} bytes"
+                self.emit(skb.netns.name, MtuStep(dev, limit, packet.length, note))
+                skb.packet = replace(packet, length=limit)
+            elif packet.df and skb.local:
+                self.emit(skb.netns.name, MtuStep(dev, limit, packet.length, "too long and must not be fragmented"))
+                return self._local_error(skb, f"{packet.length} bytes do not fit the MTU of {dev}, {limit}", "Message too long")
+            else:
+                self.emit(skb.netns.name, MtuStep(dev, limit, packet.length, "sent as fragments, followed as one packet"))
+        return self._finish(skb, device, skb.routed.via if skb.routed.via is not None else skb.packet.dst)
+
+    def _finish(self, skb: Skb, device: Device, nexthop: Ip) -> Outcome:
+        """ip_finish_output2: find the next hop's MAC, hand the frame to the device."""
+        netns = skb.netns.name
+        match device.kind:
+            case DeviceKind.LOOPBACK:
+                return self._loopback(skb, device)
+            case DeviceKind.PHYSICAL | DeviceKind.VETH | DeviceKind.BRIDGE | DeviceKind.VXLAN:
+                mac = self._neighbour(skb, device, nexthop)
+                if mac is None:
+                    if skb.local:
+                        reason = f"nobody on {device.name} answers for {nexthop}"
+                        return self._local_error(skb, reason, "No route to host")
+                    return self._refuse(skb, _HOST, f"nobody on {device.name} answers for {nexthop}")
+                skb.packet = replace(skb.packet, src_mac=device.mac, dst_mac=mac)
+                return self._transmit(skb, device)
+            case DeviceKind.DUMMY:
+                return self._drop(netns, f"{device.name} is a dummy device: it swallows what is sent to it")
+            case _:
+                return self._unknown(netns, f"device {device.name} of kind {device.kind.value}")
+
+    def _loopback(self, skb: Skb, device: Device) -> Outcome:
+        """drivers/net/loopback.c: the packet comes back with its route and its connection."""
+        again = replace(skb.packet, src_mac="", dst_mac="")
+        back = Skb(again, skb.netns, device.name, ct=skb.ct, untracked=skb.untracked, routed=skb.routed)
+        self.emit(skb.netns.name, Transmitted(device.name, f"{skb.netns.name}/{device.name}", header(again)))
+        return self._ip_rcv(back)
+
+    def _neighbour(self, skb: Skb, device: Device, ip: Ip) -> str | None:
+        """net/core/neighbour.c, arp.c, ndisc.c: the MAC of a next hop, from an entry or by asking the link."""
+        netns = skb.netns
+        for entry in netns.neighbours:
+            if entry.dev == device.name and entry.ip == ip and entry.mac and not entry.proxy and entry.state != "FAILED":
+                self.emit(netns.name, NeighbourStep(str(ip), entry.mac, device.name, entry.state.lower()))
+                return entry.mac
+        if device.kind is DeviceKind.VXLAN:  # flannel's vxlan devices have nobody to flood a question to
+            return None
+        how = "arp" if ip.family == 4 else "ndp"
+        answer = self._ask(netns, device, ip)
+        if answer is None:
+            return None
+        mac, owner = answer
+        self.emit(netns.name, NeighbourStep(str(ip), mac, device.name, how, owner))
+        return mac
+
+    def _ask(self, netns: Netns, device: Device, ip: Ip) -> tuple[str, str] | None:
+        """Who on the link answers for an address, and with which MAC.
+
+        ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; proxy_arp
+        answers for what the host would route elsewhere (arp.c arp_process).
+        """
+        here = (netns.name, device.name)
+        domain = self.links.domain(here)
+        for place in self.links.holders(ip):
+            if place[0] == netns.name:
+                continue
+            owner = self.network.namespaces[place[0]]
+            if self.links.domain(place) == domain:
+                answering = owner.devices[place[1]]
+                if answering.master is None:
+                    return answering.mac, f"{place[0]}/{place[1]}"
+            if ip.family == 4:
+                for other in owner.devices.values():
+                    there = (owner.name, other.name)
+                    if other.mac and other.master is None and there != here and self.links.domain(there) == domain:
+                        return other.mac, f"{owner.name}/{other.name}"
+        if ip.family == 4:
+            for place in self.links.proxies(here):
+                if place[0] == netns.name:
+                    continue
+                owner = self.network.namespaces[place[0]]
+                back = lookup(owner, ip, iif=place[1])[0]
+                if back.type is RouteType.UNICAST and back.dev != place[1]:
+                    return owner.devices[place[1]].mac, f"{place[0]}/{place[1]} (proxy_arp)"
+        return None
+
+    # -- wires ---------------------------------------------------------------------------------------------------------
+
+    def _transmit(self, skb: Skb, device: Device) -> Outcome:
+        """dev_queue_xmit: the frame (MACs are set) leaves through a device."""
+        netns = skb.netns.name
+        if not device.up:
+            return self._drop(netns, f"{device.name} is down")
+        match device.kind:
+            case DeviceKind.VETH:
+                if device.peer is None or self.links.device(device.peer) is None:
+                    return self._unknown(netns, f"the other end of veth {device.name} is not known")
+                return self._cross(skb, device, device.peer)
+            case DeviceKind.PHYSICAL:
+                owner = self.links.mac_owner((netns, device.name), skb.packet.dst_mac)
+                if owner is None:
+                    return self._drop(netns, f"nobody on {device.segment or device.name} has MAC {skb.packet.dst_mac}")
+                return self._cross(skb, device, owner)
+            case DeviceKind.BRIDGE:
+                return self._bridge_xmit(skb, device)
+            case DeviceKind.VXLAN:
+                return self._vxlan_xmit(skb, device)
+            case _:
+                return self._unknown(netns, f"device {device.name} of kind {device.kind.value}")
+
+    def _cross(self, skb: Skb, device: Device, to: tuple[str, str]) -> Outcome:
+        """Over a wire into another namespace: skb_scrub_packet forgets mark and connection."""
+        packet = replace(skb.packet, mark=0) if skb.packet.mark else skb.packet
+        self.emit(skb.netns.name, Transmitted(device.name, f"{to[0]}/{to[1]}", header(packet)))
+        return self._receive(Skb(packet, self.network.namespaces[to[0]]), to[1])
+
+    def _receive(self, skb: Skb, dev: str) -> Outcome:
+        """net/core/dev.c __netif_receive_skb: to the bridge if the device is a port, else to IP if the MAC is ours."""
+        device = skb.netns.devices[dev]
+        if not device.up:
+            return self._drop(skb.netns.name, f"{dev} is down")
+        if device.master is not None:
+            return self._bridge_receive(skb, device)
+        if skb.packet.dst_mac not in (device.mac, _BROADCAST_MAC):
+            return self._drop(skb.netns.name, f"frame for MAC {skb.packet.dst_mac}, {dev} has {device.mac}")
+        self.emit(skb.netns.name, Received(dev, header(skb.packet)))
+        skb.indev = dev
+        return self._ip_rcv(skb)
+
+    # -- bridges -------------------------------------------------------------------------------------------------------
+
+    def _bridge_receive(self, skb: Skb, port: Device) -> Outcome:
+        """br_input.c br_handle_frame, with br_netfilter_hooks.c br_nf_pre_routing before the bridge decides."""
+        netns = skb.netns
+        bridge = netns.devices.get(port.master or "")
+        if bridge is None:
+            return self._unknown(netns.name, f"{port.name} is a port of {port.master}, which is not in the dump")
+        if not bridge.up:
+            return self._drop(netns.name, f"{bridge.name} is down")
+        self.emit(netns.name, Received(port.name, header(skb.packet)))
+        family = skb.packet.family
+        name = "bridge.bridge-nf-call-iptables" if family == 4 else "bridge.bridge-nf-call-ip6tables"
+        if netns.sysctl(name):
+            skb.physin = port.name
+            skb.bridge_prerouted = True
+            outcome = self._bridge_prerouting(skb, bridge)
+            if outcome is not None:
+                return outcome
+        mac = skb.packet.dst_mac
+        own = {bridge.mac} | {netns.devices[p].mac for p in self.links.ports.get((netns.name, bridge.name), [])}
+        if mac in own:
+            self.emit(netns.name, Bridged(bridge.name, port.name, bridge.name, mac, "up to the host"))
+            skb.indev = bridge.name
+            return self._ip_rcv(skb)
+        out = self.links.port_towards(netns.name, bridge.name, mac)
+        if out is None:
+            return self._drop(netns.name, f"no port of {bridge.name} leads to MAC {mac}: flooded, and nobody takes it")
+        if out == port.name and not port.hairpin:
+            self.emit(netns.name, Bridged(bridge.name, port.name, out, mac, "hairpin mode is off"))
+            reason = f"{bridge.name} does not send a frame back through the port it came from, {out} (hairpin mode is off)"
+            return self._drop(netns.name, reason)
+        self.emit(netns.name, Bridged(bridge.name, port.name, out, mac, "hairpin" if out == port.name else ""))
+        leaving = netns.devices[out]
+        if skb.bridge_prerouted:
+            skb.physout = out
+            outcome = self._hook(skb, Hook.FORWARD, bridge.name, bridge.name)
+            if outcome is None:
+                outcome = self._hook(skb, Hook.POSTROUTING, "", bridge.name)
+            if outcome is not None:
+                return outcome
+        if skb.packet.length > leaving.mtu:
+            self.emit(netns.name, MtuStep(leaving.name, leaving.mtu, skb.packet.length, "a bridge does not fragment"))
+            return self._drop(netns.name, f"frame of {skb.packet.length} bytes is longer than the MTU of {out}, {leaving.mtu}")
+        return self._transmit(skb, leaving)
+
+    def _bridge_prerouting(self, skb: Skb, bridge: Device) -> Outcome | None:
+        """br_nf_pre_routing and br_nf_pre_routing_finish: iptables sees the frame as coming in through the bridge.
+
+        After a DNAT the frame is routed: if the new destination is on the bridge itself it is bridged on with the new
+        neighbour's MAC ("bridged DNAT"), else it goes up to the host with the bridge's own MAC.
+        """
+        netns = skb.netns
+        before = skb.packet.dst
+        outcome = self._hook(skb, Hook.PREROUTING, bridge.name, "")
+        if outcome is not None:
+            return outcome
+        if skb.packet.dst == before:
+            return None
+        found = self._route(skb, skb.packet.src, bridge.name)
+        if isinstance(found, Outcome):
+            return found
+        refusal = source_refusal(netns, skb.packet.src, skb.packet.dst, bridge.name, skb.packet.mark)
+        if refusal is not None:
+            return self._drop(netns.name, refusal)
+        if found.type is RouteType.UNICAST and found.dev == bridge.name and forwarding(netns, skb.packet.family, bridge.name):
+            self._routed(skb, found, note=f"stays on {bridge.name}: bridged, not routed")
+            nexthop = found.via if found.via is not None else skb.packet.dst
+            mac = self._neighbour(skb, bridge, nexthop)
+            if mac is None:
+                return self._drop(netns.name, f"nobody on {bridge.name} answers for {nexthop}")
+            skb.packet = replace(skb.packet, dst_mac=mac)
+        else:
+            skb.packet = replace(skb.packet, dst_mac=bridge.mac)
+        return None
+
+    def _bridge_xmit(self, skb: Skb, bridge: Device) -> Outcome:
+        """br_device.c br_dev_xmit: the host's own frame leaves through the port that leads to its MAC (no IP hooks here)."""
+        netns = skb.netns
+        mac = skb.packet.dst_mac
+        out = self.links.port_towards(netns.name, bridge.name, mac)
+        if out is None:
+            return self._drop(netns.name, f"no port of {bridge.name} leads to MAC {mac}: flooded, and nobody takes it")
+        self.emit(netns.name, Bridged(bridge.name, bridge.name, out, mac))
+        return self._transmit(skb, netns.devices[out])
+
+    # -- VXLAN ---------------------------------------------------------------------------------------------------------
+
+    def _vxlan_xmit(self, skb: Skb, device: Device) -> Outcome:
+        """drivers/net/vxlan/vxlan_core.c vxlan_xmit: FDB entry of the MAC -> remote; the outer packet is sent by this host."""
+        netns = skb.netns
+        vxlan = device.vxlan
+        if vxlan is None:
+            return self._unknown(netns.name, f"{device.name}: VNI and local address are not in the dump (save it with ip -d -j link)")
+        remotes = [e.dst for e in netns.fdb if e.dev == device.name and e.mac == skb.packet.dst_mac and e.dst is not None]
+        if not remotes:
+            remotes = [
+                e.dst for e in netns.fdb if e.dev == device.name and e.mac == "00:00:00:00:00:00" and e.dst is not None
+            ]
+        if not remotes:
+            return self._drop(netns.name, f"no FDB entry on {device.name} for MAC {skb.packet.dst_mac}")
+        if len(remotes) > 1:
+            return self._unknown(netns.name, f"{device.name} replicates to {len(remotes)} remotes")
+        remote = remotes[0]
+        assert remote is not None
+        inner = replace(skb.packet, mark=0)
+        outer = Packet(
+            src=vxlan.local,
+            dst=remote,
+            protocol=UDP,
+            sport=49152,  # udp_flow_src_port: a hash of the inner packet
+            dport=vxlan.port,
+            sport_random=True,
+            length=inner.length + VXLAN_OVERHEAD[remote.family],
+            df=False,
+            mark=skb.packet.mark,
+            inner=inner,
+            vni=vxlan.vni,
+        )
+        self.emit(netns.name, Encapsulated(device.name, vxlan.vni, header(outer)))
+        return self.local_out(netns, outer, f"{device.name} on {netns.name}")
+
+    def _vxlan_rcv(self, skb: Skb) -> Outcome | None:
+        """vxlan_rcv: None where no tunnel end here takes the packet."""
+        packet = skb.packet
+        if packet.inner is None or packet.protocol != UDP:
+            return None
+        for device in skb.netns.devices.values():
+            vxlan = device.vxlan
+            if vxlan is None or vxlan.port != packet.dport or vxlan.vni != packet.vni or not device.up:
+                continue
+            if vxlan.local.family != packet.family:
+                continue
+            inner = replace(packet.inner, mark=packet.mark)
+            self.emit(skb.netns.name, Decapsulated(device.name, vxlan.vni, header(inner)))
+            if inner.dst_mac != device.mac:
+                return self._drop(skb.netns.name, f"inner frame for MAC {inner.dst_mac}, {device.name} has {device.mac}")
+            return self._ip_rcv(Skb(inner, skb.netns, device.name))
+        return None
+
+    # -- receiving -----------------------------------------------------------------------------------------------------
+
+    def _ip_rcv(self, skb: Skb) -> Outcome:
+        """ip_input.c ip_rcv, ip_rcv_finish: PREROUTING (once: br_netfilter's ip_sabotage_in), then the route decides."""
+        dev = skb.indev
+        netns = skb.netns
+        if not skb.bridge_prerouted:
+            outcome = self._hook(skb, Hook.PREROUTING, dev, "")
+            if outcome is not None:
+                return outcome
+        if skb.routed is not None:  # looped back with its route
+            return self._local_deliver(skb)
+        packet = skb.packet
+        if packet.dst.is_loopback and not (packet.family == 4 and route_localnet(netns, dev)):
+            return self._drop(netns.name, f"martian destination {packet.dst} on {dev} (loopback address from a wire)")
+        found = self._route(skb, packet.src, dev)
+        if isinstance(found, Outcome):
+            return found
+        skb.routed = found
+        forwards = forwarding(netns, packet.family, dev)
+        if found.type in (RouteType.LOCAL, RouteType.BROADCAST, RouteType.ANYCAST, RouteType.UNICAST):
+            if found.type is RouteType.UNICAST and not forwards:
+                self._routed(skb, found)
+                return self._drop(netns.name, f"{packet.dst} is not an address of this host, and it does not forward (ip_forward=0)")
+            refusal = source_refusal(netns, packet.src, packet.dst, dev, packet.mark)
+            if refusal is not None:
+                return self._drop(netns.name, refusal)
+        self._routed(skb, found)
+        match found.type:
+            case RouteType.LOCAL | RouteType.BROADCAST | RouteType.ANYCAST:
+                return self._local_deliver(skb)
+            case RouteType.UNICAST:
+                return self._forward(skb, found)
+            case RouteType.BLACKHOLE:
+                return self._drop(netns.name, self._blackhole_reason(netns, packet.dst))
+            case RouteType.PROHIBIT:
+                return self._refuse(skb, _FILTERED, f"prohibit route to {packet.dst}") if forwards else self._drop(
+                    netns.name, f"prohibit route to {packet.dst}"
+                )
+            case _:
+                reason = f"no route to {packet.dst}" if found.route is None else f"unreachable route to {packet.dst}"
+                if not forwards:
+                    return self._drop(netns.name, reason)
+                return self._refuse(skb, _NET if found.route is None else _HOST, reason)
+
+    @staticmethod
+    def _blackhole_reason(netns: Netns, dst: Ip) -> str:
+        if netns.kind is NetnsKind.EXTERNAL:
+            return f"left the cluster: nobody beyond the gateway has {dst}"
+        return f"blackhole route to {dst}"
+
+    def _forward(self, skb: Skb, found: Found) -> Outcome:
+        """ip_forward.c ip_forward: TTL, MTU, FORWARD; then as any output."""
+        netns, packet = skb.netns, skb.packet
+        key = (netns.name, skb.indev, replace(packet, ttl=0, inner=None, src_mac="", dst_mac=""))
+        if key in self._forwarded:
+            return self._drop(netns.name, f"routing loop: {packet} comes by again, until its TTL is spent")
+        self._forwarded.add(key)
+        if packet.ttl <= 1:
+            kind, code = (TIME_EXCEEDED, 0) if packet.family == 4 else (V6_TIME_EXCEEDED, 0)
+            answer = self._icmp_error(skb, kind, code)
+            self.emit(netns.name, Rejected("TTL spent", "ICMP time exceeded"))
+            return Outcome("rejected", f"TTL spent (on {netns.name})", netns.name, answer=answer)
+        device = netns.devices[found.dev]
+        limit = (found.route.mtu if found.route is not None else None) or device.mtu
+        if packet.length > limit and (packet.df or packet.family == 6):
+            self.emit(netns.name, MtuStep(device.name, limit, packet.length, "too long, and DF is set"))
+            kind, code = (UNREACHABLE, 4) if packet.family == 4 else (V6_TOO_BIG, 0)
+            answer = self._icmp_error(skb, kind, code)
+            words = "fragmentation needed" if packet.family == 4 else "packet too big"
+            reason = f"{packet.length} bytes do not fit the MTU of {device.name}, {limit}"
+            self.emit(netns.name, Dropped(f"{reason}; ICMP {words} goes back"))
+            return Outcome("dropped", f"{reason} (on {netns.name}); ICMP {words} goes back", netns.name, answer=answer)
+        skb.packet = replace(packet, ttl=packet.ttl - 1)
+        outcome = self._hook(skb, Hook.FORWARD, skb.indev, found.dev)
+        if outcome is not None:
+            return outcome
+        return self._output(skb)
+
+    def _local_deliver(self, skb: Skb) -> Outcome:
+        """ip_input.c ip_local_deliver: INPUT, then whoever listens."""
+        outcome = self._hook(skb, Hook.INPUT, skb.indev, "")
+        if outcome is not None:
+            return outcome
+        tunnelled = self._vxlan_rcv(skb)
+        if tunnelled is not None:
+            return tunnelled
+        netns, packet = skb.netns, skb.packet
+        expected = self.expected
+        if expected is not None and netns.name == expected.netns:
+            if packet.quoted is not None and packet.quoted.flow == expected.sent:
+                self.emit(netns.name, Delivered("socket of the sender", expected.owner, header(packet)))
+                return Outcome("delivered", icmp_text(packet), netns.name, packet, is_answer=True)
+            if packet.quoted is None and packet.flow == expected.reply:
+                self.emit(netns.name, Delivered("socket of the sender", expected.owner, header(packet)))
+                return Outcome("delivered", "", netns.name, packet)
+        if packet.quoted is not None:
+            about = packet.quoted.flow
+            return self._drop(netns.name, f"ICMP {icmp_text(packet)} about {about}: no socket here sent that")
+        if packet.protocol in (ICMP, ICMPV6):
+            if packet.icmp_type in (ECHO_REQUEST, V6_ECHO_REQUEST):
+                self.emit(netns.name, Delivered(str(packet.dst), f"kernel of {netns.name}", header(packet)))
+                return Outcome("delivered", "", netns.name, packet, f"kernel of {netns.name}")
+            return self._drop(netns.name, f"ICMP {icmp_text(packet)} that nobody asked for")
+        if packet.protocol == IPIP:
+            return self._unknown(netns.name, "IPIP packet")
+        if packet.tcp_flags & RST:
+            return self._drop(netns.name, "TCP RST for a connection that does not exist here")
+        if packet.protocol == TCP and packet.tcp_flags & ACK:
+            return self._drop(netns.name, f"TCP answer {packet} belongs to no connection of this host: it is reset")
+        listener = self._listener(netns, packet)
+        if listener is None:
+            return self._refused(skb)
+        text = socket_text(packet.dst, packet.dport)
+        self.emit(netns.name, Delivered(text, listener.owner, header(packet), listener.assumed))
+        return Outcome("delivered", "", netns.name, packet, listener.owner, listener.assumed)
+
+    def _listener(self, netns: Netns, packet: Packet) -> Listener | None:
+        """The socket for a packet; where nothing at all is declared for a pod or an external host, one is assumed, and said."""
+        for listener in netns.listeners:
+            if listener.protocol == packet.protocol and listener.port == packet.dport and listener.ip in (None, packet.dst):
+                return listener
+        name = protocol_name(packet.protocol).upper()
+        if netns.kind is NetnsKind.POD and not netns.listeners:
+            self.assumptions[f"pod {netns.name} declares no ports: it is taken to listen on {packet.dport}/{name}"] = None
+            return Listener(packet.protocol, packet.dport, f"pod {netns.name}", assumed=True)
+        if netns.kind is NetnsKind.EXTERNAL:
+            self.assumptions[f"external host {packet.dst} is taken to answer on {packet.dport}/{name}"] = None
+            return Listener(packet.protocol, packet.dport, f"external host {packet.dst}", assumed=True)
+        return None
+
+    def _refused(self, skb: Skb) -> Outcome:
+        """No socket: TCP resets (tcp_ipv4.c tcp_v4_send_reset), the rest is answered with ICMP."""
+        netns, packet = skb.netns, skb.packet
+        name = protocol_name(packet.protocol).upper()
+        reason = f"nothing listens on {socket_text(packet.dst, packet.dport)}/{name}"
+        if packet.protocol == TCP:
+            self.emit(netns.name, Rejected(reason, "TCP RST"))
+            return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, packet, answer=_reset(packet))
+        if packet.protocol == SCTP:  # sctp/input.c: an ABORT chunk
+            self.emit(netns.name, Rejected(reason, "SCTP ABORT"))
+            return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, packet, answer=_reset(packet))
+        return self._refuse(skb, _PORT if packet.protocol == UDP else _PROTO, reason)
+
+    def note(self, where: str, text: str) -> None:
+        """A remark of the caller's at this point of the record."""
+        self.emit(where, NoteStep(text))
+
+
+def _reset(packet: Packet) -> Packet | None:
+    if packet.tcp_flags & RST:
+        return None
+    flags = RST if packet.tcp_flags & ACK else RST | ACK
+    return Packet(
+        src=packet.dst,
+        dst=packet.src,
+        protocol=packet.protocol,
+        sport=packet.dport,
+        dport=packet.sport,
+        tcp_flags=flags,
+        length=40 if packet.family == 4 else 60,
+    )
+
+
+def reply_to(packet: Packet) -> Packet:
+    """What the endpoint answers: SYN-ACK, a datagram back, an echo reply, INIT-ACK."""
+    if packet.protocol in (ICMP, ICMPV6):
+        kind = ECHO_REPLY if packet.protocol == ICMP else V6_ECHO_REPLY
+        return Packet(packet.dst, packet.src, packet.protocol, icmp_type=kind, icmp_id=packet.icmp_id, length=packet.length)
+    flags = SYN | ACK if packet.protocol == TCP else ACK if packet.protocol == SCTP else 0
+    return Packet(
+        packet.dst,
+        packet.src,
+        packet.protocol,
+        sport=packet.dport,
+        dport=packet.sport,
+        tcp_flags=flags,
+        length=60,
+    )
