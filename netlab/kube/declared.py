@@ -1,0 +1,121 @@
+"""Declared: what the files say, object by object, before netlab decides anything.
+
+Law: this is the only mutable value of kube/, it lives inside one `load` call, and nothing in it was invented. What a manifest
+leaves open (a pod's node, a service's address) stands beside the object as a wish, for workloads.py to fulfil.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from netlab.kube.objects import (
+    ContainerPort,
+    EndpointSlice,
+    LabelSelector,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Service,
+)
+from netlab.kube.topology import Topology
+from netlab.kube.wire import KubeProxyConfiguration
+from netlab.linux.addr import Ip
+from netlab.refs import Ref
+
+
+class Toleration(msgspec.Struct, frozen=True):
+    """corev1.Toleration: key "" with operator Exists tolerates everything."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where a pod that has no node may go."""
+
+    node_name: str = ""
+    node_selector: Mapping[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+
+
+class Template(msgspec.Struct, frozen=True):
+    """A pod template, as far as a packet can tell."""
+
+    labels: Mapping[str, str] = {}
+    host_network: bool = False
+    ports: tuple[ContainerPort, ...] = ()
+    placement: Placement = Placement()
+
+
+class Workload(Object, frozen=True, kw_only=True):
+    """A Deployment, ReplicaSet, StatefulSet, DaemonSet, Job or CronJob.
+
+    `replicas` is the number of pods asked for; `owner` is "Deployment web" for a ReplicaSet of it; `reported` says that
+    the object came with the status that its controller writes.
+    """
+
+    kind: str
+    replicas: int = 1
+    selector: LabelSelector | None = None
+    template: Template = Template()
+    owner: str = ""
+    reported: bool = False
+
+
+class ServiceWish(msgspec.Struct, frozen=True):
+    """What a Service leaves to the API server; `stored` says that the API server has already decided."""
+
+    families: tuple[int, ...] = ()
+    dual_stack: bool = False
+    node_ports: bool = False
+    stored: bool = False
+
+
+class Flannel(msgspec.Struct, frozen=True):
+    """What the ConfigMap kube-flannel-cfg says."""
+
+    networks: tuple[str, ...] = ()
+    backend: str | None = None
+    vni: int = 1
+    port: int = 8472
+    hairpin: bool | None = None
+    ref: Ref = Ref()
+
+
+class Legacy(msgspec.Struct, frozen=True):
+    """An Endpoints object, as slices."""
+
+    slices: tuple[EndpointSlice, ...]
+    ref: Ref
+
+
+@dataclass(slots=True)
+class Declared:
+    """Objects by key; `owners` maps a pod to its controller ("ReplicaSet", "web-abc"); `fresh` are pods without status."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+    namespaces: dict[str, Namespace] = field(default_factory=dict)
+    pods: dict[str, Pod] = field(default_factory=dict)
+    owners: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fresh: dict[str, Placement] = field(default_factory=dict)
+    host_ips: dict[str, Ip] = field(default_factory=dict)  # by node name, from the pods' status
+    services: dict[str, Service] = field(default_factory=dict)
+    wishes: dict[str, ServiceWish] = field(default_factory=dict)
+    slices: dict[str, EndpointSlice] = field(default_factory=dict)
+    endpoints: dict[str, Legacy] = field(default_factory=dict)  # by service key
+    workloads: dict[str, Workload] = field(default_factory=dict)  # "default/Deployment/web"
+    policies: dict[str, NetworkPolicy] = field(default_factory=dict)
+    topology: Topology | None = None
+    kube_proxy: KubeProxyConfiguration | None = None
+    kube_proxy_ref: Ref = Ref()
+    flannel: Flannel | None = None
+    passed_over: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
