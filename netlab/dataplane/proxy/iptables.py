@@ -321,7 +321,7 @@ def _write_endpoints(rules: _Rules, site: _Site, p: ProxiedPort, cluster: str, l
         nat[chain] = [
             # A pod that reaches itself through its service must see another source address, or it would answer itself.
             Rule((Source(site.family, b.ip.value, mask), *named), _TO_MARK_MASQ, ref),
-            Rule((proto, *named, *recent, any_port), Dnat(NatRange(b.ip, b.ip, b.port, b.port)), ref),
+            Rule((proto, *named, *recent, any_port), Dnat(NatRange(b.ip, port_low=b.port)), ref),
         ]
     lists: tuple[tuple[str, Iterable[Backend]], ...] = ((cluster, p.usable.cluster), (local, p.usable.local))
     for name, chosen in lists:
