@@ -121,7 +121,7 @@ def leave_pod(request: Header, by: str = "pod default/web-0") -> Hop:
                 route="default via 10.244.0.1 dev eth0",
                 rule=32766,
             ),
-            NeighbourStep(ip="10.244.0.1", mac="0a:58:0a:f4:00:01", device="eth0", how="arp", owner="node-1"),
+            NeighbourStep(ip="10.244.0.1", mac="0a:58:0a:f4:00:01", device="eth0", how="arp", owner="node-1/cni0"),
             Transmitted(device="eth0", to="node-1/veth5c9e1f2a", packet=request),
         ),
     )
@@ -233,7 +233,7 @@ def same_node_branch(probability: Fraction = Fraction(1, 3)) -> Branch:
     )
     return Branch(
         probability, Verdict.DELIVERED, "10.244.0.3:9376", "default/hostnames-0", CLIENT, None, hops, reply,
-        (f"{SVC} rule 2: 1/3",),
+        (f"nat {SVC} rule 2: 1/3",),
     )  # fmt: skip
 
 
@@ -276,7 +276,7 @@ def other_node_branch(address: str, probability: Fraction = Fraction(1, 3), choi
                 ),
                 quiet("OUTPUT", "mangle"),
                 quiet("POSTROUTING", "mangle"),
-                NeighbourStep(ip="192.168.10.12", mac="52:54:00:00:00:0c", device="eth0", how="arp", owner="node-2"),
+                NeighbourStep(ip="192.168.10.12", mac="52:54:00:00:00:0c", device="eth0", how="arp", owner="node-2/eth0"),
                 Transmitted(device="eth0", to="node-2/eth0", packet=outer),
             ),
         ),
@@ -353,8 +353,8 @@ def three_branches() -> Trace:
         Verdict.DELIVERED,
         (
             same_node_branch(),
-            other_node_branch("10.244.1.2", choices=(f"{SVC} rule 3: 1/2",)),
-            other_node_branch("10.244.1.3", choices=(f"{SVC} rule 4",)),
+            other_node_branch("10.244.1.2", choices=(f"nat {SVC} rule 3: 1/2",)),
+            other_node_branch("10.244.1.3"),
         ),
         ASSUMED,
         ("NetworkPolicy default/web-egress selects default/web-0",),
@@ -378,6 +378,8 @@ def rejected() -> Trace:
         '-A KUBE-SERVICES -d 10.96.3.1/32 -p tcp -m comment --comment "default/nobody:http has no endpoints" -m tcp --dport 80 '
         "-j REJECT --reject-with icmp-port-unreachable"
     )
+    comment, reject = "default/nobody:http has no endpoints", "reject with icmp-port-unreachable"
+    reason = f"filter KUBE-SERVICES rule 1 on node-1: {rule} ({ref})"
     new = "-m conntrack --ctstate NEW -m comment --comment"
     hops = node_1(
         request,
@@ -385,9 +387,19 @@ def rejected() -> Trace:
         Routed(destination="10.96.3.1", type="unicast", device="eth0", route="default via 192.168.10.1 dev eth0"),
         jump("FORWARD", "filter", "FORWARD", 1, f'{new} "kubernetes load balancer firewall" -j KUBE-PROXY-FIREWALL'),
         jump("FORWARD", "filter", "FORWARD", 3, f'{new} "kubernetes service portals" -j KUBE-SERVICES'),
-        RuleStep(hook="FORWARD", table="filter", chain="KUBE-SERVICES", number=1, rule=rule, effect="reject", tried=1, ref=ref),
+        RuleStep(
+            hook="FORWARD",
+            table="filter",
+            chain="KUBE-SERVICES",
+            number=1,
+            rule=rule,
+            effect=reject,
+            comment=comment,
+            tried=1,
+            ref=ref,
+        ),
         HookStep(hook="FORWARD", table="filter", chain="FORWARD", verdict="drop", by="rule", tried=5, origin="observed"),
-        Rejected(reason="REJECT in KUBE-SERVICES", answer="ICMP port unreachable", ref=ref),
+        Rejected(reason=reason, answer="ICMP port unreachable", ref=ref),
     )
     reply = Reply(
         "error",
@@ -402,7 +414,7 @@ def rejected() -> Trace:
         ),
     )
     nobody = Party("svc/nobody:http", "default/nobody", "service", "10.96.3.1", 80)
-    return stopped(nobody, Verdict.REJECTED, hops, "default/nobody:http has no endpoints", reply)
+    return stopped(nobody, Verdict.REJECTED, hops, reason, reply)
 
 
 def unknown() -> Trace:

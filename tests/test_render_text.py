@@ -147,6 +147,19 @@ def test_a_branch_that_goes_further_refers_to_the_one_that_went_furthest_with_it
     assert [line.split()[-1] for line in text.splitlines() if line.strip().startswith("note ")] == ["a", "b", "x", "c", "y", "z"]
 
 
+def test_a_jump_that_led_nowhere_is_told_in_wide_only() -> None:
+    assert "rules      filter FORWARD #3 > KUBE-SERVICES #1\n" in render(hand_traces.rejected())
+    wide = "rules      filter FORWARD #1 > KUBE-PROXY-FIREWALL (no match); FORWARD #3 > KUBE-SERVICES #1 (5 rules tried)\n"
+    assert wide in render(hand_traces.rejected(), wide=True)
+
+
+def test_a_reason_does_not_quote_again_the_rule_that_is_printed() -> None:
+    text = render(hand_traces.rejected())
+    assert text.count("-j REJECT --reject-with icmp-port-unreachable") == 1
+    assert '  rejected  filter KUBE-SERVICES rule 1 on node-1 ("default/nobody:http has no endpoints")\n' in text
+    assert "    REJECTED   filter KUBE-SERVICES rule 1 on node-1; answered with ICMP port unreachable\n" in text
+
+
 def test_wide_has_all_that_text_leaves_out() -> None:
     wide = render(hand_traces.vxlan(), wide=True)
     for said in (

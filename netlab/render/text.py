@@ -206,8 +206,11 @@ def _ends(rule: RuleStep) -> bool:
     return rule.effect.lower().startswith(("drop", "reject"))
 
 
-def _origin(ref: Ref | None) -> str:
-    text = str(ref) if ref else ""
+def _origin(ref: Ref | None, whole: bool = False) -> str:
+    """` (iptables-save:41)`, or the object where the line is not known; whole: all that is known."""
+    if ref is None:
+        return ""
+    text = ref.object if ref.object and ref.line is None and not whole else str(ref)
     return f" ({text})" if text else ""
 
 
@@ -231,7 +234,7 @@ def _title(trace: Trace) -> Line:
 
 
 def _kind(party: Party) -> str:
-    if party.kind in ("", "address", party.name) or party.name.startswith(f"{party.kind} "):
+    if party.kind in ("", "address") or party.name == "internet" or party.name.startswith(f"{party.kind} "):
         return ""
     return f"{party.kind} "
 
@@ -245,7 +248,7 @@ def _summary(branches: Sequence[Branch]) -> Iterator[Line]:
         ("ENDPOINT", [b.endpoint or "" for b in branches]),
         ("NAME", [b.endpoint_name or "" for b in branches]),
         ("SOURCE SEEN", [b.source_seen or "" for b in branches]),
-        ("REASON", [b.reason or "" for b in branches]),
+        ("REASON", [_short_reason(b) for b in branches]),
     ]
     used = [(name, cells) for name, cells in columns if any(cells)]
     if not branches:
@@ -256,6 +259,18 @@ def _summary(branches: Sequence[Branch]) -> Iterator[Line]:
     for branch, row in zip(branches, rows, strict=True):
         cells = [(_STYLES[branch.verdict] if n == verdict else "", ("  " if n else "") + cell) for n, cell in enumerate(row)]
         yield [("", "  "), *cells]
+
+
+def _short_reason(branch: Branch) -> str:
+    """The reason without the rule that it quotes, which is printed where it decides: only the rule's comment."""
+    reason = branch.reason or ""
+    hops = (*branch.hops, *(branch.reply.hops if branch.reply else ()))
+    rules = [step for hop in reversed(hops) for step in reversed(hop.steps) if isinstance(step, RuleStep)]
+    for rule in rules:
+        short = _without_rule(reason, rule.rule)
+        if short != reason:
+            return f'{short} ("{rule.comment}")' if rule.comment else short
+    return reason
 
 
 # ---------------------------------------------------------------------------------------------- paths
@@ -350,7 +365,7 @@ def _branch_heading(branch: Branch, number: int, of: int) -> Iterator[Line]:
         ("", to + name),
     ]
     if branch.choices:
-        yield [("dim", f"  where {'; '.join(branch.choices)}")]
+        yield [("dim", f"  chosen by {'; '.join(branch.choices)}")]
 
 
 def _hops(hops: Sequence[Hop], blocks: Sequence[_Block], seen: _Seen, skip: int = 0) -> Iterator[Line]:
@@ -494,14 +509,28 @@ def _run_lines(run: _Run, wide: bool) -> Iterator[Line]:
         how = f"{_count(end.tried, 'rule')} tried, none decides" if end and end.tried else "no rules"
         yield [*_step("rules", f"{chain}: {how}; "), (style, ending)]
         return
-    yield [*_step("rules", f"{run.table} {_path(run.rules)}"), (style, f"; {ending}" if ending else ""), ("dim", tried)]
+    matched = run.rules if wide else _without_dead_jumps(run.rules)
+    yield [*_step("rules", f"{run.table} {_path(matched)}"), (style, f"; {ending}" if ending else ""), ("dim", tried)]
     for rule in run.rules:
         if wide or not (_jumps(rule) or _returns(rule) or not rule.effect):
             comment = f"  # {rule.comment}" if rule.comment and rule.comment not in rule.rule else ""
             looked = f"; {_count(rule.tried, 'rule')} tried" if rule.tried else ""
             more = f"  [{rule.effect or 'count'}{looked}]" if wide else ""
-            origin = f" {_origin(rule.ref)}" if rule.ref else ""
+            origin = f" {_origin(rule.ref, wide)}" if rule.ref else ""
             yield [("bad" if _ends(rule) else "rule", _BELOW + rule.rule + comment), ("dim", origin + more)]
+
+
+def _without_dead_jumps(rules: Sequence[RuleStep]) -> list[RuleStep]:
+    """Leave out jumps to chains in which nothing matched: the walk came back from them as it went in."""
+    kept: list[RuleStep] = []
+    for rule in reversed(rules):
+        if not _jumps(rule) or rule.chance or (kept and kept[-1].chain == _target(rule)):
+            kept.append(rule)
+    return kept[::-1] or list(rules)
+
+
+def _target(rule: RuleStep) -> str:
+    return rule.rule.rsplit(None, 1)[-1] if rule.rule.strip() else ""
 
 
 def _path(rules: Sequence[RuleStep]) -> str:
@@ -519,7 +548,7 @@ def _path(rules: Sequence[RuleStep]) -> str:
             text += " (undecided)" if rule.chance == "?" else f" ({rule.chance})"
         if _returns(rule):
             text += " RETURN"
-        into = rule.rule.rsplit(None, 1)[-1] if _jumps(rule) and rule.rule else ""
+        into = _target(rule) if _jumps(rule) else ""
     return text + (f" > {into} (no match)" if into else "")
 
 
@@ -528,10 +557,12 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
 
     `rule` is the rule that was printed last in this hop: what stops the packet need not quote it again.
     """
-    seen_at = _origin(step.ref) if wide else ""
+    seen_at = _origin(step.ref, whole=True) if wide else ""
     match step:
         case Sent():
             by = "" if step.by.endswith(hop.where) else f"   by {step.by}"
+            if not by and _shown(step.packet) == shown:  # what a tunnel device has just wrapped
+                return [], shown
             lines = [_step("sent", _packet(step.packet, wide) + by + seen_at), *_inside(step.packet, wide)]
             return lines, _shown(step.packet)
         case Received():
@@ -548,7 +579,8 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             out = "the host" if step.port_out == step.bridge else step.port_out
             came = "the host" if step.port_in == step.bridge else step.port_in
             mac = f", frame to {step.mac}" if wide and step.mac else ""
-            return [_step("bridge", f"{step.bridge}: {came} to {out}{mac}{_note(step.note)}{seen_at}")], shown
+            note = "" if step.note == f"up to {out}" else _note(step.note)
+            return [_step("bridge", f"{step.bridge}: {came} to {out}{mac}{note}{seen_at}")], shown
         case Conntracked():
             tuples = ", ".join(f"{k} {v}" for k, v in (("original", step.original), ("reply", step.reply)) if v)
             direction = f", {step.direction} direction" if wide and step.direction else ""
