@@ -548,6 +548,7 @@ def test_services_that_kube_proxy_passes_over(case, fields):
         ("another protocol's", [slice_of("web", pod("10.244.0.2"), ports=(EndpointPort(8080, "UDP", "http"),))], ""),
         ("a slice of the other family", [slice_of("web", pod("fd00:244::2"), family=6)], ""),
         ("an address of the other family", [slice_of("web", pod("fd00:244::2"))], ""),
+        ("an address that its slice's type belies", [slice_of("web", pod("10.244.0.2"), family=6)], ""),
         ("the first of several addresses", [slice_of("web", Endpoint((ip("10.244.0.2"), ip("10.244.0.3"))))], A),
         ("no address", [slice_of("web", Endpoint(()))], ""),
         ("another proxy's slice", [slice_of("web", pod("10.244.0.2"),
