@@ -154,7 +154,7 @@ def build(
             _check_subnets(cluster, node, pods, assumptions)
             _check_leases(cluster, node, leases[name], assumptions)
 
-    internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at, assumptions)
+    internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at)
     namespaces: Lazy[str, Netns] = Lazy(
         {**{name: partial(_same, netns) for name, netns in nodes.items()}, **pod_spaces, INTERNET: partial(_same, internet)}
     )
@@ -395,7 +395,6 @@ def _internet(
     external: Iterable[Ip],
     hosts: Iterable[Ip],
     at: str | None,
-    assumptions: list[str],
 ) -> Netns:
     """Everything beyond the fabric: the gateway's port, the hosts outside on `lo`, and routes to the service addresses.
 
@@ -416,7 +415,7 @@ def _internet(
     devices = (loopback(far), port)
     routes = [
         *derived_routes(devices, True),
-        *_service_routes(cluster, at, assumptions),
+        *_service_routes(cluster, at),
         Route(_ANY[4], type=RouteType.BLACKHOLE),
         Route(_ANY[6], type=RouteType.BLACKHOLE, metric=IP6_USER_METRIC),
     ]
@@ -436,7 +435,7 @@ def _internet(
     )
 
 
-def _service_routes(cluster: Cluster, at: str | None, assumptions: list[str]) -> list[Route]:
+def _service_routes(cluster: Cluster, at: str | None) -> list[Route]:
     """How the outside reaches service addresses: by way of one node's address on the fabric."""
     if not cluster.nodes:
         return []
@@ -444,10 +443,8 @@ def _service_routes(cluster: Cluster, at: str | None, assumptions: list[str]) ->
     via = {family: next((a for a in node.internal_ips if a.family == family), None) for family in (4, 6)}
     entries = [a for service in cluster.services.values() for a in entry_addresses(service)]
     wanted = {host_prefix(a): None for a in entries if _fabric_length(cluster, a) is None}
-    if entries and at is None:
-        assumptions.append(f"the outside routes LoadBalancer and external addresses to {node.name} (--at chooses another node)")
     if at is not None:
-        wanted.update(dict.fromkeys(cluster.service_cidrs))
+        wanted.update(dict.fromkeys((*cluster.service_cidrs, *cluster.pod_cidrs)))
         loose = [a for service in cluster.services.values() for a in service.cluster_ips]
         wanted.update({host_prefix(a): None for a in loose if not any(a in cidr for cidr in cluster.service_cidrs)})
     return [_route(dst, NextHop("eth0", gateway)) for dst in wanted if (gateway := via[dst.family]) is not None]

@@ -48,7 +48,13 @@ class Found(msgspec.Struct, frozen=True):
 
     @property
     def dev(self) -> str:
+        """The device that the route names."""
         return self.nexthop.dev if self.nexthop is not None else ""
+
+    @property
+    def out(self) -> str:
+        """The device that a packet made here leaves through: lo where it is for the host itself (route.c)."""
+        return "lo" if self.type is RouteType.LOCAL else self.dev
 
     @property
     def via(self) -> Ip | None:

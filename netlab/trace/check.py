@@ -29,7 +29,7 @@ class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     destination: str
     expect: Verdict
     name: str | None = None
-    protocol: str = "tcp"
+    protocol: str | None = None
     at: str | None = None
     endpoints: tuple[str, ...] | None = None
     source_seen: str | None = None
@@ -42,8 +42,8 @@ class Row(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
     @property
     def flow(self) -> str:
-        """`web-0 -> svc/api:80`, with the protocol where it is not TCP and the node where `at` names one."""
-        extras = [e for e in (self.protocol if self.protocol != "tcp" else "", f"at {self.at}" if self.at else "") if e]
+        """`web-0 -> svc/api:80`, with the protocol and the node of `at` where the row gives them."""
+        extras = [e for e in (self.protocol, f"at {self.at}" if self.at else None) if e]
         return f"{self.source} -> {self.destination}" + (f" ({', '.join(extras)})" if extras else "")
 
 
@@ -132,7 +132,7 @@ def run(rows: Sequence[Row], trace: Callable[[Row], Trace]) -> tuple[list[Result
     tuple of list of Result, list of InputError
         In the order of the rows; a row that cannot be traced is an error that begins with the row's place.
     """
-    known: dict[tuple[str, str, str, str | None], Trace] = {}
+    known: dict[tuple[str, str, str | None, str | None], Trace] = {}
     results, errors = [], []
     for row in rows:
         question = (row.source, row.destination, row.protocol, row.at)

@@ -125,7 +125,7 @@ class Netfilter:
             outdev=outdev,
             physin=skb.physin,
             physout=skb.physout,
-            ct=self._ct_view(skb),
+            ct=skb.ct,
             local=skb.local,
             recent=self.recent.setdefault(skb.netns.name, set()),
         )
@@ -141,10 +141,6 @@ class Netfilter:
             if outcome is not None:
                 return outcome
         return None
-
-    @staticmethod
-    def _ct_view(skb: Skb) -> CtView | None:
-        return skb.ct
 
     @staticmethod
     def _rewrite(skb: Skb, view: View, packet: Packet) -> None:
@@ -270,12 +266,18 @@ class Netfilter:
     def _hit(
         self, skb: Skb, view: View, table: Table, chain: Chain, number: int, rule: Rule, effect: str, chance: str, tried: int
     ) -> None:
-        comment = next((m.text for m in rule.matches if type(m) is Comment), "")
-        text = f"-A {chain.name} {rule}".rstrip()
-        hook = view.hook.value
+        texts = skb.netns.cache.setdefault("rule texts", {})
+        assert isinstance(texts, dict)
+        key = (chain.name, id(rule))  # the entry holds the rule, so that its id stays its own
+        known = texts.get(key)
+        if known is None:
+            comment = next((m.text for m in rule.matches if type(m) is Comment), "")
+            known = texts[key] = (f"-A {chain.name} {rule}".rstrip(), comment, rule)
         self.emit(
             skb.netns.name,
-            RuleStep(hook, table.name, chain.name, number, text, effect, comment, chance, tried, ref=rule.ref),
+            RuleStep(
+                view.hook.value, table.name, chain.name, number, known[0], effect, known[1], chance, tried, ref=rule.ref
+            ),
         )
 
     @staticmethod
@@ -443,14 +445,14 @@ class Netfilter:
         if isinstance(target, Netmap):
             old = packet.src if source else packet.dst
             new = Ip(packet.family, (old.value & ~target.mask & limit) | target.value)
-            span = NatRange(new, new)
+            span = NatRange(new)
         elif isinstance(target, Masquerade):  # nf_nat_masquerade.c
             towards = skb.routed.via if skb.routed is not None and skb.routed.via is not None else packet.dst
             address = select_source(skb.netns, view.outdev, towards if packet.family == 4 else packet.dst)
             if address is None:
                 hit("masquerade: no address on " + view.outdev)
                 return Outcome("dropped", "", where)
-            span = replace(target.to, low=address, high=address)
+            span = replace(target.to, low=address)
         elif isinstance(target, Redirect):  # nf_nat_redirect.c
             if view.hook is Hook.OUTPUT:
                 address = Ip(4, 0x7F000001) if packet.family == 4 else Ip(6, 1)
@@ -461,7 +463,7 @@ class Netfilter:
                     hit(f"redirect: no address on {view.indev}")
                     return Outcome("dropped", "", where)
                 address = own[0]
-            span = replace(target.to, low=address, high=address)
+            span = replace(target.to, low=address)
         else:
             span = target.to
         address, port, random = self._pick(packet, span, source)
@@ -498,10 +500,11 @@ class Netfilter:
             address = Ip(span.low.family, span.low.value + choice)
         if packet.protocol not in (TCP, UDP, SCTP):
             return address, 0, False
-        if span.port_low is None or span.port_high is None:
+        if span.port_low is None:
             random = source and (span.random or span.random_fully)
             return address, old_port, random
-        low, high = span.port_low, span.port_high
+        low = span.port_low
+        high = span.port_high if span.port_high is not None else low
         if span.base_port is not None:  # NF_NAT_RANGE_PROTO_OFFSET
             return address, low + (old_port - span.base_port) % (high - low + 1), False
         random_all = span.random or span.random_fully

@@ -90,13 +90,15 @@ class Tracer:
     def __init__(self, cluster: Cluster, observed: Mapping[str, str] | None = None) -> None:
         self.cluster = cluster
         self._built = build(cluster)
-        self._observed_assumptions: tuple[str, ...] = ()
+        self._observed: tuple[str, ...] = ()  # what was assumed while reading dumps
         network = self._built.network
         if observed:
             from netlab.dataplane.observed import apply_observed
 
             for node, directory in observed.items():
-                network = apply_observed(network, node, directory)
+                applied = apply_observed(network, node, directory)
+                network = applied.network
+                self._observed += applied.assumptions
         self.network = network
         self._networks: dict[tuple[tuple[Ip, ...], str | None], tuple[Network, Links, Built]] = {}
         self._pods_by_ip = {a: p for p in cluster.pods.values() if not p.host_network for a in p.ips}
@@ -167,7 +169,7 @@ class Tracer:
             )
             for w in sorted(found, key=lambda w: (-w.probability, w.outcome.endpoint or "~", w.outcome.choices))
         )
-        made = dict.fromkeys([*self.cluster.assumptions, *built.assumptions, *assumptions])
+        made = dict.fromkeys([*self.cluster.assumptions, *built.assumptions, *self._observed, *assumptions])
         for weighted in found:
             made.update(dict.fromkeys(weighted.outcome.assumptions))
         return Trace(
@@ -189,11 +191,8 @@ class Tracer:
         found = resolve(self.cluster, name, request.namespace, "source")
         text = request.source
         if isinstance(found, Workload):
-            pods = [self.cluster.pods[key] for key in found.pods if self.cluster.pods[key].ips]
-            if not pods:
-                raise InputError(f'"{text}" has no pod with an IP address')
-            assumptions.append(f"source {text}: its pod {pods[0].key} was taken (of {len(pods)})")
-            return self._pod_source(text, pods[0])
+            assumptions.append(f"source {text}: its pod {found.pods[0].key} was taken (of {len(found.pods)})")
+            return self._pod_source(text, found.pods[0])
         if isinstance(found, Service):
             pods = [p for p in self._endpoint_pods(found) if p.ips]
             if not pods:
@@ -248,11 +247,8 @@ class Tracer:
         if isinstance(found, Service):
             return self._to_service(text, found, name, request, source, protocol, assumptions)
         if isinstance(found, Workload):
-            pods = [self.cluster.pods[key] for key in found.pods if self.cluster.pods[key].ips]
-            if not pods:
-                raise InputError(f'"{text}" has no pod with an IP address')
-            assumptions.append(f"destination {text}: its pod {pods[0].key} was taken (of {len(pods)})")
-            found = pods[0]
+            assumptions.append(f"destination {text}: its pod {found.pods[0].key} was taken (of {len(found.pods)})")
+            found = found.pods[0]
         if isinstance(found, Pod):
             address = _pick(found.ips, request, source, f"pod {found.key}")
             port, protocol = _pod_port(found, name.port, protocol, text)
@@ -274,7 +270,12 @@ class Tracer:
             raise InputError(f"{source.party.name} has no IPv{address.family} address to send to {address} from")
         port = _number(name.port, protocol, text)
         kind, who, where = self._who_has(address)
+        if kind == "service address" and source.external and request.at is None:
+            assumptions.append(self._enters(address, who))
         return Party(text, who, kind, str(address), port or None, where), [Probe(address, port)], _for_family(protocol, address)
+
+    def _enters(self, address: Ip, service: str) -> str:
+        return f"from outside, {address} of service {service} leads to node {next(iter(self.cluster.nodes))} (choose with --at)"
 
     def _who_has(self, address: Ip) -> tuple[str, str, str]:
         pod = self._pods_by_ip.get(address)
@@ -328,8 +329,7 @@ class Tracer:
         for address in entry_addresses(service):
             if address.family in families:
                 if request.at is None:
-                    first = next(iter(self.cluster.nodes))
-                    assumptions.append(f"{address} of service {service.key} leads to node {first} (choose with --at)")
+                    assumptions.append(self._enters(address, service.key))
                 return Party(text, service.key, "service address", str(address), port.port), Probe(address, port.port)
         if port.node_port is None:
             return None
@@ -518,10 +518,14 @@ def _number(port: int | str | None, protocol: int, text: str) -> int:
     if protocol in (ICMP, ICMPV6):
         return 0
     if port is None:
-        raise InputError(f'"{text}" has no port', hint=f"add one, as in {text}:80, or use --proto icmp")
+        raise InputError(f'"{text}" has no port', hint=f"add one, as in {_example(text)}, or use --proto icmp")
     if isinstance(port, str):
         raise InputError(f'"{port}" in "{text}" is not a port number', hint="names work for services and pods only")
     return port
+
+
+def _example(text: str) -> str:
+    return f"[{text}]:80" if text.count(":") > 1 and "[" not in text else f"{text}:80"
 
 
 def _pod_port(pod: Pod, port: int | str | None, protocol: int | None, text: str) -> tuple[int, int]:

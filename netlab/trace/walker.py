@@ -238,6 +238,8 @@ class Walk:
         if found.type in (RouteType.UNREACHABLE, RouteType.PROHIBIT, RouteType.BLACKHOLE, RouteType.THROW):
             self.emit(netns.name, Sent(header(packet), by))
             self._routed(skb, found)
+            if netns.kind is NetnsKind.EXTERNAL:
+                return self._drop(netns.name, f"nobody outside the cluster has a route to {packet.dst}")
             return self._local_error(skb, f"no route to {packet.dst}", _ERRNO.get(found.type, "Network is unreachable"))
         chosen = ""
         if unspecified:
@@ -254,7 +256,7 @@ class Walk:
         self._routed(skb, found, chosen)
         skb.routed = found
         before = packet
-        outcome = self._hook(skb, Hook.OUTPUT, "", found.dev)
+        outcome = self._hook(skb, Hook.OUTPUT, "", found.out)
         if outcome is not None:
             return outcome
         if (skb.packet.dst, skb.packet.src, skb.packet.mark) != (before.dst, before.src, before.mark):
@@ -265,7 +267,7 @@ class Walk:
             if again.nexthop is None and again.type is not RouteType.LOCAL:
                 self._routed(skb, again)
                 return self._local_error(skb, f"no route to {skb.packet.dst}", _ERRNO.get(again.type, "Network is unreachable"))
-            if (again.dev, again.via) != (found.dev, found.via) or again.type is not found.type:
+            if (again.out, again.via) != (found.out, found.via):
                 self._routed(skb, again, note="routed again after OUTPUT")
             skb.routed = again
         return self._output(skb)
@@ -304,7 +306,7 @@ class Walk:
     def _output(self, skb: Skb) -> Outcome:
         """ip_output.c ip_output, ip_finish_output2: POSTROUTING, MTU, neighbour, device."""
         assert skb.routed is not None
-        dev = skb.routed.dev
+        dev = skb.routed.out
         outcome = self._hook(skb, Hook.POSTROUTING, "", dev)
         if outcome is not None:
             return outcome
