@@ -255,7 +255,7 @@ def rp_filter(netns: Netns, dev: str) -> int:
 
 
 def source_refusal(netns: Netns, src: Ip, dst: Ip, dev: str, mark: int = 0) -> str | None:
-    """Why a packet from `src` is refused on `dev`, or None (fib_frontend.c fib_validate_source; IPv4 only, IPv6 has no such check).
+    """Why a packet from `src` is refused on `dev`, or None (fib_frontend.c fib_validate_source; IPv6 has no such check).
 
     A packet from one of our own addresses that comes in through a wire is a martian unless accept_local is set; with
     rp_filter 1 the way back must lead through `dev`, with 2 there must be a way back.

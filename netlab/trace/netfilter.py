@@ -248,7 +248,8 @@ class Netfilter:
                     hit("checksum")
                 case Tproxy() | UnknownTarget():
                     hit("not modelled")
-                    return Outcome("unknown", self._by(skb, table, chain, position, rule) + " (target not modelled)", skb.netns.name)
+                    reason = f"{self._by(skb, table, chain, position, rule)} (target not modelled)"
+                    return Outcome("unknown", reason, skb.netns.name)
 
     def _policy(self, skb: Skb, view: View, table: Table, base: Chain, tried: int) -> Outcome | None:
         verdict = "drop" if base.policy == "DROP" else "accept"

@@ -22,7 +22,17 @@ from netlab.linux.addr import Ip
 from netlab.linux.bridge import Links
 from netlab.linux.netns import Netns
 from netlab.linux.network import Network
-from netlab.linux.packet import ECHO_REQUEST, ICMP, ICMPV6, PROTOCOL_NUMBERS, RST, SYN, TCP, V6_ECHO_REQUEST, Packet, protocol_name
+from netlab.linux.packet import (
+    ECHO_REQUEST,
+    ICMP,
+    ICMPV6,
+    PROTOCOL_NUMBERS,
+    SYN,
+    TCP,
+    V6_ECHO_REQUEST,
+    Packet,
+    protocol_name,
+)
 from netlab.trace.choices import Chooser, TooManyChoices, Weighted, explore
 from netlab.trace.skb import socket_text
 from netlab.trace.steps import Branch, Hop, Party, Reply, Trace, UnknownStep, Verdict
@@ -303,9 +313,9 @@ class Tracer:
     ) -> tuple[Party, list[Probe], int]:
         if service.type == "ExternalName":
             raise InputError(
-                f"service {service.key} is an ExternalName for {service.external_name}: DNS answers with a name, no packet goes to it",
+                f"service {service.key} is an ExternalName: DNS answers with the name {service.external_name}, not an address",
                 service.ref,
-                "trace to the address that the name has",
+                "trace to the address that this name has",
             )
         if protocol in (ICMP, ICMPV6):
             address = _pick(service.cluster_ips, request, source, f"service {service.key}")
@@ -335,7 +345,7 @@ class Tracer:
             return None
         node = self.cluster.nodes[request.at] if request.at is not None else next(iter(self.cluster.nodes.values()))
         if request.at is None:
-            assumptions.append(f"from outside, service {service.key} is entered by its NodePort on {node.name} (choose with --at)")
+            assumptions.append(f"from outside, service {service.key} is entered at {node.name}'s NodePort (choose with --at)")
         address = _pick(node.internal_ips, request, source, f"node {node.name}")
         return Party(text, service.key, "NodePort", str(address), port.node_port), Probe(address, port.node_port)
 
@@ -386,7 +396,7 @@ class Tracer:
                     continue
                 direction = "Egress" if source.pod is pod else "Ingress"
                 if direction in policy.policy_types:
-                    found.append(f"NetworkPolicy {policy.key} selects {key} for {direction.lower()}: policies are not evaluated yet")
+                    found.append(f"NetworkPolicy {policy.key} selects {key} for {direction.lower()}: policies are not evaluated")
         return found
 
 
@@ -432,7 +442,7 @@ def _walk(
         _walk_reply(walk, network.namespaces[out.netns], out.packet, leaf)
     elif out.answer is not None:
         back = walk.local_out(network.namespaces[out.netns], out.answer, f"kernel of {out.netns}", out.answer_ct)
-        arrived = back.kind == "delivered" and (back.is_answer or bool(back.packet and back.packet.tcp_flags & RST) or protocol == 132)
+        arrived = back.kind == "delivered"
         leaf.reply = Reply("error", arrived, walk.take_hops(), None if arrived else back.reason)
         if back.kind == "unknown":
             leaf.verdict, leaf.reason = Verdict.UNKNOWN, f"{out.reason}; whether the sender hears of it depends on {back.reason}"

@@ -35,7 +35,7 @@ from netlab.trace.steps import Header
 
 @dataclass(slots=True)
 class Skb:
-    """`bridge_prerouted`: br_netfilter has run PREROUTING already (nf_bridge info); `physin` the bridge port that it came through.
+    """`bridge_prerouted`: br_netfilter has run PREROUTING already (nf_bridge info); `physin` the bridge port it came through.
 
     `routed` is the route that is attached (skb_dst); `zone` the conntrack zone set by `-j CT`; `untracked` set by NOTRACK.
     """

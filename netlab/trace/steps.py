@@ -77,7 +77,7 @@ class Received(Step, frozen=True, tag="received"):
 
 
 class Routed(Step, frozen=True, tag="routed"):
-    """A route lookup: `type` as in ip-route(8), the winning `route` as `ip route` prints it, its table, the policy rule's priority.
+    """A route lookup: `type` as in ip-route(8), the `route` as `ip route` prints it, its table, the policy rule's priority.
 
     `source` is the address chosen for a locally made packet that had none yet.
     """

@@ -536,7 +536,7 @@ class Walk:
         netns = skb.netns
         vxlan = device.vxlan
         if vxlan is None:
-            return self._unknown(netns.name, f"{device.name}: VNI and local address are not in the dump (save it with ip -d -j link)")
+            return self._unknown(netns.name, f"{device.name}: the dump lacks its VNI and local address (save ip -d -j link)")
         remotes = [e.dst for e in netns.fdb if e.dev == device.name and e.mac == skb.packet.dst_mac and e.dst is not None]
         if not remotes:
             remotes = [
@@ -606,7 +606,8 @@ class Walk:
         if found.type in (RouteType.LOCAL, RouteType.BROADCAST, RouteType.ANYCAST, RouteType.UNICAST):
             if found.type is RouteType.UNICAST and not forwards:
                 self._routed(skb, found)
-                return self._drop(netns.name, f"{packet.dst} is not an address of this host, and it does not forward (ip_forward=0)")
+                reason = f"{packet.dst} is not an address of this host, and it does not forward (ip_forward=0)"
+                return self._drop(netns.name, reason)
             refusal = source_refusal(netns, packet.src, packet.dst, dev, packet.mark)
             if refusal is not None:
                 return self._drop(netns.name, refusal)
