@@ -6,6 +6,8 @@ A finding of ruff or mypy is a failed test like any other, so that one command a
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,6 +128,13 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
     assert text, f"{path}: no docstring"
     lines = len(text.splitlines())
     assert lines <= 20, f"{path}: {lines} lines are an essay, not a docstring"  # 3 to 10, and a drawing where boxes are wired
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_examples_in_docstrings_run(path: Path) -> None:
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    failed, _ = doctest.testmod(module)
+    assert failed == 0  # doctest has printed what differs
 
 
 def test_starting_imports_nothing_heavy() -> None:

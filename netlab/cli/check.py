@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -17,6 +18,9 @@ from netlab.errors import InputError
 from netlab.refs import Ref
 from netlab.trace.check import Row, read, run
 from netlab.trace.steps import Trace
+
+if TYPE_CHECKING:
+    from netlab.trace.query import Tracer
 
 MAX_BYTES = 64 << 20
 
@@ -49,12 +53,7 @@ def check(
         raise InputError("ROWS and -f are both -", hint="standard input can be read once")
     wanted = read_rows(file)
     _, tracer = open_tracer(cluster)
-    from netlab.trace.query import Request
-
-    def trace(row: Row) -> Trace:
-        return tracer.trace(Request(row.source, row.destination, protocol=row.protocol, namespace=cluster.namespace, at=row.at))
-
-    results, errors = run(wanted, trace)
+    results, errors = run(wanted, asker(tracer, cluster.namespace))
     if errors:
         raise ExceptionGroup("rows that cannot be asked", errors)
     from netlab.render import checks
@@ -67,6 +66,16 @@ def check(
         case _:
             emit(checks.text(results))
     return 0 if all(result.ok for result in results) else 1
+
+
+def asker(tracer: Tracer, namespace: str) -> Callable[[Row], Trace]:
+    """How a row is asked: a row says where a packet goes from and to, the command line which namespace names are in."""
+    from netlab.trace.query import Request
+
+    def ask(row: Row) -> Trace:
+        return tracer.trace(Request(row.source, row.destination, row.protocol, namespace, row.at))
+
+    return ask
 
 
 def read_rows(file: str) -> tuple[Row, ...]:
@@ -121,9 +130,9 @@ def _lines(text: bytes) -> list[int]:
     from netlab.kube.yamltext import Loader
 
     lines, depth = [], 0
-    event: Any
     for event in yaml.parse(text, Loader=Loader):
         if depth == 1 and isinstance(event, NodeEvent):
-            lines.append(event.start_mark.line + 1)
+            mark: Any = event.start_mark  # a stub without None would not need this
+            lines.append(mark.line + 1)
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
     return lines

@@ -6,7 +6,7 @@ says so, never an empty answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -32,6 +32,7 @@ def dump(
         Literal["text", "json"],
         Parameter(alias="-o", group=OUTPUT, help="json is what `ip -j` and `bridge -j` print; iptables-save has none."),
     ] = "text",
+    family: Annotated[Literal[4, 6] | None, Parameter(group=OUTPUT, help="Only `ip -4` or `ip -6`, for route and rule.")] = None,
     cluster: ClusterFlags = ClusterFlags(),
 ) -> int:
     """What a node or pod holds, in the tool's own syntax.
@@ -48,6 +49,8 @@ def dump(
         raise InputError(f'cannot dump "{what}"', hint=f"{near} (there is {known})" if near else f"there is {known}")
     if output == "json" and what in ("iptables-save", "ip6tables-save"):
         raise InputError(f"{what} has no JSON form", hint="leave -o json out")
+    if family is not None and what not in ("route", "rule"):
+        raise InputError(f"--family does not go with {what}", hint="it chooses between `ip -4` and `ip -6` route and rule")
     declared, tracer = open_tracer(cluster)
     netns = find(where, declared, tracer.network, cluster.namespace)
     if netns.name in declared.nodes and where.rpartition("/")[2] != netns.name:
@@ -55,7 +58,7 @@ def dump(
     if what in LATER:
         note(cluster, _nothing(netns, declared, what))
     else:
-        emit(_text(netns, what, output == "json"))
+        emit(_text(netns, what, family, output == "json"))
     return 0
 
 
@@ -106,24 +109,28 @@ def _near(name: str, names: Iterable[str]) -> str:
     return did_you_mean(name, some) or f"there is {', '.join(some[:10]) or 'none'}{' ...' if len(some) > 10 else ''}"
 
 
-def _text(netns: Netns, what: str, json: bool) -> str:
+def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> str:
     if what in ("iptables-save", "ip6tables-save"):
         from netlab.linux.text.iptables_save import write
 
-        family = 6 if what == "ip6tables-save" else 4
-        ruleset = netns.rulesets.get(family)
-        return write(ruleset, family=family) if ruleset is not None else ""
+        of = 6 if what == "ip6tables-save" else 4
+        ruleset = netns.rulesets.get(of)
+        return write(ruleset, family=of) if ruleset is not None else ""
     from netlab.linux.text import iproute
 
-    printers: dict[str, Callable[[Netns, bool], str]] = {
-        "addr": iproute.print_addr,
-        "link": iproute.print_link,
-        "route": iproute.print_route,
-        "rule": iproute.print_rule,
-        "neigh": iproute.print_neigh,
-        "fdb": iproute.print_fdb,
-    }
-    return printers[what](netns, json)
+    match what:
+        case "addr":
+            return iproute.print_addr(netns, json=json)
+        case "link":
+            return iproute.print_link(netns, json=json)
+        case "route":
+            return iproute.print_route(netns, family=family, json=json)
+        case "rule":
+            return iproute.print_rule(netns, family=family, json=json)
+        case "neigh":
+            return iproute.print_neigh(netns, json=json)
+        case _:
+            return iproute.print_fdb(netns, json=json)
 
 
 def _nothing(netns: Netns, cluster: Cluster, what: str) -> str:

@@ -79,7 +79,10 @@ class ClusterFlags:
 class PacketFlags:
     """Which packet is sent."""
 
-    proto: Annotated[Literal["tcp", "udp", "sctp", "icmp"], Parameter(group=PACKET, help="Protocol.")] = "tcp"
+    proto: Annotated[
+        Literal["tcp", "udp", "sctp", "icmp"] | None,
+        Parameter(group=PACKET, help="Protocol. Without it: that of the port that is meant, else tcp."),
+    ] = None
     at: Annotated[
         str | None,
         Parameter(group=PACKET, metavar="NODE", help="The node at which a packet from outside (`internet`, an address) arrives."),
@@ -112,7 +115,8 @@ def color(choice: str) -> bool:
 def open_cluster(flags: ClusterFlags) -> Cluster:
     """Read what -f names, or the embedded topology, and say on stderr what was passed over."""
     from netlab.kube import embedded
-    from netlab.kube.load import Overrides, load
+    from netlab.kube.load import load
+    from netlab.kube.topology import Overrides
 
     paths = flags.filename
     if not paths:
@@ -121,7 +125,13 @@ def open_cluster(flags: ClusterFlags) -> Cluster:
     cluster = load(
         paths,
         sys.stdin,
-        Overrides(cni=flags.cni, proxy_mode=flags.proxy_mode, cluster_cidr=flags.cluster_cidr, service_cidr=flags.service_cidr),
+        Overrides(
+            cni=flags.cni,
+            proxy_mode=flags.proxy_mode,
+            cluster_cidr=flags.cluster_cidr,
+            service_cidr=flags.service_cidr,
+            namespace=flags.namespace,
+        ),
     )
     for text in cluster.notes:
         note(flags, text)
@@ -141,6 +151,8 @@ def request(source: str, destination: str, cluster: ClusterFlags, packet: Packet
     """What `trace` and `can` ask."""
     from netlab.trace.query import Request
 
+    if packet.size is not None and not 28 <= packet.size <= 65535:
+        raise InputError(f"--size {packet.size}: an IP packet has 28 (headers of IPv4 and UDP) to 65535 bytes")
     return Request(
         source,
         destination,
