@@ -28,7 +28,7 @@ class Hook(enum.Enum):
     POSTROUTING = "POSTROUTING"
 
 
-class Rule(msgspec.Struct, frozen=True):
+class Rule(msgspec.Struct, frozen=True, gc=False):  # never part of a cycle
     """One rule: every match must hold for the target to run. `target` None only counts packets."""
 
     matches: tuple[Match, ...] = ()
@@ -50,7 +50,7 @@ class Rule(msgspec.Struct, frozen=True):
         return " ".join(parts)
 
 
-class Chain(msgspec.Struct, frozen=True):
+class Chain(msgspec.Struct, frozen=True, gc=False):
     """A chain. Base chains have `hook`, `priority` and `policy` ("ACCEPT" or "DROP"); regular chains have None."""
 
     name: str
