@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 
 from netlab.render.text import one_line, probability, render
-from netlab.trace.steps import AnyStep, Branch, Dropped, Hop, NoteStep, Sent, Trace, Verdict
+from netlab.trace.steps import AnyStep, Branch, Dropped, Hop, NoteStep, Rejected, Sent, Trace, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -82,6 +82,15 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.trace)
 def test_one_line(row: Row) -> None:
     assert one_line(hand_traces.TRACES[row.trace]()) == row.line
+
+
+def test_an_error_of_the_sender_itself_is_quoted() -> None:
+    hops = (
+        Hop("node-1", "node", (Rejected(reason="no route to 192.0.2.1", answer="error to the socket: Network is unreachable"),)),
+    )
+    branch = Branch(Fraction(1), Verdict.REJECTED, None, None, None, "no route to 192.0.2.1", hops)
+    trace = Trace(hand_traces.WEB, hand_traces.HOSTNAMES, "TCP", Verdict.REJECTED, (branch,))
+    assert one_line(trace).endswith('(TCP): rejected with "Network is unreachable" on node-1: no route to 192.0.2.1')
 
 
 def test_two_ways_to_fail_are_told_with_their_shares() -> None:
@@ -157,7 +166,7 @@ def test_a_reason_does_not_quote_again_the_rule_that_is_printed() -> None:
     text = render(hand_traces.rejected())
     assert text.count("-j REJECT --reject-with icmp-port-unreachable") == 1
     assert '  rejected  filter KUBE-SERVICES rule 1 on node-1 ("default/nobody:http has no endpoints")\n' in text
-    assert "    REJECTED   filter KUBE-SERVICES rule 1 on node-1; answered with ICMP port unreachable\n" in text
+    assert "    REJECTED   filter KUBE-SERVICES rule 1 on node-1; answer: ICMP port unreachable\n" in text
 
 
 def test_wide_has_all_that_text_leaves_out() -> None:

@@ -172,7 +172,9 @@ def _fate(branch: Branch) -> str:
                     return f"{whose}dropped on {hop.where}{_by(hop.steps[:n]) or f': {last.reason}{_origin(last.ref)}'}"
                 case Rejected() as last:
                     by = _by(hop.steps[:n]) or f": {last.reason}{_origin(last.ref)}"
-                    return f"{whose}rejected with {last.answer} on {hop.where}{by}"
+                    local, _, errno = last.answer.partition("error to the socket: ")
+                    answer = last.answer if local else f'"{errno}"'
+                    return f"{whose}rejected with {answer} on {hop.where}{by}"
     where = f" on {branch.hops[-1].where}" if branch.hops else ""
     reason = (reply.reason if reply else None) or branch.reason or "no reason known"
     return f"{whose}{branch.verdict.value}{where}: {reason}"
@@ -610,7 +612,7 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
         case Dropped():
             return [_step("DROPPED", _reason(step.reason, step.ref, rule), "bad")], shown
         case Rejected():
-            return [_step("REJECTED", f"{_reason(step.reason, step.ref, rule)}; answered with {step.answer}", "bad")], shown
+            return [_step("REJECTED", f"{_reason(step.reason, step.ref, rule)}; answer: {step.answer}", "bad")], shown
         case UnknownStep():
             return [_step("UNKNOWN", _reason(step.what, step.ref, rule), "warn")], shown
         case _ as never:
