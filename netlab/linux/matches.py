@@ -415,7 +415,8 @@ class Recent(msgspec.Struct, frozen=True, gc=False):
             text += f" --hitcount {self.hitcount}"
         if self.rttl:
             text += " --rttl"
-        return f"{text} --name {self.name} --mask {self.mask} --r{self.side}"
+        name = f'"{self.name}"' if " " in self.name else self.name  # the tools print it bare, and cannot read that back
+        return f"{text} --name {name} --mask {self.mask} --r{self.side}"
 
 
 class Physdev(msgspec.Struct, frozen=True, gc=False):

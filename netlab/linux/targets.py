@@ -196,16 +196,17 @@ class Ct(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tproxy(msgspec.Struct, frozen=True, gc=False):
-    """`-j TPROXY --on-port P --on-ip A --tproxy-mark V/M`; `ip` None, or all zeros: the address of the incoming device."""
+    """`-j TPROXY --on-port P --on-ip A --tproxy-mark V/M`; `ip` None: the incoming device's, written as all zeros."""
 
     port: int
     ip: Ip | None = None
     mark: int = 0
     mask: int = 0
+    family: int = 4
 
     def __str__(self) -> str:
-        where = f" --on-ip {self.ip}" if self.ip is not None else ""
-        return f"-j TPROXY --on-port {self.port}{where} --tproxy-mark {self.mark:#x}/{self.mask:#x}"
+        where = self.ip if self.ip is not None else Ip(self.family, 0)
+        return f"-j TPROXY --on-port {self.port} --on-ip {where} --tproxy-mark {self.mark:#x}/{self.mask:#x}"
 
 
 class Log(msgspec.Struct, frozen=True, gc=False):

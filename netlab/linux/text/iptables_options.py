@@ -1047,7 +1047,10 @@ def _tproxy(context: Context, given: Given) -> Tproxy:
     where, mark = _value(given, "on-ip"), _value(given, "tproxy-mark")
     value, mask = (0, 0) if mark is None else value_mask(mark, "a mark")
     on_port = number(_needs(given, "on-port", "-j TPROXY")[1][0], 65535, "a port")
-    return Tproxy(on_port, None if where is None else address(where, context.family), value, U32 if mask is None else mask)
+    to = None if where is None else address(where, context.family)
+    return Tproxy(
+        on_port, to if to is not None and to.value else None, value, U32 if mask is None else mask, context.family
+    )  # fmt: skip
 
 
 _LOG_LEVELS: Final = {

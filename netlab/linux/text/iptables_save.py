@@ -161,11 +161,12 @@ def _tool(family: int) -> str:
 class _Table:
     """A table while it is read: chains with their policies (None: regular) and growing rule lists."""
 
-    __slots__ = ("chains", "line", "name", "policies")
+    __slots__ = ("builtin", "chains", "line", "name", "policies")
 
     def __init__(self, name: str, line: int) -> None:
         self.name = name
         self.line = line
+        self.builtin = {hook.value: (hook, priority) for hook, priority in BUILTIN[name].items()}
         self.policies: dict[str, str | None] = {}
         self.chains: dict[str, list[Rule]] = {}
 
@@ -190,9 +191,10 @@ class _Reader:
         table: _Table | None = None
         chains: dict[str, list[Rule]] = {}
         number = 0
+        fast = self.fast
         try:
             for number, line in enumerate(lines, 1):
-                if line[:3] == "-A " and table is not None and self.fast(line, number, chains):
+                if line[:3] == "-A " and table is not None and fast(line, number, chains):
                     continue
                 word = line.strip()
                 if not word or word[0] == "#":
@@ -257,18 +259,20 @@ class _Reader:
                 raise Bad(f"policy {policy!r} of chain {name}", "a policy is ACCEPT or DROP")
             table.policies[name] = "ACCEPT" if policy == "-" else policy
         elif policy != "-":
-            builtin = ", ".join(hook.value for hook in BUILTIN[table.name])
-            raise Bad(f"chain {name} cannot have a policy", f"the built-in chains of table {table.name} are {builtin}")
+            raise Bad(
+                f"chain {name} cannot have a policy",
+                f"the built-in chains of table {table.name} are {', '.join(table.builtin)}",
+            )
 
     def new_chain(self, table: _Table, name: str) -> None:
         if len(name.encode()) > 28 or name[0] in "-!":
             raise Bad(f"not a chain name: {name!r}", "a name has 1 to 28 bytes and begins with neither - nor !")
-        table.policies[name] = "ACCEPT" if any(hook.value == name for hook in BUILTIN[table.name]) else None
+        table.policies[name] = "ACCEPT" if name in table.builtin else None
         table.chains[name] = []
 
     def rules_of(self, table: _Table, name: str) -> list[Rule]:
         if name not in table.chains:
-            if not any(hook.value == name for hook in BUILTIN[table.name]):
+            if name not in table.builtin:
                 raise Bad(
                     f"chain {name} is not declared in table {table.name}",
                     did_you_mean(name, table.chains) or f"declare it with :{name} - [0:0] before its rules",
@@ -346,14 +350,13 @@ class _Reader:
                     done.add(path.popitem()[0])
 
     def finished(self, table: _Table) -> Table:
-        hooks = {hook.value: (hook, priority) for hook, priority in BUILTIN[table.name].items()}
         chains = {}
         for name, rules in table.chains.items():
             policy = table.policies[name]
             if policy is None:
                 chains[name] = Chain(name, tuple(rules))
             else:
-                chains[name] = Chain(name, tuple(rules), *hooks[name], policy)
+                chains[name] = Chain(name, tuple(rules), *table.builtin[name], policy)
         return Table(_FAMILY_NAMES[self.family], table.name, chains)
 
     def context(self, number: int | None) -> Context:
@@ -418,7 +421,7 @@ class _Reader:
             if dash:
                 target = context.targets.get(verdict)
                 if target is None:
-                    target = _verdict(verdict.split(), context)
+                    target = _verdict(verdict, context)
                     if target is None:
                         return False
                     context.targets[verdict] = target
@@ -511,17 +514,15 @@ def _groups(parts: list[str], context: Context) -> tuple[Match, ...] | None:
     return tuple(found)
 
 
-def _verdict(words: list[str], context: Context) -> Target | None:
+def _verdict(text: str, context: Context) -> Target | None:
+    words = text.split()
     if not words:
         return None
-    name = words[0]
-    module = TARGETS.get(name)
-    if module is not None:
-        given = collect(module.options, words, 1)
-        return None if given is None else module.build(context, given)
-    if len(words) > 1 or name in OTHER_TARGETS:
-        return None
-    return Jump(name)
+    module = TARGETS.get(words[0])
+    if module is None:
+        return Jump(words[0]) if len(words) == 1 and words[0] not in OTHER_TARGETS else None
+    given = collect(module.options, words, 1)
+    return None if given is None else module.build(context, given)
 
 
 class _Extension:
