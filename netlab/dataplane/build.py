@@ -295,6 +295,20 @@ def _route(dst: Prefix, hop: NextHop) -> Route:
     return Route(dst, (hop,), metric=IP6_USER_METRIC if dst.family == 6 else 0)
 
 
+def with_internet(network: Network, internet: Netns) -> Network:
+    """A network with another `internet` (from a `build` with other hosts); its port keeps the MAC that observed nodes know."""
+    old = network.namespaces[INTERNET].devices["eth0"]
+    port = internet.devices["eth0"]
+    addresses = tuple(link_local(old.mac) if a == link_local(port.mac) else a for a in port.addresses)
+    devices = {**internet.devices, "eth0": msgspec.structs.replace(port, mac=old.mac, addresses=addresses)}
+    added = [route for route in internet.routes if route.protocol != "kernel"]
+    routes = in_kernel_order([*derived_routes(devices.values(), True), *added])
+    outside = msgspec.structs.replace(internet, devices=devices, routes=routes, cache={})
+    spaces = network.namespaces
+    makers = {name: partial(spaces.__getitem__, name) for name in spaces}
+    return msgspec.structs.replace(network, namespaces=Lazy({**makers, INTERNET: partial(_same, outside)}))
+
+
 def _same(netns: Netns) -> Netns:
     return netns
 

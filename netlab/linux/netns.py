@@ -62,6 +62,7 @@ class Device(msgspec.Struct, frozen=True):
     `peer` is the other end of a veth: (namespace, device). `segment` names the fabric segment of a physical port.
     `master` is the bridge that it is a port of; `hairpin` that port's hairpin mode. `mtu` in bytes. `link_index` is the index
     of the other end of a veth, as `ip link` shows it after the `@`, and `link_netnsid` the id of the namespace that it is in.
+    `lower_up` is the carrier, where it was observed.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Device(msgspec.Struct, frozen=True):
     addresses: tuple[Address, ...] = ()
     link_index: int | None = None
     link_netnsid: int | None = None
+    lower_up: bool | None = None
 
 
 class RouteType(enum.Enum):

@@ -81,6 +81,8 @@ def _by_index(netns: Netns) -> list[Device]:
 
 def _has_carrier(netns: Netns, device: Device) -> bool:
     """A bridge has a carrier while one of its ports has (br_if.c, br_port_carrier_check)."""
+    if device.lower_up is not None:
+        return device.lower_up
     if device.kind is not DeviceKind.BRIDGE:
         return True
     return any(port.master == device.name and port.up for port in netns.devices.values())
@@ -511,7 +513,7 @@ class Link(msgspec.Struct, frozen=True):
 
 def parse_link(text: str, file: str) -> tuple[Link, ...]:
     """Read `ip -j link`, `ip -d -j link`, `ip -j addr` or `ip -d -j addr`."""
-    return tuple(_link(row) for row in _rows(text, file, "ip -d -j link"))
+    return _with_links([(_link(row), row) for row in _rows(text, file, "ip -d -j link")])
 
 
 def parse_addr(text: str, file: str) -> tuple[Link, ...]:
@@ -520,8 +522,25 @@ def parse_addr(text: str, file: str) -> tuple[Link, ...]:
     for row in _rows(text, file, "ip -j addr"):
         if "addr_info" not in row.value:
             row.fail('has no "addr_info"', 'save it with "ip -j addr"')
-        links.append(_link(row))
-    return tuple(links)
+        links.append((_link(row), row))
+    return _with_links(links)
+
+
+def _with_links(links: list[tuple[Link, _Row]]) -> tuple[Link, ...]:
+    """Resolve `"link": NAME`, which stands for `link_index` where the other device is in the same namespace."""
+    index_of: dict[str, int] = {}
+    for link, row in links:
+        name = link.device.name
+        if name in index_of:
+            row.fail(f'device "{name}" is there twice')
+        index_of[name] = link.device.index
+    found = []
+    for link, row in links:
+        if "link" in row.value and row.text("link") in index_of:
+            device = msgspec.structs.replace(link.device, link_index=index_of[row.text("link")])
+            link = msgspec.structs.replace(link, device=device)
+        found.append(link)
+    return tuple(found)
 
 
 def parse_route(text: str, file: str) -> tuple[Route, ...]:
@@ -732,6 +751,7 @@ def _link(row: _Row) -> Link:
         hairpin=hairpin,
         vxlan=vxlan,
         addresses=tuple(_address(item) for item in row.subs("addr_info") if item.value),
+        lower_up="LOWER_UP" in row.texts("flags"),
         link_index=row.number("link_index") if "link_index" in row.value else None,
         link_netnsid=row.number("link_netnsid") if "link_netnsid" in row.value else None,
     )
