@@ -56,8 +56,9 @@ class Index(NamedTuple):
     """The elements of a set, ready to look up.
 
     `levels` holds, most specific first, the prefix lengths of the address parts and {key: nomatch} for them;
-    `interfaces` does the same for hash:net,iface with {network: {device: nomatch}}. `any_mac` are the addresses of a
-    bitmap:ip,mac that were added without a MAC. `problem` says why the set cannot be decided.
+    `interfaces` does the same for hash:net,iface with {network: {device: nomatch}}, where a name that ends in NUL is a
+    wildcard. `any_mac` are the addresses of a bitmap:ip,mac that were added without a MAC. `problem` says why the set
+    cannot be decided.
     """
 
     of: IpSet
@@ -163,8 +164,16 @@ def _find(index: Index, dims: Sequence[str], view: View) -> bool | str | None:
         devices = networks.get(addresses[0] >> (bits - length))
         if devices is not None:
             # ip_set_hash_netiface.c counts a known network in `multi` whatever its device, and mtype_test_cidrs stops there
-            return devices.get(str(rest[0]))
+            return _of_device(devices, str(rest[0]))
     return None
+
+
+def _of_device(devices: dict[str, bool], name: str) -> bool | None:
+    """The element for a device: its own, or one that was added with `wildcard` and is the beginning of its name."""
+    found = devices.get(name)
+    if found is None:
+        found = next((no for device, no in devices.items() if device[-1:] == "\0" and name.startswith(device[:-1])), None)
+    return found
 
 
 _UNKNOWN = object()
@@ -234,8 +243,9 @@ def _index(ipset: IpSet, parts: tuple[str, ...]) -> Index:
         nets = [list(_networks(v, bits)) for p, v in zip(parts, values, strict=True) if p in ("ip", "net")]
         rest = [list(_others(p, v, len(parts) == 1)) for p, v in zip(parts, values, strict=True) if p not in ("ip", "net")]
         if "iface" in parts:
+            device = str(rest[0][0]) + ("\0" if "wildcard" in entry.options.split() else "")
             for length, n in nets[0]:
-                interfaces.setdefault(length, {}).setdefault(n, {})[str(rest[0][0])] = entry.nomatch
+                interfaces.setdefault(length, {}).setdefault(n, {})[device] = entry.nomatch
             continue
         for chosen in _product(nets):
             lengths = tuple(length for length, _ in chosen)
@@ -287,7 +297,7 @@ def _others(part: str, text: str, alone: bool) -> Iterator[object]:
     elif part == "mark":
         yield int(text, 0)
     elif part == "iface":
-        if text.startswith("physdev:") or text.endswith("wildcard"):
+        if text.startswith("physdev:"):
             raise ValueError(f"element with {text!r} is not modelled")
         yield text
     elif alone:

@@ -58,7 +58,8 @@ def ipsets(text: str) -> dict[str, IpSet]:
             kind, _, options = rest.partition(" ")
             sets[name] = IpSet(name, kind, 6 if "inet6" in options else 4, options=options)
         else:
-            entry = SetEntry(tuple(rest.removesuffix(" nomatch").split(",")), rest.endswith(" nomatch"))
+            element, *flags = rest.split()
+            entry = SetEntry(tuple(element.split(",")), "nomatch" in flags, " ".join(f for f in flags if f != "nomatch"))
             sets[name] = msgspec.structs.replace(sets[name], entries=(*sets[name].entries, entry))
     return sets
 

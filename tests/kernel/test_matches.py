@@ -80,6 +80,11 @@ add h-netiface 10.1.0.0/24,eth0
 add h-netiface 10.1.0.0/28,eth1
 add h-netiface 10.2.0.0/24,eth1
 add h-netiface 0.0.0.0/0,eth0 nomatch
+create h-faces hash:net,iface family inet
+add h-faces 10.1.0.0/24,et wildcard
+add h-faces 10.2.0.0/24,eth0 wildcard
+add h-faces 10.2.0.0/24,r wildcard
+add h-faces 172.16.0.0/12,eth0 wildcard nomatch
 create b-ip bitmap:ip range 10.1.0.0-10.1.0.255
 add b-ip 10.1.0.0-10.1.0.15
 create b-port bitmap:port range 0-65535
@@ -355,6 +360,9 @@ ROWS4 = """
 -m set --match-set h-netiface src,src
 -m set ! --match-set h-netiface src,src
 -m set --match-set h-netiface dst,dst
+-m set --match-set h-faces src,src
+-m set --match-set h-faces dst,src
+-m set --match-set h-faces src,src --return-nomatch
 -m set --match-set b-ip src
 -m set --match-set b-ip dst
 -m set --match-set b-port dst
