@@ -337,7 +337,13 @@ class _Observation:
     ) -> list[Device]:
         """Devices that other dumps name and no dump describes stand there without a model: a packet to one of them is unknown."""
         names = {device.name for device in devices}
-        used = [hop.dev for route in routes for hop in route.nexthops]
+        # every device has its own fe80::/10 and ff00::/8 routes: they say no more than that it exists
+        used = [
+            hop.dev
+            for route in routes
+            if not route.dst.address.is_link_local and not (route.dst.family == 6 and route.dst.address.is_multicast)
+            for hop in route.nexthops
+        ]
         used += [entry.dev for entry in neighbours]
         used += [entry.dev for entry in fdb]
         strangers = [name for name in dict.fromkeys(used) if name not in names]
