@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
@@ -120,7 +121,7 @@ def open_cluster(flags: ClusterFlags) -> Cluster:
 
     paths = flags.filename
     if not paths:
-        paths = (str(embedded.path_of_default()),)
+        paths = (_relative(embedded.path_of_default()),)
         note(flags, "no -f given: this is the example cluster that netlab carries (topologies/flannel-vxlan.yaml)")
     cluster = load(
         paths,
@@ -174,3 +175,9 @@ def _observed(pairs: tuple[str, ...]) -> Mapping[str, str]:
             raise InputError(f'--observed names "{node}" twice: {found[node]} and {directory}')
         found[node] = directory
     return found
+
+
+def _relative(path: Path) -> str:
+    """The path as somebody who stands here would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

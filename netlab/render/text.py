@@ -97,17 +97,21 @@ def one_line(trace: Trace) -> str:
     head = f"{_party(trace.source, with_port=False)} -> {_party(trace.destination)} ({trace.protocol})"
     delivered = [b for b in trace.branches if b.verdict is Verdict.DELIVERED]
     fates = _fates([b for b in trace.branches if b.verdict is not Verdict.DELIVERED])
+    left_out = ""
+    if trace.not_modelled:
+        more = len(trace.not_modelled) - 1
+        left_out = f"  [not modelled: {trace.not_modelled[0]}{f' and {more} more' if more else ''}]"
     match trace.verdict:
         case Verdict.DELIVERED:
-            return clean(f"yes  {head}: {_endpoints(delivered)}")
+            return clean(f"yes  {head}: {_endpoints(delivered)}{left_out}")
         case Verdict.DROPPED | Verdict.REJECTED:
-            return clean(f"no   {head}: {fates}")
+            return clean(f"no   {head}: {fates}{left_out}")
         case Verdict.PARTIAL:
             arrived = f"{_share(_total(delivered))} delivered to {_endpoints(delivered)}" if delivered else ""
-            return clean(f"partly  {head}: {'; '.join(filter(None, (arrived, fates)))}")
+            return clean(f"partly  {head}: {'; '.join(filter(None, (arrived, fates)))}{left_out}")
         case Verdict.UNKNOWN:
             unknown = _fates([b for b in trace.branches if b.verdict is Verdict.UNKNOWN])
-            return clean(f"unknown  {head}: {unknown or fates}")
+            return clean(f"unknown  {head}: {unknown or fates}{left_out}")
         case _ as never:
             assert_never(never)
 
