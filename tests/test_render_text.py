@@ -50,7 +50,8 @@ ROWS = [
     Row(
         "three_branches",
         "yes  default/web-0 -> default/hostnames:80 (TCP): 3 endpoints, 10.244.0.3:9376 (default/hostnames-0) 1/3, "
-        "10.244.1.2:9376 (default/hostnames-1) 1/3, 10.244.1.3:9376 (default/hostnames-2) 1/3",
+        "10.244.1.2:9376 (default/hostnames-1) 1/3, 10.244.1.3:9376 (default/hostnames-2) 1/3"
+        "  [not modelled: NetworkPolicy default/web-egress selects default/web-0]",
     ),
     Row(
         "rejected",
