@@ -84,6 +84,8 @@ class Document(msgspec.Struct, frozen=True):
         what, _, where = message.partition(" - at `")
         path, found = _walk(self.tree(), where.rstrip("`"), what)
         text, hint = _plain_words(what, found, type, path)
+        if unknown := _UNKNOWN.search(what):
+            path = (*path, unknown[1])
         ref = self.ref(self.title(), _dotted(path))
         if self.source.yaml is not None and self.number is not None:
             from netlab.kube.yamltext import line_of
@@ -134,7 +136,7 @@ class At:
         return value
 
 
-# --- words for msgspec's messages ---------------------------------------------------------------------------------------
+# --- words for msgspec's messages ----------------------------------------------------------------------------
 
 _TYPES = {
     "str": "a string",
@@ -147,6 +149,7 @@ _TYPES = {
 }
 _PYTHON = {"str": str, "int": int, "bool": bool, "float": float, "array": list, "object": dict}
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]|(\[\.\.\.\])")
+_UNKNOWN = re.compile(r"unknown field `([^`]+)`")
 _MISSING = object()
 
 
@@ -192,7 +195,7 @@ def _walk(tree: Any, where: str, what: str) -> tuple[tuple[str | int, ...], Any]
 
 def _plain_words(what: str, found: Any, type: Any, path: tuple[str | int, ...]) -> tuple[str, str | None]:
     """Say it as a person would."""
-    unknown = re.search(r"unknown field `([^`]+)`", what)
+    unknown = _UNKNOWN.search(what)
     if unknown:
         from netlab.errors import did_you_mean
 
@@ -244,7 +247,7 @@ def _struct(type: Any) -> Any:
 type_ = type
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------------
+# --- reading -------------------------------------------------------------------------------------------------
 
 
 def read_documents(paths: Sequence[str], stdin: TextIO | None = None) -> Iterator[Document]:
@@ -321,6 +324,7 @@ def _read(stream: Any, name: str, size: int | None) -> bytes:
             return bytes(wide.decode("utf-16"), "utf-8")
         except UnicodeDecodeError:
             raise InputError("neither UTF-8 nor UTF-16 text", ref) from None
+    bom = head.startswith(b"\xef\xbb\xbf")
     head = head.removeprefix(b"\xef\xbb\xbf")
     if head.startswith(b"\x1f\x8b"):
         raise InputError("compressed with gzip", ref, "unpack it first: gunzip FILE")
@@ -333,6 +337,12 @@ def _read(stream: Any, name: str, size: int | None) -> bytes:
         raise _too_large(json, ref)
     if not json and (size or 0) > 1 << 20 and not _looks_like_yaml(head):
         raise InputError("neither JSON nor YAML of Kubernetes objects", ref)
+    if size and not bom and stream.seekable():
+        stream.seek(0)
+        whole: bytes = stream.read(size)
+        if not json:
+            _check_utf8(whole, ref, final=True)
+        return whole
     parts, total = [head], len(head)
     while part := stream.read(1 << 22):
         parts.append(part)
@@ -382,7 +392,7 @@ def _documents(text: bytes, name: str, named: bool) -> Iterator[Document]:
         yield from _yaml(text, name, named)
 
 
-# --- JSON -----------------------------------------------------------------------------------------------------------------------
+# --- JSON ----------------------------------------------------------------------------------------------------
 
 
 class _Head(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -390,22 +400,26 @@ class _Head(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     api_version: str | None = None
 
 
-class _Top(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+class _Items(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     kind: str | None = None
     api_version: str | None = None
-    items: list[msgspec.Raw] | msgspec.Raw | None = None
-
-
-class _Items(msgspec.Struct, frozen=True, gc=False):
     items: list[msgspec.Raw] | None = None
 
 
+_FIRST = re.compile(rb'\s*\{\s*"apiVersion"\s*:\s*"([\w./-]+)"\s*,\s*"kind"\s*:\s*"([A-Za-z]+)"\s*[,}]')
 _head = msgspec.json.Decoder(_Head | None)
 _items = msgspec.json.Decoder(_Items)
 
 
 def _json(text: bytes, name: str, named: bool) -> Iterator[Document]:
     """The JSON values of a file, one after another (`kubectl get ... >> file` appends)."""
+    try:
+        top = _items.decode(text)  # what kubectl prints: one List; one pass finds its items
+        if top.kind is not None and top.kind.endswith("List"):
+            yield from _each(Document(Source(name), None, api_version=top.api_version or ""), top)
+            return
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # anything else, and every error, is the slower path's business
     view = memoryview(text)
     at, number = 0, 1
     while at < len(view):
@@ -456,8 +470,10 @@ def _not_json(text: bytes, name: str, named: bool, at: int, number: int, error: 
 
 def _unroll(document: Document, named: bool, inferred: str = "", api_version: str = "") -> Iterator[Document]:
     """A JSON value as objects: a List as its items."""
+    # kubectl prints apiVersion and kind first: no need to scan the whole object for them
+    start = _FIRST.match(memoryview(document.raw)[:256])
     try:
-        head = _head.decode(document.raw)
+        head = _Head(str(start[2], "utf-8"), str(start[1], "utf-8")) if start else _head.decode(document.raw)
     except msgspec.ValidationError as error:
         yield from _no_object(document, named, document.wrong(str(error)))
         return
@@ -473,14 +489,19 @@ def _unroll(document: Document, named: bool, inferred: str = "", api_version: st
         yield document
         return
     try:
-        items = _items.decode(document.raw).items or []
+        top = _items.decode(document.raw)
     except msgspec.ValidationError as error:
         raise document.wrong(str(error)) from None
-    # the items of a typed list (PodList) carry no kind of their own
-    for i, raw in enumerate(items):
+    yield from _each(document, msgspec.structs.replace(top, kind=kind))
+
+
+def _each(document: Document, top: _Items) -> Iterator[Document]:
+    """The items of a List; those of a typed list (PodList) carry no kind of their own."""
+    kind = (top.kind or "").removesuffix("List")
+    for i, raw in enumerate(top.items or ()):
         path = f"{document.path}.items[{i}]" if document.path else f"items[{i}]"
         item = Document(document.source, raw, number=document.number, path=path)
-        yield from _unroll(item, True, kind.removesuffix("List"), api_version)
+        yield from _unroll(item, True, kind, document.api_version)
 
 
 def _no_object(document: Document, named: bool, error: InputError | None) -> Iterator[Document]:
@@ -493,7 +514,7 @@ def _no_object(document: Document, named: bool, error: InputError | None) -> Ite
     )
 
 
-# --- YAML -----------------------------------------------------------------------------------------------------------------------
+# --- YAML ----------------------------------------------------------------------------------------------------
 
 
 def _yaml(text: bytes, name: str, named: bool) -> Iterator[Document]:

@@ -127,7 +127,7 @@ def _pass_over(declared: Declared, document: Document) -> None:
     declared.passed_over[f"{name} ({document.api_version})" if name in _READERS else name] += 1
 
 
-# --- small readers ------------------------------------------------------------------------------------------------------
+# --- small readers -------------------------------------------------------------------------------------------
 
 
 def _begin(
@@ -180,7 +180,7 @@ def _selector(found: w.Selector | None, at: At, path: str) -> o.LabelSelector:
     return o.LabelSelector(found.match_labels or {}, tuple(expressions))
 
 
-# --- nodes, namespaces ----------------------------------------------------------------------------------------------------
+# --- nodes, namespaces ---------------------------------------------------------------------------------------
 
 
 def _node(declared: Declared, document: Document, namespace: str) -> None:
@@ -213,7 +213,7 @@ def _namespace(declared: Declared, document: Document, namespace: str) -> None:
     declared.namespaces[common["name"]] = o.Namespace(**common)
 
 
-# --- pods and workloads -----------------------------------------------------------------------------------------------------
+# --- pods and workloads --------------------------------------------------------------------------------------
 
 
 def _ports(spec: w.PodSpec, at: At, path: str) -> tuple[o.ContainerPort, ...]:
@@ -302,7 +302,7 @@ def _cron_job(declared: Declared, document: Document, namespace: str) -> None:
     declared.workloads[f"{workload.namespace}/CronJob/{workload.name}"] = workload
 
 
-# --- services and endpoints -----------------------------------------------------------------------------------------------------
+# --- services and endpoints ----------------------------------------------------------------------------------
 
 
 def _service(declared: Declared, document: Document, namespace: str) -> None:
@@ -462,7 +462,7 @@ def _endpoints(declared: Declared, document: Document, namespace: str) -> None:
     declared.endpoints[f"{common['namespace']}/{common['name']}"] = Legacy(tuple(slices), at.ref)
 
 
-# --- policies ----------------------------------------------------------------------------------------------------
+# --- policies ------------------------------------------------------------------------------------------------
 
 
 def _network_policy(declared: Declared, document: Document, namespace: str) -> None:
@@ -520,7 +520,7 @@ def _check_rule(peers: list[w.PolicyPeer] | None, ports: list[w.PolicyPort] | No
             raise at.error("endPort needs a numeric port that is not above it", f"{where}.endPort")
 
 
-# --- what configures the data plane ----------------------------------------------------------------------------------
+# --- what configures the data plane --------------------------------------------------------------------------
 
 
 def _config_map(declared: Declared, document: Document, namespace: str) -> None:

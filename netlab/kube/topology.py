@@ -61,7 +61,7 @@ class Overrides(msgspec.Struct, frozen=True):
     namespace: str | None = None
 
 
-# --- the document --------------------------------------------------------------------------------------------------------
+# --- the document --------------------------------------------------------------------------------------------
 
 
 def _camel(name: str) -> str:
@@ -203,7 +203,7 @@ def _both(one: str | None, many: list[str] | None, at: At, path: str) -> tuple[P
     return found
 
 
-# --- the settings -----------------------------------------------------------------------------------------------------------
+# --- the settings --------------------------------------------------------------------------------------------
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -303,7 +303,7 @@ def _cidrs_of_flag(text: str, flag: str) -> tuple[Prefix, ...]:
 def cover(addresses: Iterable[Ip | Prefix], longest: int) -> Prefix:
     """The smallest prefix of at most `longest` bits that covers addresses or prefixes of one family.
 
-    >>> str(cover([ip("10.244.0.0"), ip("10.244.3.0")], 24))
+    >>> str(cover([prefix("10.244.0.0/24"), prefix("10.244.3.0/24")], 24))
     '10.244.0.0/22'
     """
     listed = list(addresses)

@@ -56,7 +56,7 @@ class Condition(Wire, frozen=True):
     status: str = ""
 
 
-# --- Node ---------------------------------------------------------------------------------------------------------
+# --- Node ----------------------------------------------------------------------------------------------------
 
 
 class NodeAddress(Wire, frozen=True):
@@ -87,7 +87,7 @@ class Node(Any_, frozen=True):
     status: NodeStatus | None = None
 
 
-# --- Pod ----------------------------------------------------------------------------------------------------------
+# --- Pod -----------------------------------------------------------------------------------------------------
 
 
 class ContainerPort(Wire, frozen=True):
@@ -141,7 +141,7 @@ class PodTemplate(Wire, frozen=True):
     spec: PodSpec | None = None
 
 
-# --- Service and its endpoints -------------------------------------------------------------------------------------
+# --- Service and its endpoints -------------------------------------------------------------------------------
 
 
 class ServicePort(Wire, frozen=True):
@@ -256,7 +256,7 @@ class Endpoints(Any_, frozen=True):
     subsets: list[Subset] | None = None
 
 
-# --- workloads ----------------------------------------------------------------------------------------------------
+# --- workloads -----------------------------------------------------------------------------------------------
 
 
 class Requirement(Wire, frozen=True):
@@ -284,7 +284,7 @@ class Workload(Any_, frozen=True):
     status: dict[str, Any] | None = None
 
 
-# --- NetworkPolicy ------------------------------------------------------------------------------------------------
+# --- NetworkPolicy -------------------------------------------------------------------------------------------
 
 
 class IPBlock(Wire, frozen=True):
@@ -325,7 +325,7 @@ class NetworkPolicy(Any_, frozen=True):
     spec: NetworkPolicySpec | None = None
 
 
-# --- ConfigMaps that say how the data plane was configured -----------------------------------------------------------
+# --- ConfigMaps that say how the data plane was configured ---------------------------------------------------
 
 
 class ConfigMap(Any_, frozen=True):

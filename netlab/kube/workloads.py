@@ -61,7 +61,10 @@ def play(declared: Declared, setting: Setting) -> Played:
     _address(pods, placements, setting, says)
     services = _complete_services(declared, setting, says)
     slices = _slices(declared, setting, pods, services, says)
-    workloads = {key: tuple(sorted(found, key=natural)) for key, found in sorted(members.items())}
+    # only a StatefulSet numbers its pods
+    workloads = {
+        key: tuple(sorted(found, key=natural if "/StatefulSet/" in key else None)) for key, found in sorted(members.items())
+    }
     return Played(pods, services, slices, workloads, tuple(says))
 
 
@@ -69,7 +72,7 @@ def _many(n: int, word: str) -> str:
     return f"{n} {word}" if n == 1 else f"{n} {word}s"
 
 
-# --- who owns whom --------------------------------------------------------------------------------------------------------
+# --- who owns whom -------------------------------------------------------------------------------------------
 
 
 def _ownership(declared: Declared) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -111,7 +114,7 @@ def _above(declared: Declared, pod: Pod, kind: str, name: str) -> tuple[str, str
     return None
 
 
-# --- pods -------------------------------------------------------------------------------------------------------------------
+# --- pods ----------------------------------------------------------------------------------------------------
 
 
 def _make_pods(
@@ -272,7 +275,7 @@ def _next_address(block: Prefix, used: set[Ip], cursors: dict[Prefix, int], node
     return block.nth(n)
 
 
-# --- services -----------------------------------------------------------------------------------------------------------------
+# --- services ------------------------------------------------------------------------------------------------
 
 
 def _complete_services(declared: Declared, setting: Setting, says: list[str]) -> dict[str, Service]:
@@ -371,7 +374,7 @@ def _node_ports(declared: Declared, services: dict[str, Service], order: list[st
     return given
 
 
-# --- endpoints ----------------------------------------------------------------------------------------------------------------
+# --- endpoints -----------------------------------------------------------------------------------------------
 
 
 def _slices(

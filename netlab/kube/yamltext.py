@@ -31,6 +31,8 @@ from netlab.refs import Ref
 
 MAX_DEPTH = 200
 MAX_ALIASED_NODES = 250_000
+MAX_NODES = 5_000_000  # in one document: a dump of 20,000 pods
+MAX_TOP_KEYS = 1_000
 
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where PyYAML was built with it
 
@@ -131,7 +133,8 @@ def read(text: bytes, file: str) -> Iterator[YamlDocument]:
     Raises
     ------
     InputError
-        Not YAML; nested deeper than `MAX_DEPTH`; aliases that expand to more than `MAX_ALIASED_NODES` nodes.
+        Not YAML; nested deeper than `MAX_DEPTH`; larger than `MAX_NODES`; aliases that expand to more than
+        `MAX_ALIASED_NODES` nodes.
     """
     number = 0
     loader = Loader(text)
@@ -165,10 +168,14 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
     def fail(what: str, event: Any, hint: str | None = None) -> InputError:
         return InputError(what, Ref(file=file, line=event.start_mark.line + 1, document=number), hint)
 
+    count = 0
     while True:
         event = get()
         kind = type(event)
         size = 1
+        count += 1
+        if count > MAX_NODES:
+            raise fail(f"more than {MAX_NODES:,} nodes in one document", event, "write it as JSON: kubectl get ... -o json")
         anchor: str | None = None
         if kind is ScalarEvent:
             anchor = event.anchor
@@ -233,6 +240,8 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
         else:
             box[top.key] = value
             top.key = _NO_KEY
+            if len(box) > MAX_TOP_KEYS and len(stack) == 1:
+                raise fail(f"more than {MAX_TOP_KEYS:,} keys at the top of a document", event, "this is not a Kubernetes object")
 
 
 def _merged(done: _Open, event: Any, fail: Any) -> dict[str, Any]:
@@ -257,7 +266,7 @@ def _syntax(error: Any, text: bytes, number: int, file: str) -> InputError:
     hint = None
     if b"{{" in text[:65536]:
         hint = _HELM
-    elif "tab" in problem or "'\\t'" in problem:
+    elif mark is not None and text.splitlines()[mark.line : mark.line + 1] and b"\t" in text.splitlines()[mark.line]:
         hint = "indent with spaces, not tabs"
     what = f"not YAML: {context}, {problem}" if context else f"not YAML: {problem}"
     return InputError(what, Ref(file=file, line=line, document=number or None), hint)
