@@ -35,8 +35,9 @@ STAGES: dict[str, set[str]] = {
     "dataplane": {"kube", "linux"},
     "match": {"linux"},
     "trace": {"match", "linux", "dataplane", "kube"},
+    "lab": {"trace", "linux", "dataplane", "kube"},
     "render": {"trace", "linux"},
-    "cli": {"linux", "kube", "dataplane", "match", "trace", "render"},
+    "cli": {"linux", "kube", "dataplane", "match", "trace", "render", "lab"},
 }
 EVERYBODY = {"errors", "refs"}
 

@@ -12,7 +12,6 @@ from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
 from netlab.linux.addr import ip, prefix
 from netlab.linux.netns import Netns, NextHop, Route, RouteType
-from netlab.linux.network import Network
 from netlab.linux.text.iptables_save import parse
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import (
@@ -43,7 +42,7 @@ def ask(t: Tracer, source: str, destination: str, **more: object) -> Trace:
 def changed(t: Tracer, name: str, change: Callable[[Netns], Netns]) -> Tracer:
     """The same tracer with one namespace changed."""
     space = change(t.network.namespaces[name])
-    t.network = Network({**t.network.namespaces, name: space}, t.network.segments)
+    t.network = replace(t.network, namespaces={**t.network.namespaces, name: space})
     t._networks.clear()
     return t
 
@@ -170,7 +169,8 @@ def test_reject_with_reset_comes_home_through_dnat() -> None:
         "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n"
         "-A PREROUTING -d 10.96.0.20/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.11:9000\nCOMMIT\n"
     )
-    t = with_rules(tracer(), "node-1", filter_rules("-A FORWARD -p tcp -m tcp --dport 9000 -j REJECT --reject-with tcp-reset") + nat)
+    reject = filter_rules("-A FORWARD -p tcp -m tcp --dport 9000 -j REJECT --reject-with tcp-reset")
+    t = with_rules(tracer(), "node-1", reject + nat)
     trace = ask(t, "web-0", "10.96.0.20:80")
     assert trace.verdict is Verdict.REJECTED
     assert trace.branches[0].reply is not None
@@ -303,7 +303,7 @@ def test_routing_loop_is_seen() -> None:
     t = changed(changed(tracer(), "node-1", with_route(there)), "node-2", with_route(back))
     t = changed(t, "node-3", with_route(back))
     trace = ask(t, "node/node-3", "198.51.100.1:80")
-    assert trace.verdict is Verdict.DROPPED
+    assert trace.verdict is Verdict.REJECTED  # ICMP time exceeded
     assert "routing loop" in (trace.branches[0].reason or "")
 
 

@@ -132,7 +132,8 @@ class Walk:
         self.hops: list[tuple[str, list[AnyStep]]] = []
         self.expected: Expected | None = None
         self.assumptions: dict[str, None] = {}
-        self._forwarded: set[tuple[str, str, Packet]] = set()
+        self._forwarded: dict[tuple[str, str, Packet], int] = {}  # packets that were forwarded, but for their TTL -> its value
+        self._looped = False
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
@@ -147,7 +148,8 @@ class Walk:
         kinds = self.network.namespaces
         made = tuple(Hop(where, kinds[where].kind.value, tuple(steps)) for where, steps in self.hops)
         self.hops = []
-        self._forwarded = set()
+        self._forwarded = {}
+        self._looped = False
         return made
 
     def _drop(self, netns: str, reason: str) -> Outcome:
@@ -333,10 +335,7 @@ class Walk:
                 return self._loopback(skb, device)
             case DeviceKind.PHYSICAL | DeviceKind.VETH | DeviceKind.BRIDGE | DeviceKind.VXLAN:
                 mac = self._neighbour(skb, device, nexthop)
-                if mac is None:
-                    if skb.local:
-                        reason = f"nobody on {device.name} answers for {nexthop}"
-                        return self._local_error(skb, reason, "No route to host")
+                if mac is None:  # arp_error_report, ndisc_error_report: an ICMP error, also to a sender on this very host
                     return self._refuse(skb, _HOST, f"nobody on {device.name} answers for {nexthop}")
                 skb.packet = replace(skb.packet, src_mac=device.mac, dst_mac=mac)
                 return self._transmit(skb, device)
@@ -375,23 +374,13 @@ class Walk:
         ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; proxy_arp
         answers for what the host would route elsewhere (arp.c arp_process).
         """
-        here = (netns.name, device.name)
-        domain = self.links.domain(here)
-        for place in self.links.holders(ip):
-            if place[0] == netns.name:
-                continue
-            owner = self.network.namespaces[place[0]]
-            if self.links.domain(place) == domain:
-                answering = owner.devices[place[1]]
-                if answering.master is None:
-                    return answering.mac, f"{place[0]}/{place[1]}"
-            if ip.family == 4:
-                for other in owner.devices.values():
-                    there = (owner.name, other.name)
-                    if other.mac and other.master is None and there != here and self.links.domain(there) == domain:
-                        return other.mac, f"{owner.name}/{other.name}"
+        domain = self.links.domain((netns.name, device.name))
+        asked = [*domain.by_ip.get(ip, ()), *(domain.by_host.get(ip, ()) if ip.family == 4 else ())]
+        for place in asked:
+            if place[0] != netns.name:
+                return self.network.namespaces[place[0]].devices[place[1]].mac, f"{place[0]}/{place[1]}"
         if ip.family == 4:
-            for place in self.links.proxies(here):
+            for place in domain.proxies:
                 if place[0] == netns.name:
                     continue
                 owner = self.network.namespaces[place[0]]
@@ -413,7 +402,7 @@ class Walk:
                     return self._unknown(netns, f"the other end of veth {device.name} is not known")
                 return self._cross(skb, device, device.peer)
             case DeviceKind.PHYSICAL:
-                owner = self.links.mac_owner((netns, device.name), skb.packet.dst_mac)
+                owner = self.links.domain((netns, device.name)).by_mac.get(skb.packet.dst_mac)
                 if owner is None:
                     return self._drop(netns, f"nobody on {device.segment or device.name} has MAC {skb.packet.dst_mac}")
                 return self._cross(skb, device, owner)
@@ -463,7 +452,7 @@ class Walk:
             if outcome is not None:
                 return outcome
         mac = skb.packet.dst_mac
-        own = {bridge.mac} | {netns.devices[p].mac for p in self.links.ports.get((netns.name, bridge.name), [])}
+        own = {bridge.mac} | {netns.devices[p].mac for p in self.links.ports(netns, bridge.name)}
         if mac in own:
             self.emit(netns.name, Bridged(bridge.name, port.name, bridge.name, mac, "up to the host"))
             skb.indev = bridge.name
@@ -639,14 +628,21 @@ class Walk:
         """ip_forward.c ip_forward: TTL, MTU, FORWARD; then as any output."""
         netns, packet = skb.netns, skb.packet
         key = (netns.name, skb.indev, replace(packet, ttl=0, inner=None, src_mac="", dst_mac=""))
-        if key in self._forwarded:
-            return self._drop(netns.name, f"routing loop: {packet} comes by again, until its TTL is spent")
-        self._forwarded.add(key)
+        lap = self._forwarded.get(key, packet.ttl) - packet.ttl
+        if 0 < lap < packet.ttl:  # it will come by again and again: on to the last lap, which is like this one
+            left = packet.ttl % lap or lap
+            text = f"routing loop: {packet} comes by again with TTL {packet.ttl}; its end is followed from TTL {left}"
+            self.note(netns.name, text)
+            skb.packet = packet = replace(packet, ttl=left)
+            self._looped = True
+        else:
+            self._forwarded[key] = packet.ttl
         if packet.ttl <= 1:
             kind, code = (TIME_EXCEEDED, 0) if packet.family == 4 else (V6_TIME_EXCEEDED, 0)
             answer = self._icmp_error(skb, kind, code)
-            self.emit(netns.name, Rejected("TTL spent", "ICMP time exceeded"))
-            return Outcome("rejected", f"TTL spent (on {netns.name})", netns.name, answer=answer)
+            reason = "TTL spent in a routing loop" if self._looped else "TTL spent"
+            self.emit(netns.name, Rejected(reason, "ICMP time exceeded"))
+            return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, answer=answer)
         device = netns.devices[found.dev]
         limit = (found.route.mtu if found.route is not None else None) or device.mtu
         if packet.length > limit and (packet.df or packet.family == 6):

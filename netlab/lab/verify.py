@@ -1,0 +1,344 @@
+"""Flows, predicted and performed: does Linux do what netlab says?
+
+Law: the kernel is right. A flow agrees if what was seen (verdict, endpoint, owner, source address, kind of error) is one of the
+predicted branches. A disagreement is tried once more, alone and with patience, before it is reported, because a busy machine
+also loses packets. What this kernel cannot send (SCTP without its module) and what netlab calls unknown is counted, not hidden.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+
+import msgspec
+
+from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, build, entry_addresses
+from netlab.kube.cluster import Cluster
+from netlab.lab.host import Lab, Seen, Shot
+from netlab.linux.addr import Ip, ip
+from netlab.linux.netns import Listener, NetnsKind
+from netlab.linux.network import Network
+from netlab.linux.packet import ICMP, ICMPV6, PROTOCOL_NUMBERS, SCTP, TCP, UDP, Packet
+from netlab.trace.query import Request, Tracer
+from netlab.trace.skb import icmp_text
+from netlab.trace.steps import Branch, Delivered, Rejected, Trace, Verdict
+
+FIRST_PORT, PORTS = 33000, 27000  # source ports: above the default NodePort range
+BATCH = 128  # flows under way at the same time
+
+
+class Flow(msgspec.Struct, frozen=True):
+    """A question that can be asked of both sides; `source` and `destination` as on the command line, without source port."""
+
+    source: str
+    destination: str
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.destination} {self.protocol}"
+
+
+class Disagreement(msgspec.Struct, frozen=True):
+    """A flow on which netlab and Linux differ."""
+
+    flow: Flow
+    trace: Trace
+    seen: Seen
+
+    def __str__(self) -> str:
+        lines = [str(self.flow)]
+        for branch in self.trace.branches:
+            lines.append(f"  netlab  {_branch_text(branch)}")
+        lines.append(f"  Linux   {seen_text(self.seen)}")
+        return "\n".join(lines)
+
+
+class Report(msgspec.Struct):
+    """What was compared."""
+
+    flows: int = 0
+    agreed: int = 0
+    again: int = 0  # of those, agreed at the second try
+    unknown: int = 0
+    unsupported: int = 0
+    verdicts: Counter[str] = msgspec.field(default_factory=Counter)
+    disagreements: list[Disagreement] = msgspec.field(default_factory=list)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        what = ", ".join(f"{count} {name}" for name, count in sorted(self.verdicts.items()))
+        text = f"{self.flows} flows: {self.agreed} agree ({what}), {len(self.disagreements)} disagree"
+        if self.again:
+            text += f"; {self.again} agreed at the second try"
+        if self.unknown:
+            text += f"; netlab does not know {self.unknown}"
+        if self.unsupported:
+            text += f"; this kernel cannot send {self.unsupported} (SCTP)"
+        return text
+
+
+# -- flows -------------------------------------------------------------------------------------------------------------
+
+
+def sources(cluster: Cluster, network: Network) -> list[tuple[str, tuple[int, ...]]]:
+    """Everybody who can send, with the IP families that they have."""
+    found: list[tuple[str, tuple[int, ...]]] = []
+    for pod in cluster.pods.values():
+        families = tuple(dict.fromkeys(a.family for a in pod.ips))
+        if families and (pod.node_name if pod.host_network else pod.key) in network.namespaces:
+            found.append((f"{pod.namespace}/pod/{pod.name}", families))
+    found += [(f"node/{node.name}", tuple(dict.fromkeys(a.family for a in node.internal_ips))) for node in cluster.nodes.values()]
+    clients = [client for client in DEFAULT_CLIENTS if any(g.family == client.family for g in cluster.fabric.gateways)]
+    found += [(str(client), (client.family,)) for client in clients] * max(1, len(cluster.nodes))
+    return found
+
+
+def destinations(cluster: Cluster, network: Network) -> list[tuple[Ip, int, int]]:
+    """(address, port, protocol) of everything worth a packet, right and wrong: services by all their addresses, node ports on
+    every node and on 127.0.0.1, pods, nodes, the outside, and addresses that nobody has. Port 0 for ICMP."""
+    found: dict[tuple[Ip, int, int], None] = {}
+    node_ips = [a for node in cluster.nodes.values() for a in node.internal_ips]
+    for service in cluster.services.values():
+        addresses = [*service.cluster_ips, *entry_addresses(service)]
+        for port in service.ports:
+            protocol = PROTOCOL_NUMBERS[port.protocol.lower()]
+            for address in addresses:
+                found[address, port.port, protocol] = None
+                found[address, port.port + 1, protocol] = None
+            if port.node_port is not None:
+                for address in (*node_ips, ip("127.0.0.1"), ip("::1")):
+                    found[address, port.node_port, protocol] = None
+        for address in addresses:
+            found[address, 0, _ping(address)] = None
+        if service.health_check_node_port is not None:
+            for address in node_ips:
+                found[address, service.health_check_node_port, TCP] = None
+    for pod in cluster.pods.values():
+        space = network.namespaces.get(pod.key)
+        listeners = space.listeners if space is not None else ()
+        for address in pod.ips:
+            for listener in listeners:
+                found[address, listener.port, listener.protocol] = None
+                found[address, listener.port, UDP if listener.protocol == TCP else TCP] = None
+            found[address, 9, TCP] = None
+            found[address, 9, UDP] = None
+            found[address, 0, _ping(address)] = None
+    for address in node_ips:
+        found[address, 10250, TCP] = None
+        found[address, 9, TCP] = None
+        found[address, 9, UDP] = None
+        found[address, 0, _ping(address)] = None
+    for cidr in (*cluster.pod_cidrs, *(c for n in cluster.nodes.values() for c in n.pod_cidrs), *cluster.service_cidrs):
+        nobody = cidr.nth(cidr.size - 3)
+        found[nobody, 80, TCP] = None
+        found[nobody, 53, UDP] = None
+        found[cidr.nth(1), 0, _ping(cidr.address)] = None
+    for address in (*DEFAULT_CLIENTS, *outside_hosts(cluster)):
+        if any(gateway.family == address.family for gateway in cluster.fabric.gateways):
+            found[address, 443, TCP] = None
+            found[address, 53, UDP] = None
+            found[address, 0, _ping(address)] = None
+    return list(found)
+
+
+def outside_hosts(cluster: Cluster) -> tuple[Ip, ...]:
+    """Hosts that the lab has beside the default clients: one far away and one on the nodes' own link, per family."""
+    far = [ip("198.51.100.7"), ip("2001:db8:1::7")]
+    near = [cidr.nth(cidr.size - 9) for cidr in cluster.fabric.prefixes if cidr.size > 16]
+    taken = {a for node in cluster.nodes.values() for a in node.internal_ips} | set(cluster.fabric.gateways)
+    return tuple(a for a in (*far, *near) if a not in taken)
+
+
+def lab_network(cluster: Cluster, network: Network) -> Network:
+    """The network with the outside hosts in it, as the lab stands it up (a trace adds the hosts that it speaks of)."""
+    built = build(cluster, extra_hosts=outside_hosts(cluster))
+    return Network({**network.namespaces, INTERNET: built.network.namespaces[INTERNET]}, network.segments)
+
+
+def _ping(address: Ip) -> int:
+    return ICMP if address.family == 4 else ICMPV6
+
+
+_NAMES = {TCP: "tcp", UDP: "udp", SCTP: "sctp", ICMP: "icmp", ICMPV6: "icmp"}
+
+
+def flows(cluster: Cluster, network: Network, count: int, seed: int) -> list[Flow]:
+    """`count` flows drawn from all pairs; the same seed gives the same flows."""
+    who = sources(cluster, network)
+    where = {family: [d for d in destinations(cluster, network) if d[0].family == family] for family in (4, 6)}
+    random = Random(seed)
+    found: dict[Flow, None] = {}
+    attempts = 0
+    while len(found) < count and attempts < count * 20:
+        attempts += 1
+        source, families = random.choice(who)
+        usable = [f for f in families if where[f]]
+        if not usable:
+            continue
+        address, port, protocol = random.choice(where[random.choice(usable)])
+        text = address.port(port) if port else str(address)
+        found[Flow(source, text, _NAMES[protocol])] = None
+    return list(found)
+
+
+# -- comparing ---------------------------------------------------------------------------------------------------------
+
+
+def fits(branch: Branch, seen: Seen, ping: bool) -> bool:
+    """Is what Linux did this branch?"""
+    if branch.verdict is Verdict.DELIVERED:
+        if seen.result != "delivered":
+            return False
+        if ping:  # the answering kernel does not say what it saw
+            return True
+        return (branch.endpoint, branch.endpoint_name, branch.source_seen) == (seen.local, seen.owner, seen.peer)
+    answered = branch.reply is not None and branch.reply.kind == "error" and branch.reply.arrived
+    if branch.verdict is Verdict.REJECTED or answered:
+        return seen.result == "error" and _same_error(branch, seen)
+    if branch.verdict is Verdict.DROPPED:
+        if seen.errno == "EINVAL" and seen.icmp is None and branch.endpoint is None and len(branch.hops) == 1:
+            # The outside is one namespace with a blackhole route for all that nobody has: its own sockets are told so
+            # (fib_props[RTN_BLACKHOLE] is -EINVAL), hosts of the real world would send the packet into the void.
+            return branch.hops[0].kind == NetnsKind.EXTERNAL.value
+        if seen.result != "timeout":
+            return False
+        if seen.arrived:
+            return (branch.endpoint, branch.source_seen) == (seen.local, seen.peer)
+        return True
+    return False
+
+
+def _same_error(branch: Branch, seen: Seen) -> bool:
+    """The same refusal: an RST, the same ICMP error from the same host, or the same error of the sender's own kernel."""
+    if branch.reply is None:
+        words = next((s.answer for hop in branch.hops for s in hop.steps if isinstance(s, Rejected)), "")
+        return seen.icmp is None and words.endswith(os.strerror(_errno(seen.errno)))
+    last = next((s for s in reversed(branch.reply.hops[-1].steps) if isinstance(s, Delivered)), None)
+    if last is None:
+        return False
+    if seen.icmp is None:
+        return last.packet.protocol == "TCP" and seen.errno == "ECONNREFUSED"
+    protocol = ICMPV6 if ":" in last.packet.source else ICMP
+    nobody = ip(last.packet.source)
+    told = icmp_text(Packet(nobody, nobody, protocol, icmp_type=seen.icmp[0], icmp_code=seen.icmp[1]))
+    return last.packet.flags == told and last.packet.source == seen.icmp_from
+
+
+def _errno(name: str) -> int:
+    import errno
+
+    return int(getattr(errno, name, 0))
+
+
+def seen_text(seen: Seen) -> str:
+    """What Linux did, in the words of a branch."""
+    match seen.result:
+        case "delivered":
+            where = f" to {seen.local} ({seen.owner}), source seen {seen.peer}" if seen.owner else ""
+            return f"delivered{where}"
+        case "timeout":
+            got = f"; the request arrived at {seen.local} ({seen.owner}), source seen {seen.peer}" if seen.arrived else ""
+            return f"no answer{got}"
+        case "error":
+            if seen.icmp is not None:
+                return f"rejected: {seen.errno}, ICMP type {seen.icmp[0]} code {seen.icmp[1]} from {seen.icmp_from}"
+            return f"rejected: {seen.errno}"
+        case other:
+            return other
+
+
+def _branch_text(branch: Branch) -> str:
+    where = f" to {branch.endpoint} ({branch.endpoint_name}), source seen {branch.source_seen}" if branch.endpoint else ""
+    why = f": {branch.reason}" if branch.reason else ""
+    chance = f" [{branch.probability}]" if branch.probability != 1 else ""
+    answer = ""
+    if branch.reply is not None and branch.reply.kind == "error":
+        last = branch.reply.hops[-1].steps[-1] if branch.reply.hops else None
+        if isinstance(last, Delivered):
+            answer = f"; answer {last.packet.protocol} {last.packet.flags} from {last.packet.source}"
+    return f"{branch.verdict.value}{where}{why}{answer}{chance}"
+
+
+def verify(
+    tracer: Tracer,
+    lab: Lab,
+    wanted: Sequence[Flow],
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Report:
+    """Predict and perform flows, and compare.
+
+    Parameters
+    ----------
+    tracer : Tracer
+        Predicts.
+    lab : Lab
+        Performs: it must have been made from the tracer's network.
+    wanted : sequence of Flow
+        What to send.
+    progress : callable
+        Told how many flows are done.
+    """
+    report = Report()
+    port = 0
+    for start in range(0, len(wanted), BATCH):
+        batch = []
+        for flow in wanted[start : start + BATCH]:
+            batch.append((flow, predict(tracer, flow, FIRST_PORT + port % PORTS), FIRST_PORT + port % PORTS))
+            port += 1
+        lab.listen(assumed_listeners(tracer.network, [trace for _, trace, _ in batch]))
+        seen = lab.probe([shot(trace, sport) for _, trace, sport in batch])
+        for (flow, trace, _), what in zip(batch, seen, strict=True):
+            port += 1
+            _judge(report, lab, flow, trace, what, FIRST_PORT + port % PORTS)
+        progress(min(start + BATCH, len(wanted)))
+    return report
+
+
+def _judge(report: Report, lab: Lab, flow: Flow, trace: Trace, seen: Seen, other_port: int) -> None:
+    report.flows += 1
+    if seen.result == "unsupported":
+        report.unsupported += 1
+        return
+    if trace.verdict is Verdict.UNKNOWN:
+        report.unknown += 1
+        return
+    if not any(fits(branch, seen, flow.protocol == "icmp") for branch in trace.branches):
+        again = lab.probe([msgspec.structs.replace(shot(trace, other_port), timeout=3.0)])[0]
+        if not any(fits(branch, again, flow.protocol == "icmp") for branch in trace.branches):
+            report.disagreements.append(Disagreement(flow, trace, again))
+            return
+        report.again += 1
+    report.agreed += 1
+    report.verdicts[trace.verdict.value] += 1
+
+
+def predict(tracer: Tracer, flow: Flow, sport: int) -> Trace:
+    """What netlab says; `sport` is the source port that the real packet will have."""
+    source = f"[{flow.source}]:{sport}" if flow.source.count(":") > 1 else f"{flow.source}:{sport}"
+    return tracer.trace(Request(source, flow.destination, protocol=flow.protocol))
+
+
+def shot(trace: Trace, sport: int) -> Shot:
+    """The packet that a trace speaks of."""
+    protocol = PROTOCOL_NUMBERS.get(trace.protocol.lower(), 0)
+    src = trace.source.ip if trace.source.kind == "external" else None
+    return Shot(trace.source.where, protocol, trace.destination.ip, trace.destination.port or 0, sport, src)
+
+
+def assumed_listeners(network: Network, traces: Iterable[Trace]) -> list[tuple[str, Listener]]:
+    """The sockets that netlab took for granted: the lab must have them too."""
+    found: dict[tuple[str, Listener], None] = {}
+    for trace in traces:
+        protocol = PROTOCOL_NUMBERS.get(trace.protocol.lower(), 0)
+        for branch in trace.branches:
+            for hop in branch.hops:
+                for step in hop.steps:
+                    if isinstance(step, Delivered) and step.assumed:
+                        outside = network.namespaces[hop.where].kind is NetnsKind.EXTERNAL
+                        address = ip(step.packet.destination) if outside else None
+                        found[hop.where, Listener(protocol, step.packet.dport, step.owner, address)] = None
+    return list(found)
