@@ -159,7 +159,7 @@ def build(
         {**{name: partial(_same, netns) for name, netns in nodes.items()}, **pod_spaces, INTERNET: partial(_same, internet)}
     )
     not_modelled += _left_out(cluster)
-    network = Network(namespaces, {FABRIC: Segment(FABRIC, cluster.fabric.mtu)})
+    network = Network(namespaces, {FABRIC: Segment(FABRIC, cluster.fabric.mtu)}, (*nodes, INTERNET))
     return Built(network, tuple(not_modelled), tuple(assumptions))
 
 

@@ -21,7 +21,11 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """Namespaces by name (`node-1`, `default/web-0`, `internet`) and fabric segments by name."""
+    """Namespaces by name (`node-1`, `default/web-0`, `internet`) and fabric segments by name.
+
+    `hosts` names the namespaces that may have ports on a segment; empty means any (and makes all of them be looked at).
+    """
 
     namespaces: Mapping[str, Netns] = {}
     segments: Mapping[str, Segment] = {}
+    hosts: tuple[str, ...] = ()

@@ -175,6 +175,9 @@ def lookup(netns: Netns, dst: Ip, *, src: Ip | None = None, mark: int = 0, iif: 
             continue
         if rule.suppress_prefixlength is not None and route.dst.length <= rule.suppress_prefixlength:
             continue
+        if route.unknown is not None:
+            doubt = f"route {route_text(route)}: {route.unknown}"
+            return [Found(route.type, route, None, rule.table, rule.priority, undecided=doubt)]
         if not route.nexthops:
             return [Found(route.type, route, None, rule.table, rule.priority)]
         hops = [h for h in route.nexthops if h.dev in index.up and (not oif or h.dev == oif)]

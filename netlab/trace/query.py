@@ -12,7 +12,7 @@ from fractions import Fraction
 import msgspec
 from msgspec.structs import replace
 
-from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, Built, build, entry_addresses
+from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, Built, build, entry_addresses, with_internet
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
 from netlab.kube.names import EndpointName, Workload, parse_endpoint, resolve
@@ -122,8 +122,7 @@ class Tracer:
                 built, network = self._built, self.network
             else:
                 built = build(self.cluster, extra_hosts=hosts, at=at)
-                outside = built.network.namespaces[INTERNET]
-                network = Network({**self.network.namespaces, INTERNET: outside}, self.network.segments)
+                network = with_internet(self.network, built.network.namespaces[INTERNET])
             self._networks[key] = (network, Links(network), built)
         return self._networks[key]
 
