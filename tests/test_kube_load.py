@@ -450,3 +450,21 @@ def test_the_embedded_topology():
     assert [s.family for s in cluster.slices["default/api-dual"]] == [4, 6]
     assert cluster.slices["default/nobody"] == ()
     assert cluster.pods["default/agent-1"].ips == cluster.nodes["node-1"].internal_ips
+
+
+def test_the_embedded_topology_keeps_its_namespace_whatever_n_says():
+    cluster = load([str(path_of_default())], overrides=Overrides(namespace="kube-system"))
+    assert {p.namespace for p in cluster.pods.values()} == {"default", "kube-system"}
+    assert "default/api" in cluster.services
+
+
+def test_an_installed_wheel_carries_the_topologies(tmp_path, monkeypatch):
+    import netlab
+
+    package = tmp_path / "netlab"
+    (package / "_topologies").mkdir(parents=True)
+    monkeypatch.setattr(netlab, "__file__", str(package / "__init__.py"))
+    with pytest.raises(FileNotFoundError):
+        path_of_default()
+    (package / "_topologies" / "flannel-vxlan.yaml").write_text(POD)
+    assert path_of_default() == package / "_topologies" / "flannel-vxlan.yaml"

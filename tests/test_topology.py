@@ -296,7 +296,8 @@ def test_the_flannel_config_map(read):
             "kube-flannel-cfg",
             "kube-flannel",
             CNI='{"name": "cbr0", "plugins": [{"type": "flannel", "delegate": {"hairpinMode": false}}, {"type": "portmap"}]}',
-            NET='{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/56",\n"Backend": {"Type": "vxlan", "VNI": 9}}',
+            NET='{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/56",\n'
+            '"Backend": {"Type": "vxlan", "VNI": 9}}',
         )
         .replace("CNI:", "cni-conf.json:")
         .replace("NET:", "net-conf.json:")
