@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from msgspec.structs import replace
 
+from netlab.errors import InputError
 from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
 from netlab.linux.addr import ip, prefix
@@ -399,3 +400,31 @@ def test_frames_leave_and_arrive_on_the_same_wire() -> None:
     for hop, following in zip(trace.branches[0].hops, trace.branches[0].hops[1:], strict=False):
         sent = [s for s in hop.steps if isinstance(s, Transmitted)][-1]
         assert sent.to.rpartition("/")[0] == following.where
+
+
+# -- what a question may name ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "says"),
+    [
+        ("web-0", "10.1.2.3:80", "in none of the cluster's networks"),
+        ("10.9.9.9", "svc/web", "in none of the cluster's networks"),
+        ("web-0", "external/10.244.0.10:80", "not an address outside the cluster"),
+        ("10.244.0.99", "svc/web", "no pod has it"),
+        ("10.96.0.20", "svc/web", "none come from it"),
+        ("web-0", "224.0.0.1:80", "address of nobody"),
+        ("web-0", "svc/api:81", "has no port 81"),
+        ("web-0", "8.8.8.8", "has no port"),
+    ],
+)
+def test_a_question_that_cannot_be_asked(source: str, destination: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        ask(tracer(), source, destination)
+
+
+def test_a_private_host_outside_is_named_as_such() -> None:
+    trace = ask(tracer(), "web-0", "external/10.1.2.3:80")
+    assert trace.verdict is Verdict.DELIVERED
+    assert trace.branches[0].source_seen == "192.168.50.11"  # flanneld's masquerade
+    assert "external host 10.1.2.3 is taken to answer on 80/TCP" in trace.assumptions

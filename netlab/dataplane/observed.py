@@ -91,7 +91,11 @@ def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
     if not texts:
         found = f"found: {', '.join(others[:6])}" if others else "the directory is empty"
         raise InputError(f"no dump in {directory} ({found})", hint="netlab looks for " + ", ".join(FILES))
-    return texts, [f"{directory}: not read: {', '.join(others)}"] if others else []
+    notes = [f"{directory}: not read: {', '.join(others)}"] if others else []
+    empty = [name for name in texts if name in ("iptables-save", "ip6tables-save") and not texts[name].strip()]
+    if empty:  # what iptables-nft-save prints where there are no rules, and what a failed sudo leaves
+        notes.append(f"{directory}: {' and '.join(empty)}: empty, so the node is taken to have no such rules")
+    return texts, notes
 
 
 def _read(path: str) -> str:

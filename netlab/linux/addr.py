@@ -43,6 +43,14 @@ class Ip(msgspec.Struct, frozen=True, order=True, gc=False):
         return self.value >> 28 == 0xE if self.family == 4 else self.value >> 120 == 0xFF
 
     @property
+    def is_private(self) -> bool:
+        """Not routed on the internet: RFC 1918, RFC 6598 (shared), RFC 4193 (unique local)."""
+        v = self.value
+        if self.family == 6:
+            return v >> 121 == 0x7E
+        return v >> 24 == 10 or v >> 20 == 0xAC1 or v >> 16 == 0xC0A8 or v >> 22 == 0x191
+
+    @property
     def is_link_local(self) -> bool:
         return self.value >> 16 == 0xA9FE if self.family == 4 else self.value >> 118 == 0x3FA
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cached_property
 
 import msgspec
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.names import EndpointName, Workload, parse_endpoint, resolve
 from netlab.kube.objects import Node, Pod, Service, ServicePort
 from netlab.kube.selectors import matches
-from netlab.linux.addr import Ip
+from netlab.linux.addr import Ip, Prefix, host_prefix, mask_of
 from netlab.linux.bridge import Links
 from netlab.linux.netns import Netns
 from netlab.linux.network import Network
@@ -41,6 +42,7 @@ from netlab.trace.walker import Expected, Walk, reply_to
 EPHEMERAL_PORT = 32768  # the first of net.ipv4.ip_local_port_range's default
 _LENGTHS = {TCP: 60, ICMP: 84, ICMPV6: 104}  # bytes: a SYN with options, a ping as ping(8) sends it
 _OTHER_LENGTH = 60
+EXTERNAL = "external/"
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -138,8 +140,8 @@ class Tracer:
         assumptions: list[str] = []
         if request.at is not None and request.at not in self.cluster.nodes:
             raise InputError(f'unknown node "{request.at}"', hint=did_you_mean(request.at, self.cluster.nodes))
-        source_name = parse_endpoint(request.source)
-        destination_name = parse_endpoint(request.destination)
+        source_name = self._parse(request.source)
+        destination_name = self._parse(request.destination)
         source = self._source(source_name, request, assumptions)
         if request.at is not None and not source.external:
             raise InputError(
@@ -192,6 +194,54 @@ class Tracer:
         )
 
     # -- both ends -----------------------------------------------------------------------------------------------------
+
+    def _parse(self, text: str) -> EndpointName:
+        """An endpoint as typed; `external/ADDRESS` insists that a private address is a host outside the cluster."""
+        if text.startswith(EXTERNAL):
+            name = parse_endpoint(text.removeprefix(EXTERNAL))
+            if name.ip is None or not self._is_elsewhere(name.ip) or self._network_of(name.ip) is not None:
+                raise InputError(f'"{text}" is not an address outside the cluster')
+            return name
+        name = parse_endpoint(text)
+        address = name.ip
+        if address is not None and address.is_private and self._network_of(address) is None and self._is_elsewhere(address):
+            known = ", ".join(map(str, self._known_networks))
+            raise InputError(
+                f"{address} is in none of the cluster's networks ({known})",
+                hint=f"a host outside the cluster is written {EXTERNAL}{text}",
+            )
+        return name
+
+    @cached_property
+    def _known_networks(self) -> list[Prefix]:
+        """The cluster's networks, and those that the nodes' own devices are in; none that lies inside another."""
+        cluster = self.cluster
+        every = dict.fromkeys([*cluster.pod_cidrs, *cluster.service_cidrs, *cluster.fabric.prefixes])
+        blocks = [cidr for node in cluster.nodes.values() for cidr in node.pod_cidrs]
+        for name in cluster.nodes:
+            for device in self.network.namespaces[name].devices.values():
+                blocks += [
+                    Prefix(a.ip.family, a.ip.value & mask_of(a.ip.family, a.length), a.length)
+                    for a in device.addresses
+                    if a.scope == "global"
+                ]
+        for block in sorted(dict.fromkeys(blocks), key=lambda b: b.length):
+            if not any(block.address in wider and wider.length <= block.length for wider in every):
+                every[block] = None
+        return list(every)
+
+    def _network_of(self, address: Ip) -> Prefix | None:
+        """The network of the cluster that an address lies in; services and endpoints outside of all are networks of one."""
+        for prefix in self._known_networks:
+            if address in prefix:
+                return prefix
+        for service in self.cluster.services.values():
+            if address in service.cluster_ips or address in entry_addresses(service):
+                return host_prefix(address)
+        for slices in self.cluster.slices.values():
+            if any(address in endpoint.addresses for part in slices for endpoint in part.endpoints):
+                return host_prefix(address)
+        return None
 
     def _is_elsewhere(self, address: Ip) -> bool:
         return address not in self._pods_by_ip and address not in self._nodes_by_ip
