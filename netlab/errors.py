@@ -43,7 +43,7 @@ class BugError(Exception):
 def did_you_mean(name: str, candidates: Iterable[str], limit: int = 3) -> str | None:
     """Return a hint naming the candidates closest to `name`, or None where nothing is near.
 
-    >>> did_you_mean("wbe-0", ["web-0", "db-0"])
+    >>> did_you_mean("wbe-0", ["web-0", "api-1"])
     'did you mean "web-0"?'
     """
     from difflib import get_close_matches
