@@ -22,7 +22,7 @@ from netlab.trace.steps import Trace
 if TYPE_CHECKING:
     from netlab.trace.query import Tracer
 
-MAX_BYTES = 64 << 20
+MAX_BYTES = 16 << 20  # a hundred thousand rows
 
 
 def check(
