@@ -178,7 +178,7 @@ def test_check_prints_what_differs(netlab: Any, tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (1, "")
     first, *_, last = ran.out.splitlines()
     assert first.startswith(f"{tmp_path}/rows.yaml:3, row 2: web-0 -> svc/hostnames:80")
-    assert last.startswith("3 rows: 2 as expected, 1 differ")
+    assert last.startswith("3 rows: 2 as expected, 1 differs")
     assert "any of three" not in ran.out
 
 

@@ -33,10 +33,12 @@ def text(results: Sequence[Result]) -> str:
 
 
 def summary(results: Sequence[Result]) -> str:
-    """`12 rows: 10 as expected, 2 differ`."""
+    """`12 rows: 11 as expected, 1 differs`."""
     differ = sum(not result.ok for result in results)
     rows = f"{len(results)} row{'' if len(results) == 1 else 's'}"
-    return f"{rows}: all as expected" if not differ else f"{rows}: {len(results) - differ} as expected, {differ} differ"
+    if not differ:
+        return f"{rows}: all as expected"
+    return f"{rows}: {len(results) - differ} as expected, {differ} {'differs' if differ == 1 else 'differ'}"
 
 
 def json(results: Sequence[Result]) -> str:
