@@ -164,18 +164,38 @@ def test_many_undecided_rules_end_in_unknown_not_in_an_explosion() -> None:
     assert "could not be decided" in (trace.branches[0].reason or "")
 
 
+DNAT_AND_RESET = (
+    filter_rules("-A FORWARD -p tcp -m tcp --dport 9000 -j REJECT --reject-with tcp-reset")
+    + "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n"
+    + "-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.11:9000\nCOMMIT\n"
+)
+
+
 def test_reject_with_reset_comes_home_through_dnat() -> None:
-    """nf_send_reset attaches the connection, so that the reset carries the ClusterIP back to the client."""
-    nat = (
-        "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n"
-        "-A PREROUTING -d 10.96.0.20/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.1.11:9000\nCOMMIT\n"
-    )
-    reject = filter_rules("-A FORWARD -p tcp -m tcp --dport 9000 -j REJECT --reject-with tcp-reset")
-    t = with_rules(tracer(), "node-1", reject + nat)
-    trace = ask(t, "web-0", "10.96.0.20:80")
+    """nf_send_reset attaches the connection, so that the reset carries the address that was asked back to the client."""
+    trace = ask(with_rules(tracer(), "node-1", DNAT_AND_RESET), "internet", "192.168.50.11:80")
     assert trace.verdict is Verdict.REJECTED
     assert trace.branches[0].reply is not None
     assert trace.branches[0].reply.arrived
+
+
+def test_reject_with_reset_through_a_bridge_port_is_not_translated_back() -> None:
+    """The reset for a packet that br_netfilter saw goes out of that port as a frame: its receiver does not know 10.244.1.11."""
+    t = with_rules(tracer(), "node-1", DNAT_AND_RESET)
+    trace = ask(t, "web-0", "10.96.0.20:80")
+    assert trace.verdict is Verdict.DROPPED
+    assert "does not reach the sender: TCP RST" in (trace.branches[0].reason or "")
+    off = changed(t, "node-1", sysctl("bridge.bridge-nf-call-iptables", 0))
+    assert ask(off, "web-0", "10.96.0.20:80").verdict is Verdict.REJECTED
+
+
+def test_reject_with_icmp_comes_home_through_dnat() -> None:
+    """icmp_glue_bits attaches the connection, confirmed or not: the error speaks of 10.96.0.20 and comes from it."""
+    t = with_rules(tracer(), "node-1", DNAT_AND_RESET.replace("tcp-reset", "icmp-port-unreachable"))
+    trace = ask(t, "web-0", "10.96.0.20:80")
+    assert trace.verdict is Verdict.REJECTED
+    assert trace.branches[0].reply is not None
+    assert trace.branches[0].reply.hops[-1].steps[-1].packet.source == "10.96.0.20"  # type: ignore[union-attr]
 
 
 def test_lost_reply_is_a_drop() -> None:

@@ -34,7 +34,7 @@ TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
 
 # <linux/in.h>, <linux/in6.h>: not in every Python's socket module
 IP_MTU_DISCOVER, IP_RECVERR, IP_PKTINFO, IP_FREEBIND = 10, 11, 8, 15
-IPV6_RECVERR, IPV6_PKTINFO, IPV6_RECVPKTINFO = 25, 50, 49
+IPV6_RECVERR, IPV6_PKTINFO, IPV6_RECVPKTINFO, IPV6_MTU_DISCOVER, IPV6_DONTFRAG = 25, 50, 49, 23, 62
 MSG_ERRQUEUE = 0x2000
 REDIRECTS = (5, 137)  # ICMP, ICMPv6
 ORIGINS = {1: "local", 2: "icmp", 3: "icmp"}  # SO_EE_ORIGIN_*
@@ -340,6 +340,7 @@ class Probe:
         self.deadline = 0
         self.source: list[Any] = []
         self.heard = b""
+        self.told = ""
 
     def start(self) -> None:
         spec = self.spec
@@ -385,7 +386,7 @@ class Probe:
 
         def late() -> None:
             if self.deadline == mine and self.state != "ended":
-                result: Json = {"result": "timeout", "source": self.source}
+                result: Json = {"result": "timeout", "source": self.source, "errno": self.told}
                 if self.token in self.holder.arrived:
                     result["arrived"] = self.holder.arrived[self.token]
                 self._end(result)
@@ -404,9 +405,15 @@ class Probe:
         if size:
             v6 = self.sock.family == socket.AF_INET6
             payload = payload.ljust(size - (40 if v6 else 20) - (8 if protocol == UDP else 0), b".")
-            if not v6 and self.spec.get("df", True):
+            if v6:  # never fragment, like DF
+                self.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
+                self.sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, 2)
+            else:
                 self.sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 2)  # IP_PMTUDISC_DO
-        self.sock.send(payload)
+        try:
+            self.sock.send(payload)
+        except PermissionError:  # dropped or rejected at OUTPUT or POSTROUTING; an ICMP error may still come
+            self.told = "EPERM"
         self.holder.watch(self.sock, selectors.EVENT_READ, self._ready)
 
     def talk(self, timeout: float) -> None:

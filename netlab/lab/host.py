@@ -62,7 +62,8 @@ class Seen(msgspec.Struct, frozen=True):
 
     `result`: "delivered", "connected" (held), "error", "timeout", "unsupported". `source` is the address that the sender's kernel
     chose; `owner`, `local` ("ip:port" that was reached) and `peer` (address that the receiver saw) come from the receiver, and
-    are "" where it is a kernel (ping). `arrived` says that a datagram was received although no answer came back.
+    are "" where it is a kernel (ping). `arrived` says that a datagram was received although no answer came back. `errno` with
+    "timeout" is EPERM where the sender's own kernel dropped the packet.
     """
 
     result: str

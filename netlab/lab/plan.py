@@ -128,10 +128,12 @@ def make_plan(network: Network, *, variant: str = "legacy") -> Plan:
     notes: list[str] = []
     spaces = sorted(network.namespaces.values(), key=lambda n: _ORDER[n.kind])  # far ends first: carriers are up when routes come
     actions: list[Action] = [AddNetns(FABRIC), *(AddNetns(netns_file(netns.name)) for netns in spaces)]
-    actions.append(Sysctls(FABRIC, _with_bridge_nf((*_BASELINE, ("ipv6.conf.default.disable_ipv6", "1")), {})))
+    actions.append(Sysctls(FABRIC, _early({"ipv6.conf.default.disable_ipv6": "1"})))
+    actions.append(Sysctls(FABRIC, _maybe({}), optional=True))
     for netns in spaces:
-        actions.append(Sysctls(netns_file(netns.name), _early(netns)))
-        actions.append(Sysctls(netns_file(netns.name), _OPTIONAL, optional=True))
+        own = {name: str(value) for name, value in netns.sysctls.items() if not _is_late(name)}
+        actions.append(Sysctls(netns_file(netns.name), _early(own)))
+        actions.append(Sysctls(netns_file(netns.name), _maybe(own), optional=True))
     actions.append(Run("", ("ip", "-batch", "-"), _text(_wires(network, spaces, notes))))
     actions.append(Run(FABRIC, ("ip", "-batch", "-"), _text(_fabric(network, spaces))))
     for netns in spaces:
@@ -157,21 +159,17 @@ def _is_late(name: str) -> bool:
     return len(parts) > 3 and parts[1] in ("conf", "neigh") and parts[2] not in ("all", "default", "lo")
 
 
-def _early(netns: Netns) -> tuple[tuple[str, str], ...]:
-    own = {name: str(value) for name, value in netns.sysctls.items() if not _is_late(name)}
-    return _with_bridge_nf(_BASELINE, own)
-
-
-def _with_bridge_nf(baseline: Iterable[tuple[str, str]], own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _early(own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The baseline with a namespace's own values; ip_forward and `all.forwarding` first, for they reset others."""
-    wanted = dict(baseline)
-    has_bridge_nf = any(own.get(name, "0") != "0" for name in _BRIDGE_NF)
-    if has_bridge_nf:
-        wanted.update(dict.fromkeys(_BRIDGE_NF, "0"))
-    wanted.update({name: value for name, value in own.items() if has_bridge_nf or name not in _BRIDGE_NF})
+    wanted = {**dict(_BASELINE), **{name: value for name, value in own.items() if name not in _BRIDGE_NF or value != "0"}}
     for dev in ("all", "default"):  # hosts believe redirects, routers do not (devinet.c inet_forward_change)
         wanted.setdefault(f"ipv4.conf.{dev}.accept_redirects", "0" if wanted["ipv4.ip_forward"] == "1" else "1")
     return tuple(sorted(wanted.items(), key=lambda setting: "forward" not in setting[0]))
+
+
+def _maybe(own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """What is only to be switched where the kernel has it: without br_netfilter no bridge calls iptables anyway."""
+    return (*_OPTIONAL, *((name, "0") for name in _BRIDGE_NF if own.get(name, "0") == "0"))
 
 
 # -- wires -------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from netlab.linux.addr import Ip, ip
 from netlab.linux.netns import Listener, NetnsKind
 from netlab.linux.network import Network
 from netlab.linux.packet import ICMP, ICMPV6, PROTOCOL_NUMBERS, SCTP, TCP, UDP, Packet
-from netlab.trace.query import Request, Tracer
+from netlab.trace.query import Request, Tracer, with_internet
 from netlab.trace.skb import icmp_text
 from netlab.trace.steps import Branch, Delivered, Rejected, Trace, Verdict
 
@@ -35,9 +35,10 @@ class Flow(msgspec.Struct, frozen=True):
     source: str
     destination: str
     protocol: str
+    size: int | None = None  # bytes of the IP packet
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.destination} {self.protocol}"
+        return f"{self.source} -> {self.destination} {self.protocol}" + (f" {self.size} bytes" if self.size else "")
 
 
 class Disagreement(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class Report(msgspec.Struct):
 
     flows: int = 0
     agreed: int = 0
-    again: int = 0  # of those, agreed at the second try
+    again: list[Disagreement] = msgspec.field(default_factory=list)  # of those, agreed at the second try
     unknown: int = 0
     unsupported: int = 0
     verdicts: Counter[str] = msgspec.field(default_factory=Counter)
@@ -72,7 +73,7 @@ class Report(msgspec.Struct):
         what = ", ".join(f"{count} {name}" for name, count in sorted(self.verdicts.items()))
         text = f"{self.flows} flows: {self.agreed} agree ({what}), {len(self.disagreements)} disagree"
         if self.again:
-            text += f"; {self.again} agreed at the second try"
+            text += f"; {len(self.again)} agreed at the second try"
         if self.unknown:
             text += f"; netlab does not know {self.unknown}"
         if self.unsupported:
@@ -155,7 +156,7 @@ def outside_hosts(cluster: Cluster) -> tuple[Ip, ...]:
 def lab_network(cluster: Cluster, network: Network) -> Network:
     """The network with the outside hosts in it, as the lab stands it up (a trace adds the hosts that it speaks of)."""
     built = build(cluster, extra_hosts=outside_hosts(cluster))
-    return Network({**network.namespaces, INTERNET: built.network.namespaces[INTERNET]}, network.segments)
+    return with_internet(network, built.network.namespaces[INTERNET])
 
 
 def _ping(address: Ip) -> int:
@@ -241,7 +242,8 @@ def seen_text(seen: Seen) -> str:
             return f"delivered{where}"
         case "timeout":
             got = f"; the request arrived at {seen.local} ({seen.owner}), source seen {seen.peer}" if seen.arrived else ""
-            return f"no answer{got}"
+            told = " (the sender was told EPERM: dropped by its own kernel)" if seen.errno else ""
+            return f"no answer{got}{told}"
         case "error":
             if seen.icmp is not None:
                 return f"rejected: {seen.errno}, ICMP type {seen.icmp[0]} code {seen.icmp[1]} from {seen.icmp_from}"
@@ -290,7 +292,7 @@ def verify(
             batch.append((flow, predict(tracer, flow, FIRST_PORT + port % PORTS), FIRST_PORT + port % PORTS))
             port += 1
         lab.listen(assumed_listeners(tracer.network, [trace for _, trace, _ in batch]))
-        seen = lab.probe([shot(trace, sport) for _, trace, sport in batch])
+        seen = lab.probe([shot(*asked) for asked in batch])
         for (flow, trace, _), what in zip(batch, seen, strict=True):
             port += 1
             _judge(report, lab, flow, trace, what, FIRST_PORT + port % PORTS)
@@ -307,11 +309,11 @@ def _judge(report: Report, lab: Lab, flow: Flow, trace: Trace, seen: Seen, other
         report.unknown += 1
         return
     if not any(fits(branch, seen, flow.protocol == "icmp") for branch in trace.branches):
-        again = lab.probe([msgspec.structs.replace(shot(trace, other_port), timeout=3.0)])[0]
+        again = lab.probe([msgspec.structs.replace(shot(flow, trace, other_port), timeout=3.0)])[0]
         if not any(fits(branch, again, flow.protocol == "icmp") for branch in trace.branches):
             report.disagreements.append(Disagreement(flow, trace, again))
             return
-        report.again += 1
+        report.again.append(Disagreement(flow, trace, seen))
     report.agreed += 1
     report.verdicts[trace.verdict.value] += 1
 
@@ -319,14 +321,14 @@ def _judge(report: Report, lab: Lab, flow: Flow, trace: Trace, seen: Seen, other
 def predict(tracer: Tracer, flow: Flow, sport: int) -> Trace:
     """What netlab says; `sport` is the source port that the real packet will have."""
     source = f"[{flow.source}]:{sport}" if flow.source.count(":") > 1 else f"{flow.source}:{sport}"
-    return tracer.trace(Request(source, flow.destination, protocol=flow.protocol))
+    return tracer.trace(Request(source, flow.destination, protocol=flow.protocol, size=flow.size))
 
 
-def shot(trace: Trace, sport: int) -> Shot:
-    """The packet that a trace speaks of."""
+def shot(flow: Flow, trace: Trace, sport: int) -> Shot:
+    """The packet that a trace of the flow speaks of."""
     protocol = PROTOCOL_NUMBERS.get(trace.protocol.lower(), 0)
     src = trace.source.ip if trace.source.kind == "external" else None
-    return Shot(trace.source.where, protocol, trace.destination.ip, trace.destination.port or 0, sport, src)
+    return Shot(trace.source.where, protocol, trace.destination.ip, trace.destination.port or 0, sport, src, flow.size)
 
 
 def assumed_listeners(network: Network, traces: Iterable[Trace]) -> list[tuple[str, Listener]]:

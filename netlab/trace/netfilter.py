@@ -215,7 +215,7 @@ class Netfilter:
                     hit(f"reject with {kind}")
                     self._ended(skb, view, table, base, "drop", "rule", tried)
                     reason = self._by(skb, table, chain, position, rule)
-                    return Outcome("rejected", reason, skb.netns.name, answer_ct=self._attached(skb), owner=kind)
+                    return Outcome("rejected", reason, skb.netns.name, answer_ct=attached(skb), owner=kind)
                 case SetMark(value=value, mask=mask):
                     mark = (view.packet.mark & ~mask & 0xFFFFFFFF) ^ value
                     hit(f"mark {view.packet.mark:#x} -> {mark:#x}")
@@ -344,21 +344,17 @@ class Netfilter:
         return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone))
 
     def _confirm(self, skb: Skb) -> Outcome | None:
-        """nf_conntrack_confirm: both tuples enter the table once the packet has survived."""
-        connection = skb.ct.connection if skb.ct is not None else None
+        """nf_conntrack_confirm: both tuples enter the table once the packet has survived.
+
+        An error or reset made for a packet that did not survive belongs to its connection but does not confirm it.
+        """
+        connection = skb.ct.connection if skb.ct is not None and not skb.ct.is_reply else None
         if connection is not None and not connection.confirmed:
             connection.confirmed = True
             table = self.connections.setdefault(skb.netns.name, {})
             table.setdefault((connection.zone, connection.original), (connection, False))
             table.setdefault((connection.zone, connection.reply), (connection, True))
         return None
-
-    @staticmethod
-    def _attached(skb: Skb) -> CtView | None:
-        """nf_ct_attach: a reset made for a packet belongs to its connection, in the other direction."""
-        if skb.ct is None or skb.ct.connection is None:
-            return None
-        return CtView(CtState.RELATED, skb.ct.connection, not skb.ct.is_reply)
 
     # -- NAT -----------------------------------------------------------------------------------------------------------
 
@@ -517,6 +513,16 @@ class Netfilter:
             count = high - low + 1
             return address, low + self.chooser.choose([Fraction(1, count)] * count, f"NAT to one of {count} ports"), False
         return address, low, True
+
+
+def attached(skb: Skb) -> CtView | None:
+    """nf_ct_attach: a reset or ICMP error made for a packet belongs to its connection, in the other direction.
+
+    So it is translated back even if the connection was never confirmed (nf_reject_ipv4.c nf_send_reset, icmp.c icmp_glue_bits).
+    """
+    if skb.ct is None or skb.ct.connection is None:
+        return None
+    return CtView(CtState.RELATED, skb.ct.connection, not skb.ct.is_reply)
 
 
 def _may_open(packet: Packet) -> bool:

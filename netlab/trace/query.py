@@ -490,7 +490,7 @@ def _walk(
         leaf.source_seen = str(out.packet.src)
         _walk_reply(walk, network.namespaces[out.netns], out.packet, leaf)
     elif out.answer is not None:
-        back = walk.local_out(network.namespaces[out.netns], out.answer, f"kernel of {out.netns}", out.answer_ct)
+        back = walk.send_answer(out)
         arrived = back.kind == "delivered"
         leaf.reply = Reply("error", arrived, walk.take_hops(), None if arrived else back.reason)
         if back.kind == "unknown":

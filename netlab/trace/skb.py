@@ -69,6 +69,7 @@ class Outcome:
     assumed: bool = False
     answer: Packet | None = None
     answer_ct: CtView | None = None
+    answer_port: str = ""  # the answer leaves through this bridge port, past all hooks
     is_answer: bool = False  # an ICMP error that reached the sender of the packet it quotes
 
 

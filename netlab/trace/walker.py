@@ -57,7 +57,7 @@ from netlab.linux.route import (
 )
 from netlab.linux.rules import Hook
 from netlab.trace.choices import Chooser
-from netlab.trace.netfilter import Netfilter
+from netlab.trace.netfilter import Netfilter, attached
 from netlab.trace.skb import Outcome, Skb, header, icmp_text, socket_text
 from netlab.trace.steps import (
     AnyStep,
@@ -181,8 +181,10 @@ class Walk:
         packet = skb.packet
         if kind == "tcp-reset":
             outcome.answer = _reset(packet)
+            if skb.physin and outcome.answer is not None:  # back as a frame, through the bridge port that it came from
+                outcome.answer = replace(outcome.answer, src_mac=packet.dst_mac, dst_mac=packet.src_mac)
+                outcome.answer_port = skb.physin
         else:
-            outcome.answer_ct = None
             codes = REJECT_CODES[packet.family].get(kind)
             if codes is None:
                 self.emit(skb.netns.name, UnknownStep(f"reject with {kind}"))
@@ -220,13 +222,28 @@ class Walk:
         if answer is None:
             return self._drop(netns, reason)
         self.emit(netns, Rejected(reason, f"ICMP {icmp_text(answer)}"))
-        return Outcome("rejected", f"{reason} (on {netns})", netns, answer=answer)
+        return Outcome("rejected", f"{reason} (on {netns})", netns, answer=answer, answer_ct=attached(skb))
 
     def _local_error(self, skb: Skb, reason: str, errno: str) -> Outcome:
         """The sender's own kernel refuses: the system call fails at once."""
         netns = skb.netns.name
         self.emit(netns, Rejected(reason, f"error to the socket: {errno}"))
         return Outcome("rejected", f"{reason}: {errno} (on {netns})", netns)
+
+    def send_answer(self, out: Outcome) -> Outcome:
+        """Send the error or reset that was made for a packet.
+
+        A reset for a packet that br_netfilter saw come in is put on that bridge port as it is: no hook translates it back
+        (nf_reject_ipv4.c nf_send_reset, nf_bridge_get_physindev), so after a DNAT its receiver does not know it.
+        """
+        assert out.answer is not None
+        netns = self.network.namespaces[out.netns]
+        by = f"kernel of {out.netns}"
+        if not out.answer_port:
+            return self.local_out(netns, out.answer, by, out.answer_ct)
+        self.emit(netns.name, Sent(header(out.answer), by))
+        self.note(netns.name, f"straight back through bridge port {out.answer_port}: no hook sees it, nothing is translated")
+        return self._transmit(Skb(out.answer, netns, local=True), netns.devices[out.answer_port])
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
@@ -642,7 +659,7 @@ class Walk:
             answer = self._icmp_error(skb, kind, code)
             reason = "TTL spent in a routing loop" if self._looped else "TTL spent"
             self.emit(netns.name, Rejected(reason, "ICMP time exceeded"))
-            return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, answer=answer)
+            return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, answer=answer, answer_ct=attached(skb))
         device = netns.devices[found.dev]
         limit = (found.route.mtu if found.route is not None else None) or device.mtu
         if packet.length > limit and (packet.df or packet.family == 6):
@@ -652,7 +669,8 @@ class Walk:
             words = "fragmentation needed" if packet.family == 4 else "packet too big"
             reason = f"{packet.length} bytes do not fit the MTU of {device.name}, {limit}"
             self.emit(netns.name, Dropped(f"{reason}; ICMP {words} goes back"))
-            return Outcome("dropped", f"{reason} (on {netns.name}); ICMP {words} goes back", netns.name, answer=answer)
+            reason = f"{reason} (on {netns.name}); ICMP {words} goes back"
+            return Outcome("dropped", reason, netns.name, answer=answer, answer_ct=attached(skb))
         skb.packet = replace(packet, ttl=packet.ttl - 1)
         outcome = self._hook(skb, Hook.FORWARD, skb.indev, found.dev)
         if outcome is not None:
