@@ -12,10 +12,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -91,18 +92,32 @@ def unshare_command() -> list[str]:
     return ["unshare", flags, "--fork", "--kill-child", "--propagation", "private"]
 
 
+def enter_command(pid: int, file: str, argv: Sequence[str]) -> list[str]:
+    """How to run a command in a namespace of a lab from outside: into the holder's namespaces, and the folder where one was."""
+    user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+    shell = 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; cd "$1" 2>/dev/null; shift; exec "$@"'
+    inside = [f"--net=/proc/{pid}/root/run/netns/{file}", "--mount", "--pid"]
+    return ["nsenter", "--target", str(pid), *user, *inside, "--", "sh", "-c", shell, "sh", os.getcwd(), *argv]
+
+
 class Lab:
     """A running lab and the connection to its holder."""
 
-    def __init__(self, sock: socket.socket, names: Mapping[str, str], process: subprocess.Popen[bytes] | None = None) -> None:
-        self.sock, self.names, self.process = sock, names, process
+    def __init__(
+        self,
+        sock: socket.socket,
+        names: Mapping[str, str],
+        process: subprocess.Popen[bytes] | None = None,
+        errors: IO[bytes] | None = None,
+    ) -> None:
+        self.sock, self.names, self.process, self.errors = sock, names, process, errors
         self._file = sock.makefile("rb")
         self._shots = 0
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def start(cls, plan: Plan, *, door: Path | None = None, log: int | None = None) -> Lab:
+    def start(cls, plan: Plan, *, door: Path | None = None, log: Path | None = None) -> Lab:
         """Make the namespaces and carry out the plan.
 
         Parameters
@@ -111,8 +126,8 @@ class Lab:
             What to make.
         door : Path, optional
             A path for a Unix socket by which others reach the holder later.
-        log : int, optional
-            File descriptor for what the holder says on stderr.
+        log : Path, optional
+            A file for what the holder says on stderr; without it that is kept for a message should the start fail.
 
         Raises
         ------
@@ -129,17 +144,20 @@ class Lab:
         path = os.environ.get("PATH", "") + _SBIN
         environment = {**os.environ, "PATH": path}
         arguments = [str(theirs.fileno()), *([str(door)] if door is not None else [])]
-        process = subprocess.Popen(
-            [*unshare_command(), sys.executable, "-I", str(Path(__file__).with_name("holder.py")), *arguments],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE if log is None else log,
-            env=environment,
-            start_new_session=True,
-        )
-        theirs.close()
-        lab = cls(ours, dict(plan.names), process)
+        errors = tempfile.TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115  # closed with the lab
+        try:
+            process = subprocess.Popen(
+                [*unshare_command(), sys.executable, "-I", str(Path(__file__).with_name("holder.py")), *arguments],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env=environment,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+        lab = cls(ours, dict(plan.names), process, errors)
         try:
             lab.ask("carry out", actions=[_action(action) for action in plan.actions])
             lab.listen([(ns, listener) for ns, listener in plan.listeners])
@@ -160,9 +178,16 @@ class Lab:
         self.sock.close()
         if self.process is not None:
             self.process.wait()
-            if self.process.stderr is not None:
-                self.process.stderr.close()
             self.process = None
+        if self.errors is not None:
+            self.errors.close()
+
+    def leave(self) -> None:
+        """Hang up on a lab that was told to stay."""
+        if self.process is not None:
+            self.process.returncode = 0  # it lives on: not to be waited for
+            self.process = None
+        self.close()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -184,8 +209,10 @@ class Lab:
 
     def _died(self) -> InputError:
         said = ""
-        if self.process is not None and self.process.stderr is not None:
-            said = self.process.stderr.read().decode(errors="replace").strip()
+        if self.process is not None and self.errors is not None:
+            self.process.wait()
+            self.errors.seek(0)
+            said = self.errors.read().decode(errors="replace").strip()
         last = said.splitlines()[-1] if said else ""
         if "unshare" in last or "uid_map" in last:
             return InputError(

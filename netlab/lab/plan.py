@@ -105,7 +105,9 @@ _BASELINE: tuple[tuple[str, str], ...] = (
 _BRIDGE_NF = ("bridge.bridge-nf-call-iptables", "bridge.bridge-nf-call-ip6tables", "bridge.bridge-nf-call-arptables")
 _OPTIONAL: tuple[tuple[str, str], ...] = (("ipv4.icmp_msgs_per_sec", "1000000"), ("ipv4.icmp_msgs_burst", "1000000"))
 
-NEIGHBOUR_RETRANS = 100  # ms between the three questions for a neighbour; the kernel's default is 1000
+# ms between the three questions for a neighbour (the kernel's default is 1000); what was learned is not asked again for an hour,
+# so that neighbour discovery does not mix with the packets that are counted
+NEIGHBOUR = "retrans 100 base_reachable 3600000 delay_probe 3600000"
 
 
 def make_plan(network: Network, *, variant: str = "legacy") -> Plan:
@@ -281,7 +283,7 @@ def _ip_lines(netns: Netns, notes: list[str]) -> Iterator[str]:
     for device in present:
         for cache in ("arp_cache", "ndisc_cache"):
             if device.kind is not DeviceKind.LOOPBACK and device.up:
-                yield f"ntable change name {cache} dev {device.name} retrans {NEIGHBOUR_RETRANS}"
+                yield f"ntable change name {cache} dev {device.name} {NEIGHBOUR}"
         for address in device.addresses:
             if device.kind is DeviceKind.LOOPBACK and address.scope == "host":
                 continue  # 127.0.0.1 and ::1 come with the device

@@ -14,14 +14,14 @@ from random import Random
 
 import msgspec
 
-from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, build, entry_addresses
+from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, build, entry_addresses, with_internet
 from netlab.kube.cluster import Cluster
 from netlab.lab.host import Lab, Seen, Shot
 from netlab.linux.addr import Ip, ip
 from netlab.linux.netns import Listener, NetnsKind
 from netlab.linux.network import Network
 from netlab.linux.packet import ICMP, ICMPV6, PROTOCOL_NUMBERS, SCTP, TCP, UDP, Packet
-from netlab.trace.query import Request, Tracer, with_internet
+from netlab.trace.query import Request, Tracer
 from netlab.trace.skb import icmp_text
 from netlab.trace.steps import Branch, Delivered, Rejected, Trace, Verdict
 

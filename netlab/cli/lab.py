@@ -1,0 +1,347 @@
+"""`netlab lab`: the cluster in real network namespaces, without root, and netlab's predictions compared with what Linux does.
+
+Law: nothing of the host's network is touched; `down`, or the end of the lab's process however it comes, removes everything.
+What is up is kept by name (--name), so that several labs can stand side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Group, Parameter
+
+from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, note, open_tracer, request
+from netlab.errors import InputError
+
+if TYPE_CHECKING:
+    from netlab.kube.cluster import Cluster
+    from netlab.lab.running import Description
+    from netlab.linux.network import Network
+    from netlab.trace.query import Tracer
+
+LAB = Group("Lab", sort_key=0)
+Name = Annotated[str, Parameter(group=LAB, metavar="NAME", help="Which lab; several can be up at the same time.")]
+Namespace = Annotated[str, Parameter(alias="-n", metavar="NAME", help="Namespace of names that do not give one.")]
+Iptables = Annotated[
+    Literal["legacy", "nft"], Parameter(group=LAB, help="Which iptables loads the rules: iptables-legacy or iptables-nft.")
+]
+
+lab = App(
+    name="lab",
+    help="""The cluster in real network namespaces: touch it, and see whether Linux does what netlab says.
+
+For example:
+  netlab lab up                                        the example cluster; -f as for the other commands
+  netlab lab exec pod/web-0 -- curl -s 10.96.0.20      any command in a pod's or node's network
+  netlab lab trace web-0 svc/api                       one real packet, and the rules that counted it
+  netlab lab verify --flows 1000                       many flows, predicted and sent
+  netlab lab down""",
+)
+
+
+@lab.command(sort_key=0)
+def up(
+    *,
+    name: Name = "lab",
+    iptables: Iptables = "legacy",
+    dry_run: Annotated[
+        bool, Parameter(negative=(), group=LAB, help="Print what would be done, as a shell script, and do nothing.")
+    ] = False,
+    cluster: ClusterFlags = ClusterFlags(),
+) -> int:
+    """Stand a cluster up in private network namespaces, in the background.
+
+    Needs no root where user namespaces are allowed. A process listens on every port that the cluster declares and answers with
+    its name and the source address that it saw.
+
+    For example:
+      netlab lab up
+      netlab lab up -f cluster.json --name other --iptables nft
+      netlab lab up --dry-run > lab.sh && unshare -Urnm sh -e lab.sh
+    """
+    from netlab.lab import running
+    from netlab.lab.plan import make_plan
+
+    start = time.monotonic()
+    stdin = sys.stdin.read() if "-" in cluster.filename else None
+    declared, _, network = _open(cluster, stdin)
+    plan = make_plan(network, variant=iptables)
+    for text in plan.notes:
+        note(cluster, text)
+    if dry_run:
+        emit(str(plan))
+        return 0
+    spaces = {space: (file, network.namespaces[space].kind.value) for space, file in plan.names}
+    aliases = {pod.key: pod.node_name for pod in declared.pods.values() if pod.host_network and pod.node_name in spaces}
+    made = running.up(
+        name,
+        plan,
+        {
+            "iptables": iptables,
+            "spaces": spaces,
+            "aliases": aliases,
+            "files": tuple("-" if file == "-" else os.path.abspath(file) for file in cluster.filename),
+            "flags": _overrides(cluster),
+            "digest": _digest(network, iptables),
+            "notes": plan.notes,
+        },
+        stdin,
+    )
+    pod = next((space for space, (_, kind) in spaces.items() if kind == "pod"), None)
+    of = "" if name == running.DEFAULT_NAME else f" --name {name}"
+    emit(
+        f"lab {made.name} is up: {_inventory(made)}, in {time.monotonic() - start:.1f} s\n"
+        + (f"  netlab lab exec{of} pod/{pod.partition('/')[2]}{_namespace(pod)} -- ip route\n" if pod else "")
+        + f"  netlab lab trace{of} SOURCE DESTINATION\n  netlab lab down{of}"
+    )
+    return 0
+
+
+@lab.command(name="exec", sort_key=1)
+def exec_(
+    where: Annotated[str, Parameter(help="pod/web-0, [NAMESPACE/]NAME, node/node-1 or internet.")],
+    /,
+    *command: Annotated[str, Parameter(allow_leading_hyphen=True, help="What to run; a shell if left out.")],
+    name: Name = "lab",
+    namespace: Namespace = "default",
+) -> int:
+    """Run a command in the network of a pod or node. The exit code is the command's own.
+
+    For example:
+      netlab lab exec pod/web-0 -- curl -s 10.96.0.20
+      netlab lab exec node/node-1 -- tcpdump -eni flannel.1
+      netlab lab exec -n kube-system dns-0 -- ping -c1 10.244.0.10
+      netlab lab exec node/node-1
+    """
+    from netlab.lab import running
+
+    found = running.find(name)
+    space = running.where(found, where, namespace)
+    argv = running.command(found, space, list(command) or [os.environ.get("SHELL", "sh")])
+    sys.stdout.flush()
+    try:
+        os.execvp(argv[0], argv)
+    except FileNotFoundError:
+        raise InputError(f"{argv[0]} is not installed", hint="on Debian or Ubuntu: apt-get install util-linux") from None
+
+
+@lab.command(sort_key=2)
+def trace(
+    source: Annotated[str, Parameter(help="Who sends: a pod, workload, service, node, address or `internet`.")],
+    destination: Annotated[str, Parameter(help="Who is meant; :PORT by number or name.")],
+    /,
+    *,
+    name: Name = "lab",
+    namespace: Namespace = "default",
+    output: Annotated[
+        Literal["text", "wide"],
+        Parameter(alias="-o", group=OUTPUT, help="wide adds marks, conntrack states, MACs and the rules tried."),
+    ] = "text",
+    color_: Annotated[Color, Parameter(name="--color")] = "auto",
+    packet: PacketFlags = PacketFlags(),
+) -> int:
+    """Send one real packet, and print its way as Linux counted it, rule by rule.
+
+    The way is printed as `netlab trace` prints it, the branch that Linux took; below stands what Linux did, and every rule that
+    counted otherwise than netlab says. The exit code is 0 delivered, 1 not, or a difference.
+
+    For example:
+      netlab lab trace web-0 svc/api
+      netlab lab trace internet node/node-1:30080
+    """
+    from netlab.lab import running
+    from netlab.lab.single import send_one
+    from netlab.render.text import render
+
+    found = running.find(name)
+    flags = _as_flags(found, namespace)
+    _, tracer, network = _open(flags, None)
+    if found.digest != _digest(network, found.iptables):
+        raise InputError(
+            f"the input of lab {name} has changed since it was made", hint="netlab lab down, and up again, to have the new one"
+        )
+    if packet.at is not None:
+        raise InputError("--at does not go with lab trace", hint="the lab's outside has its routes: name a node's address instead")
+    with running.connect(found) as connection:
+        one = send_one(tracer, network, connection, request(source, destination, flags, packet), found.iptables)
+    emit(render(one.trace, wide=output == "wide", color=color(color_)))
+    emit("\n" + one.text)
+    return 0 if one.agrees and one.trace.exit_code == 0 else 1
+
+
+@lab.command(sort_key=3)
+def verify(
+    *,
+    flows: Annotated[int, Parameter(group=LAB, metavar="N", help="How many flows to send.")] = 500,
+    seed: Annotated[int, Parameter(group=LAB, metavar="S", help="Which flows: the same seed gives the same ones.")] = 1,
+    rules: Annotated[
+        int, Parameter(group=LAB, metavar="N", help="How many of them to send once more, alone, to compare every rule's counter.")
+    ] = 50,
+    iptables: Iptables = "legacy",
+    cluster: ClusterFlags = ClusterFlags(),
+) -> int:
+    """Predict many flows, send them in a lab of their own, and print each on which netlab and Linux differ.
+
+    Compared are the verdict, the endpoint, the source address that it saw, the kind of error and who sent it; for --rules flows
+    also how often every rule of every node counted. The exit code is 0 all agree, 1 some differ, 2 error.
+
+    For example:
+      netlab lab verify
+      netlab lab verify -f cluster.json --flows 5000 --seed 7 --iptables nft
+    """
+    from netlab.lab import verify as comparing
+    from netlab.lab.host import Lab
+    from netlab.lab.plan import make_plan
+    from netlab.lab.rulepath import verify_paths
+
+    if flows < 1 or rules < 0:
+        raise InputError("--flows must be at least 1, --rules at least 0")
+    stdin = sys.stdin.read() if "-" in cluster.filename else None
+    declared, tracer, network = _open(cluster, stdin)
+    plan = make_plan(network, variant=iptables)
+    for text in plan.notes:
+        note(cluster, text)
+    wanted = comparing.flows(declared, network, flows, seed)
+    with Lab.start(plan) as connection:
+        report = comparing.verify(tracer, connection, wanted, progress=_progress(cluster, len(wanted), "sent"))
+        emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary)
+        counted = verify_paths(
+            tracer, network, connection, wanted[:rules], iptables, progress=_progress(cluster, min(rules, len(wanted)), "counted")
+        )
+        emit("".join(f"{difference}\n\n" for difference in counted.disagreements) + counted.summary)
+    return 1 if report.disagreements or counted.disagreements else 0
+
+
+@lab.command(sort_key=4)
+def status(
+    *,
+    output: Annotated[Literal["text", "json", "name"], Parameter(alias="-o", group=OUTPUT)] = "text",
+    quiet: Annotated[bool, Parameter(alias="-q", negative=(), group=OUTPUT, help="No notes on stderr.")] = False,
+) -> int:
+    """The labs that are up."""
+    from netlab.lab import running
+    from netlab.render.columns import table
+
+    found = running.labs()
+    if output == "json":
+        keys = ("name", "pid", "started", "iptables", "files", "spaces", "notes")
+        emit(json.dumps([{key: getattr(d, key) for key in keys} for d in found], indent=2))
+    elif output == "name":
+        emit("\n".join(d.name for d in found))
+    elif found:
+        head = ("NAME", "NODES", "PODS", "IPTABLES", "PID", "AGE", "FILES")
+        rows = [(d.name, *_counts(d), d.iptables, str(d.pid), _age(d.started), " ".join(d.files) or "-") for d in found]
+        emit("\n".join(table([head, *rows])))
+    elif not quiet:
+        print("netlab: no lab is up", file=sys.stderr)
+    return 0
+
+
+@lab.command(sort_key=5)
+def down(
+    *,
+    name: Name = "lab",
+    everything: Annotated[bool, Parameter(name="--all", negative=(), group=LAB, help="All labs that are up.")] = False,
+) -> int:
+    """End a lab: its processes, namespaces and all that is in them."""
+    from netlab.lab import running
+
+    for found in running.labs() if everything else [running.find(name)]:
+        running.down(found)
+        emit(f"lab {found.name} is down")
+    return 0
+
+
+# -- what the commands share -------------------------------------------------------------------------------------------
+
+
+def _open(cluster: ClusterFlags, stdin: str | None) -> tuple[Cluster, Tracer, Network]:
+    """The cluster, its tracer, and the network that the lab stands up."""
+    from netlab.lab.verify import lab_network
+
+    if stdin is not None:
+        import io
+
+        kept, sys.stdin = sys.stdin, io.StringIO(stdin)
+        try:
+            declared, tracer = open_tracer(cluster)
+        finally:
+            sys.stdin = kept
+    else:
+        declared, tracer = open_tracer(cluster)
+    return declared, tracer, lab_network(declared, tracer.network)
+
+
+def _digest(network: Network, iptables: str) -> str:
+    from hashlib import sha256
+
+    from netlab.lab.plan import make_plan
+
+    return sha256(str(make_plan(network, variant=iptables)).encode()).hexdigest()
+
+
+_OVERRIDES = ("cni", "proxy_mode", "cluster_cidr", "service_cidr")
+
+
+def _overrides(cluster: ClusterFlags) -> dict[str, str]:
+    found = {key: value for key in _OVERRIDES if (value := getattr(cluster, key)) is not None}
+    if cluster.observed:
+        found["observed"] = "\n".join(cluster.observed)
+    return found
+
+
+def _as_flags(description: Description, namespace: str) -> ClusterFlags:
+    """The flags that the lab was made with."""
+    given = description.flags
+    return ClusterFlags(
+        filename=description.files,
+        namespace=namespace,
+        observed=tuple(given["observed"].split("\n")) if "observed" in given else (),
+        cni=given.get("cni"),
+        proxy_mode=given.get("proxy_mode"),
+        cluster_cidr=given.get("cluster_cidr"),
+        service_cidr=given.get("service_cidr"),
+        quiet=True,
+    )
+
+
+def _counts(description: Description) -> tuple[str, str]:
+    from netlab.linux.netns import NetnsKind
+
+    return str(description.count(NetnsKind.NODE)), str(description.count(NetnsKind.POD))
+
+
+def _inventory(description: Description) -> str:
+    nodes, pods = _counts(description)
+    return f"{nodes} nodes, {pods} pods and the outside, iptables-{description.iptables}"
+
+
+def _namespace(pod: str) -> str:
+    space = pod.partition("/")[0]
+    return "" if space == "default" else f" -n {space}"
+
+
+def _age(started: float) -> str:
+    seconds = max(0, int(time.time() - started))
+    if seconds < 120:
+        return f"{seconds}s"
+    if seconds < 7200:
+        return f"{seconds // 60}m"
+    return f"{seconds // 3600}h" if seconds < 172800 else f"{seconds // 86400}d"
+
+
+def _progress(cluster: ClusterFlags, total: int, what: str) -> Callable[[int], None]:
+    """A line on a terminal that counts up; silence anywhere else."""
+    if cluster.quiet or not sys.stderr.isatty():
+        return lambda done: None
+
+    def show(done: int) -> None:
+        end = "\r\x1b[K" if done >= total else "\r"
+        print(f"\r{done} of {total} flows {what}", end=end, file=sys.stderr, flush=True)
+
+    return show
