@@ -1,6 +1,6 @@
 """Whole traces on the example cluster, as a user reads them; README's transcript is one of them.
 
-    python tests/test_golden_traces.py        writes the files again, and README's transcript: read the difference before you commit it
+    python tests/test_golden_traces.py        writes the files and README's transcript again: read the difference before a commit
 """
 
 from __future__ import annotations
