@@ -33,6 +33,7 @@ class Connection(msgspec.Struct):
     original: Flow
     reply: Flow
     zone: int = 0
+    zone_direction: str = ""  # the direction whose tuple is in the zone: "orig", "reply", "" both (nf_ct_zone_id)
     mark: int = 0
     confirmed: bool = False
     seen_reply: bool = False
@@ -41,6 +42,7 @@ class Connection(msgspec.Struct):
     dst_done: bool = False
     snat: bool = False  # IPS_SRC_NAT
     dnat: bool = False  # IPS_DST_NAT
+    picked_up: bool = False  # TCP: begun without a SYN (nf_conntrack_tcp_loose)
     random_port: bool = False  # --random or --random-fully chose the source port: its value is one of many
 
 

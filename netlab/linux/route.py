@@ -211,17 +211,20 @@ def is_local(netns: Netns, address: Ip) -> bool:
 def select_source(netns: Netns, dev: str, towards: Ip) -> Ip | None:
     """The address that a packet leaving through `dev` takes (devinet.c inet_select_addr; IPv6: RFC 6724 rules 2, 5, 8).
 
-    The first address of the device in whose subnet `towards` lies, else the device's first, else any other device's.
+    The first address of the device in whose subnet `towards` lies, else the device's first, else the first of any other
+    device, in the order of their indexes: there no subnet is preferred.
     """
     device = netns.devices.get(dev)
     others = [d for d in netns.devices.values() if d.name != dev]
+    if towards.family == 6 and towards in fib(netns).local_addresses:  # rule 1: the address itself
+        return towards
     for group in ([device] if device else [], others):
         usable = [a for d in group for a in d.addresses if _may_source(a, towards)]
         if not usable:
             continue
         if towards.family == 6:
             return max(usable, key=lambda a: _common_bits(a.ip, towards)).ip
-        for address in usable:
+        for address in usable if group is not others else ():
             if towards.value & mask_of(4, address.length) == address.ip.value & mask_of(4, address.length):
                 return address.ip
         return usable[0].ip
@@ -311,6 +314,17 @@ def forwarding(netns: Netns, family: int, dev: str) -> bool:
             netns.sysctl(f"ipv4.conf.{dev}.forwarding", netns.sysctl("ipv4.conf.all.forwarding", netns.sysctl("ipv4.ip_forward")))
         )
     return bool(netns.sysctl("ipv6.conf.all.forwarding"))
+
+
+def cached_route_text(netns: Netns, route: Route) -> str:
+    """`route_text`, remembered by the namespace."""
+    texts = netns.cache.setdefault("route texts", {})
+    assert isinstance(texts, dict)
+    known = texts.get(id(route))  # the entry holds the route, so that its id stays its own
+    if known is None:
+        known = texts[id(route)] = (route_text(route), route)
+    text: str = known[0]
+    return text
 
 
 def route_text(route: Route) -> str:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from netlab.linux.addr import V4_ALL, V6_ALL, Ip
 from netlab.linux.conntrack import Connection, CtState, CtView
 from netlab.linux.hooks import KERNEL_FUNCTIONS, Function
-from netlab.linux.matches import Comment
+from netlab.linux.matches import Comment, Connmark, Conntrack, State, UnknownMatch
 from netlab.linux.netns import Netns
 from netlab.linux.packet import ACK, FIN, ICMP, ICMPV6, RST, SCTP, SYN, TCP, UDP, Flow, Packet
 from netlab.linux.route import select_source
@@ -50,8 +50,13 @@ from netlab.trace.skb import Outcome, Skb, nice
 from netlab.trace.steps import AnyStep, Conntracked, HookStep, Natted, RuleStep
 
 Emit = Callable[[str, AnyStep], None]
+ZonedTuple = tuple[int, bool, Flow]  # zone, whether it is the reply's tuple, the tuple
 MAX_FORKED_PORTS = 64  # a NAT port range up to this size is explored port by port
 
+_CONNTRACK_TARGETS = frozenset({Dnat, Snat, Masquerade, Redirect, Netmap, SetConnmark, UnknownTarget})
+_CONNTRACK_MATCHES = frozenset({Conntrack, State, Connmark, UnknownMatch})
+
+_GRE = 47
 _ICMP_REQUESTS = {ICMP: (8, 13, 15, 17), ICMPV6: (128,)}  # nf_conntrack_proto_icmp{,v6}.c: what may open a connection
 
 
@@ -76,7 +81,7 @@ def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
         return []
     nat = tuple((t, c) for t, c in ruleset.base_chains(hook) if t.name == "nat")
     entries: list[tuple[int, int, Stage]] = []
-    for priority, function in KERNEL_FUNCTIONS[hook]:
+    for priority, function in KERNEL_FUNCTIONS[hook] if wants_conntrack(ruleset) else ():
         asks = nat if function in (Function.NAT_DST, Function.NAT_SRC) else ()
         entries.append((priority, 0, Stage(function=function, chains=asks)))
     for n, (table, chain) in enumerate(ruleset.base_chains(hook), 1):
@@ -84,6 +89,22 @@ def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
             entries.append((chain.priority, n, Stage(table, chain)))
     entries.sort(key=lambda e: e[:2])
     return [stage for _, _, stage in entries]
+
+
+def wants_conntrack(ruleset: Ruleset) -> bool:
+    """Whether a rule needs connection tracking: it is switched on by the first that does (nf_conntrack_proto.c nf_ct_netns_get).
+
+    The callers are the checkentry functions of xt_conntrack, xt_connmark, xt_CT (but not for --notrack) and the NAT targets;
+    what netlab does not model may be another. Without it the nat table is never asked.
+    """
+    return any(
+        type(rule.target) in _CONNTRACK_TARGETS
+        or (type(rule.target) is Ct and not rule.target.notrack)
+        or any(type(match) in _CONNTRACK_MATCHES for match in rule.matches)
+        for table in ruleset.tables
+        for chain in table.chains.values()
+        for rule in chain.rules
+    )
 
 
 def plans(netns: Netns, family: int) -> dict[Hook, list[Stage]]:
@@ -107,7 +128,7 @@ class Netfilter:
     def __init__(self, chooser: Chooser, emit: Emit) -> None:
         self.chooser = chooser
         self.emit = emit
-        self.connections: dict[str, dict[tuple[int, Flow], tuple[Connection, bool]]] = {}
+        self.connections: dict[str, dict[ZonedTuple, tuple[Connection, bool]]] = {}
         self.recent: dict[str, set[tuple[str, int]]] = {}
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
@@ -126,18 +147,24 @@ class Netfilter:
             physin=skb.physin,
             physout=skb.physout,
             ct=skb.ct,
-            local=skb.local,
+            local=skb.socket,
             recent=self.recent.setdefault(skb.netns.name, set()),
         )
         for stage in stages:
             if stage.chain is not None and stage.table is not None:
+                before = skb.packet
                 outcome = self._chain(skb, view, stage.table, stage.chain)
+                if hook is Hook.OUTPUT and stage.table.name == "mangle":
+                    _reroute(skb, before)
             elif stage.function is Function.CONNTRACK:
                 outcome = self._conntrack_in(skb, view)
             elif stage.function is Function.CONFIRM:
                 outcome = self._confirm(skb)
             else:
+                before = skb.packet
                 outcome = self._nat(skb, view, stage.function is Function.NAT_SRC, stage.chains)
+                if hook is Hook.OUTPUT and skb.packet.dst != before.dst:  # nf_nat_proto.c nf_nat_ipv4_local_fn
+                    skb.reroute = skb.packet
             if outcome is not None:
                 return outcome
         return None
@@ -224,11 +251,10 @@ class Netfilter:
                 case SetConnmark():
                     hit(self._connmark(skb, view, rule.target))
                 case Ct(notrack=notrack, zone=zone):
-                    if skb.ct is None:
-                        if notrack:
-                            skb.untracked = True
-                        if zone is not None:
-                            skb.zone = zone
+                    if skb.ct is None and skb.template is None:  # xt_CT.c xt_ct_target: the first one decides
+                        skb.untracked = notrack
+                        skb.zone, skb.zone_direction = zone or 0, rule.target.zone_direction
+                        skb.template = view.ct = CtView(CtState.UNTRACKED) if notrack else _template(view.packet.family)
                     hit("notrack" if notrack else f"zone {zone}" if zone is not None else "ct")
                 case Dnat() | Snat() | Masquerade() | Redirect() | Netmap():
                     outcome = self._nat_target(skb, view, rule.target, hit)
@@ -327,21 +353,25 @@ class Netfilter:
         packet = skb.packet
         table = self.connections.setdefault(skb.netns.name, {})
         if packet.quoted is not None:  # nf_conntrack_proto_icmp.c icmp_error_message: the reverse of the quoted packet
-            found = table.get((skb.zone, packet.quoted.flow.reversed()))
+            found = _find(table, skb, packet.quoted.flow.reversed())
             if found is None:
                 return CtView(CtState.INVALID)
             return CtView(CtState.RELATED, found[0], found[1])
         flow = packet.flow
-        found = table.get((skb.zone, flow))
+        found = _find(table, skb, flow)
         if found is not None:
             connection, is_reply = found
+            if packet.protocol == TCP and not is_reply and not _is_expected(connection, packet.tcp_flags):
+                return CtView(CtState.INVALID)
+            _assure(connection, packet, is_reply)
             if is_reply:
                 connection.seen_reply = True
                 return CtView(CtState.ESTABLISHED, connection, True)
             return CtView(CtState.ESTABLISHED if connection.seen_reply else CtState.NEW, connection)
         if not _may_open(packet):
             return CtView(CtState.INVALID)
-        return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone))
+        picked_up = packet.protocol == TCP and packet.tcp_flags & SYN == 0
+        return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone, skb.zone_direction, picked_up=picked_up))
 
     def _confirm(self, skb: Skb) -> Outcome | None:
         """nf_conntrack_confirm: both tuples enter the table once the packet has survived.
@@ -352,8 +382,9 @@ class Netfilter:
         if connection is not None and not connection.confirmed:
             connection.confirmed = True
             table = self.connections.setdefault(skb.netns.name, {})
-            table.setdefault((connection.zone, connection.original), (connection, False))
-            table.setdefault((connection.zone, connection.reply), (connection, True))
+            for is_reply, flow in ((False, connection.original), (True, connection.reply)):
+                zone = _zone_id(connection.zone, connection.zone_direction, is_reply)
+                table.setdefault((zone, is_reply, flow), (connection, is_reply))
         return None
 
     # -- NAT -----------------------------------------------------------------------------------------------------------
@@ -375,6 +406,7 @@ class Netfilter:
                     break
             if source:
                 connection.src_done = True
+                self._make_unique(skb, connection)
             else:
                 connection.dst_done = True
         manipulated = (connection.snat if source else connection.dnat) if not ct.is_reply else (
@@ -388,8 +420,13 @@ class Netfilter:
             changed = _with_source(packet, target)
             if connection.random_port and connection.snat and not ct.is_reply:
                 changed = replace(changed, sport_random=True)
+            elif ct.is_reply and packet.protocol in (ICMP, ICMPV6):
+                changed = replace(changed, sport_random=False)
         else:
             changed = _with_destination(packet, target)
+            if connection.random_port and packet.protocol in (ICMP, ICMPV6):
+                # icmp_manip_pkt: the id is the tuple's, whichever side is translated
+                changed = replace(changed, sport_random=not ct.is_reply)
         if changed != packet:
             kind = "snat" if source else "dnat"
             note = "port chosen at random" if changed.sport_random and not packet.sport_random else ""
@@ -473,7 +510,7 @@ class Netfilter:
         else:
             new_flow = replace(current, dst=address, **_tuple_port(packet, "dport", port))
             connection.dst_done = True
-            if new_flow != current:
+            if new_flow != current or random:
                 connection.dnat = True
         connection.reply = new_flow.reversed()
         connection.random_port = connection.random_port or random
@@ -482,29 +519,43 @@ class Netfilter:
         hit(f"{verb} to {chosen}")
         return None
 
+    def _make_unique(self, skb: Skb, connection: Connection) -> None:
+        """nf_nat_core.c get_unique_tuple: where another connection has the reply's tuple, a new source port (or id) is drawn."""
+        table = self.connections.get(skb.netns.name)
+        if not table or connection.confirmed or connection.reply.protocol not in (TCP, UDP, SCTP, ICMP, ICMPV6):
+            return
+        zone = _zone_id(connection.zone, connection.zone_direction, True)
+        if any((zone, is_reply, connection.reply) in table for is_reply in (False, True)):
+            connection.snat = connection.random_port = True
+
     def _pick(self, packet: Packet, span: NatRange, source: bool) -> tuple[Ip, int, bool]:
         """Address and port out of a range (nf_nat_core.c get_unique_tuple in a table without clashes).
 
-        Several addresses: the kernel hashes with a secret seed, so each is equally likely. Ports: the old one stays if it may;
-        else one of the range is drawn. The third value says that the port is one of too many to tell.
+        A source that is in the range already stays. Several addresses: the kernel hashes with a secret seed, so each is equally
+        likely. Ports: the old one stays if it may; else one of the range is drawn. The third value says that the port (for
+        ICMP, the id, whichever way it is translated) is one of too many to tell.
         """
         old_address, old_port = (packet.src, packet.sport) if source else (packet.dst, packet.dport)
+        random_all = span.random or span.random_fully
+        ports = packet.protocol in (TCP, UDP, SCTP)
+        if source and not random_all and _in_range(span, old_address, old_port if ports else None):
+            return old_address, old_port, False
         address = span.low if span.low is not None else old_address
         if span.low is not None and span.high is not None and span.high.value > span.low.value:
             count = span.high.value - span.low.value + 1
             label = f"NAT to one of {count} addresses"
             choice = self.chooser.choose([Fraction(1, count)] * count, label) if count <= 256 else 0
             address = Ip(span.low.family, span.low.value + choice)
-        if packet.protocol not in (TCP, UDP, SCTP):
+        if packet.protocol in (ICMP, ICMPV6):
+            return address, packet.icmp_id, random_all
+        if not ports:
             return address, 0, False
         if span.port_low is None:
-            random = source and (span.random or span.random_fully)
-            return address, old_port, random
+            return address, old_port, source and random_all
         low = span.port_low
         high = span.port_high if span.port_high is not None else low
         if span.base_port is not None:  # NF_NAT_RANGE_PROTO_OFFSET
             return address, low + (old_port - span.base_port) % (high - low + 1), False
-        random_all = span.random or span.random_fully
         if not random_all and low <= old_port <= high:
             return address, old_port, False
         if low == high:
@@ -520,9 +571,68 @@ def attached(skb: Skb) -> CtView | None:
 
     So it is translated back even if the connection was never confirmed (nf_reject_ipv4.c nf_send_reset, icmp.c icmp_glue_bits).
     """
-    if skb.ct is None or skb.ct.connection is None:
+    if skb.ct is None or skb.ct.state is CtState.INVALID:
         return None
+    if skb.ct.connection is None:  # untracked: the answer gets a state without a connection, and CT rules pass it over
+        return CtView(CtState.INVALID)
     return CtView(CtState.RELATED, skb.ct.connection, not skb.ct.is_reply)
+
+
+def _reroute(skb: Skb, before: Packet) -> None:
+    """iptable_mangle.c ipt_mangle_out: a packet that table mangle changed is routed again; raw and filter do not ask for it."""
+    packet = skb.packet
+    if (packet.src, packet.dst, packet.mark, packet.ttl) != (before.src, before.dst, before.mark, before.ttl):
+        skb.reroute = packet
+
+
+def _is_expected(connection: Connection, flags: int) -> bool:
+    """nf_conntrack_proto_tcp.c tcp_conntracks: after its SYN a client may say nothing but SYN (or RST) until it was answered."""
+    if connection.seen_reply or connection.picked_up:
+        return True
+    return flags & (SYN | ACK | FIN | RST) == SYN or bool(flags & RST)
+
+
+def _assure(connection: Connection, packet: Packet, is_reply: bool) -> None:
+    """nf_conntrack_proto_tcp.c, nf_conntrack_proto_gre.c: when a connection that has seen a reply becomes ASSURED.
+
+    TCP: with the ACK that ends the handshake; a connection picked up in its middle with any ACK. (UDP: after two seconds.)
+    """
+    if not connection.seen_reply:
+        return
+    if packet.protocol == TCP:
+        plain = packet.tcp_flags & (SYN | ACK | FIN | RST) == ACK
+        connection.assured |= plain and (not is_reply or connection.picked_up)
+    elif packet.protocol == _GRE:
+        connection.assured = True
+
+
+def _template(family: int) -> CtView:
+    """What `-j CT` attaches to a packet until connection tracking looks at it: an empty connection (nf_ct_tmpl_alloc)."""
+    nothing = Flow(0, Ip(family, 0), 0, Ip(family, 0), 0)
+    return CtView(CtState.NEW, Connection(nothing, nothing, confirmed=True))
+
+
+def _zone_id(zone: int, direction: str, is_reply: bool) -> int:
+    """nf_conntrack_zones.h nf_ct_zone_id: a zone for one direction leaves the other in zone 0."""
+    return zone if direction in ("", "reply" if is_reply else "orig") else 0
+
+
+def _find(
+    table: dict[ZonedTuple, tuple[Connection, bool]], skb: Skb, flow: Flow
+) -> tuple[Connection, bool] | None:
+    """nf_conntrack_core.c __nf_conntrack_find_get: by tuple, where the zones of that direction are the same."""
+    for is_reply in (False, True):
+        found = table.get((_zone_id(skb.zone, skb.zone_direction, is_reply), is_reply, flow))
+        if found is not None:
+            return found
+    return None
+
+
+def _in_range(span: NatRange, address: Ip, port: int | None) -> bool:
+    """nf_nat_core.c nf_in_range; `port` None where the protocol has none."""
+    if span.low is not None and not span.low.value <= address.value <= (span.high or span.low).value:
+        return False
+    return port is None or span.port_low is None or span.port_low <= port <= (span.port_high or span.port_low)
 
 
 def _may_open(packet: Packet) -> bool:

@@ -37,7 +37,10 @@ from netlab.trace.steps import Header
 class Skb:
     """`bridge_prerouted`: br_netfilter has run PREROUTING already (nf_bridge info); `physin` the bridge port it came through.
 
-    `routed` is the route that is attached (skb_dst); `zone` the conntrack zone set by `-j CT`; `untracked` set by NOTRACK.
+    `routed` is the route that is attached (skb_dst); `reroute` the packet as it was when OUTPUT last asked for its route again
+    (ip_route_me_harder). `local`: made here; `socket`: a socket stands behind it (skb_to_full_sk). Until connection tracking
+    looks: `zone` set by `-j CT`, `zone_direction` the direction it is for ("": both), `untracked` set by NOTRACK, `template`
+    what a rule sees meanwhile (the rule's template, or UNTRACKED).
     """
 
     packet: Packet
@@ -46,8 +49,12 @@ class Skb:
     ct: CtView | None = None
     untracked: bool = False
     zone: int = 0
+    zone_direction: str = ""
+    template: CtView | None = None
     routed: Found | None = None
+    reroute: Packet | None = None
     local: bool = False
+    socket: bool = False
     physin: str = ""
     physout: str = ""
     bridge_prerouted: bool = False
@@ -69,6 +76,7 @@ class Outcome:
     assumed: bool = False
     answer: Packet | None = None
     answer_ct: CtView | None = None
+    answer_socket: bool = True  # the answer is sent through a socket of the kernel's: `-m owner --socket-exists` holds for it
     answer_port: str = ""  # the answer leaves through this bridge port, past all hooks
     is_answer: bool = False  # an ICMP error that reached the sender of the packet it quotes
 
@@ -114,8 +122,8 @@ def icmp_text(packet: Packet) -> str:
     return words.get(kind, f"type {kind} code {code}")
 
 
-def header(packet: Packet) -> Header:
-    """The packet as a step shows it."""
+def header(packet: Packet, inner: Header | None = None) -> Header:
+    """The packet as a step shows it; `inner` is the shown form of the packet that it carries."""
     if packet.protocol in (ICMP, ICMPV6):
         flags = icmp_text(packet)
     else:
@@ -134,7 +142,7 @@ def header(packet: Packet) -> Header:
         src_mac=packet.src_mac,
         dst_mac=packet.dst_mac,
         vni=packet.vni,
-        inner=header(packet.inner) if packet.inner is not None else None,
+        inner=inner,
         quoted=header(packet.quoted) if packet.quoted is not None else None,
     )
 

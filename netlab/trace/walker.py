@@ -12,13 +12,14 @@ things happen; nothing is decided twice.
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 
 from msgspec.structs import replace
 
 from netlab.linux.addr import Ip
 from netlab.linux.bridge import Links
-from netlab.linux.conntrack import CtView
+from netlab.linux.conntrack import CtState, CtView
 from netlab.linux.netns import Device, DeviceKind, Listener, Netns, NetnsKind, RouteType
 from netlab.linux.network import Network
 from netlab.linux.packet import (
@@ -47,11 +48,12 @@ from netlab.linux.packet import (
 from netlab.linux.route import (
     TABLE_NAMES,
     Found,
+    cached_route_text,
     forwarding,
     is_local,
     lookup,
     route_localnet,
-    route_text,
+    select_source,
     source_for,
     source_refusal,
 )
@@ -66,6 +68,7 @@ from netlab.trace.steps import (
     Delivered,
     Dropped,
     Encapsulated,
+    Header,
     Hop,
     MtuStep,
     NeighbourStep,
@@ -79,6 +82,7 @@ from netlab.trace.steps import (
 )
 
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes: outer IP 20/40, UDP 8, VXLAN 8, inner Ethernet 14
+TIMESTAMP, TIMESTAMP_REPLY = 13, 14  # RFC 792
 _BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 
 # --reject-with words -> ICMP type and code (net/ipv4/netfilter/ipt_REJECT.c, net/ipv6/netfilter/ip6t_REJECT.c)
@@ -101,6 +105,9 @@ REJECT_CODES = {
         "icmp6-reject-route": (1, 6),
     },
 }
+# nf_reject.h nf_reject_verify_csum: of all other protocols the bytes must add up as if they held a checksum of their own
+_REJECT_SURE = frozenset({ICMP, TCP, UDP, 33, 47, 50, 51, ICMPV6, SCTP, 136})
+_NEXT_HEADER = (4, 1)  # RFC 4443, 3.4: parameter problem, unrecognized next header
 _NET, _HOST, _PROTO, _PORT, _FILTERED = "net", "host", "proto", "port", "filtered"
 _UNREACHABLE_CODES = {
     4: {_NET: 0, _HOST: 1, _PROTO: 2, _PORT: 3, _FILTERED: 13},
@@ -129,6 +136,7 @@ class Walk:
         self.links = links
         self.chooser = chooser
         self.netfilter = Netfilter(chooser, self.emit)
+        self._headers: dict[int, tuple[Packet, Header]] = {}
         self.hops: list[tuple[str, list[AnyStep]]] = []
         self.expected: Expected | None = None
         self.assumptions: dict[str, None] = {}
@@ -142,6 +150,14 @@ class Walk:
         if not self.hops or self.hops[-1][0] != where:
             self.hops.append((where, []))
         self.hops[-1][1].append(step)
+
+    def _header(self, packet: Packet) -> Header:
+        """The packet as steps show it; a frame is shown at both ends of its wire, a tunnelled packet at every hop."""
+        known = self._headers.get(id(packet))  # the entry holds the packet, so that its id stays its own
+        if known is None:
+            inner = self._header(packet.inner) if packet.inner is not None else None
+            known = self._headers[id(packet)] = (packet, header(packet, inner))
+        return known[1]
 
     def take_hops(self) -> tuple[Hop, ...]:
         """The hops so far; the record starts anew (for the way back)."""
@@ -181,6 +197,7 @@ class Walk:
         packet = skb.packet
         if kind == "tcp-reset":
             outcome.answer = _reset(packet)
+            outcome.answer_socket = False
             if skb.physin and outcome.answer is not None:  # back as a frame, through the bridge port that it came from
                 outcome.answer = replace(outcome.answer, src_mac=packet.dst_mac, dst_mac=packet.src_mac)
                 outcome.answer_port = skb.physin
@@ -190,7 +207,10 @@ class Walk:
                 self.emit(skb.netns.name, UnknownStep(f"reject with {kind}"))
                 outcome.kind = "unknown"
                 return
-            outcome.answer = self._icmp_error(skb, *codes)
+            if packet.protocol in _REJECT_SURE or self.chooser.undecidable(
+                f"whether the {packet.length} bytes of protocol {packet.protocol} pass for a checksum (nf_reject_verify_csum)"
+            ):
+                outcome.answer = self._icmp_error(skb, *codes)
         text = "TCP RST" if kind == "tcp-reset" else "ICMP " + kind.partition("-")[2].replace("-", " ")
         self.emit(skb.netns.name, Rejected(outcome.reason, text if outcome.answer is not None else "none"))
 
@@ -199,7 +219,11 @@ class Walk:
         packet = skb.packet
         if packet.is_icmp_error or packet.dst.is_multicast:
             return None
-        source = packet.dst if is_local(skb.netns, packet.dst) and not skb.local else Ip(packet.family, 0)
+        if skb.local and packet.protocol in (ICMP, ICMPV6) and packet.icmp_type in (ECHO_REPLY, TIMESTAMP_REPLY, V6_ECHO_REPLY):
+            return None  # icmp_xmit_lock: the kernel's one ICMP socket is busy sending the reply that is refused
+        source = packet.dst if is_local(skb.netns, packet.dst) else Ip(packet.family, 0)
+        if packet.family == 6 and source.value == 0 and skb.indev:  # icmp6_send: of the device that it came in through
+            source = select_source(skb.netns, skb.indev, packet.src) or source
         protocol = ICMP if packet.family == 4 else ICMPV6
         length = min(packet.length + (28 if packet.family == 4 else 48), 576 if packet.family == 4 else 1280)
         return Packet(
@@ -213,8 +237,9 @@ class Walk:
             quoted=replace(packet, quoted=None, inner=None, mark=0, src_mac="", dst_mac=""),
         )
 
-    def _refuse(self, skb: Skb, what: str, reason: str) -> Outcome:
-        """Reject with an ICMP unreachable error of a kind ("net", "host", "port", ...)."""
+    def _refuse(self, skb: Skb, what: str, reason: str, ct: bool = True) -> Outcome:
+        """Reject with an ICMP unreachable error of a kind ("net", "host", "port", ...); without `ct` the packet's connection
+        was let go before (udp.c __udp4_lib_rcv, nf_reset_ct), so that connection tracking has to find it again."""
         family = skb.packet.family
         code = _UNREACHABLE_CODES[family][what]
         answer = self._icmp_error(skb, UNREACHABLE if family == 4 else V6_UNREACHABLE, code)
@@ -222,7 +247,7 @@ class Walk:
         if answer is None:
             return self._drop(netns, reason)
         self.emit(netns, Rejected(reason, f"ICMP {icmp_text(answer)}"))
-        return Outcome("rejected", f"{reason} (on {netns})", netns, answer=answer, answer_ct=attached(skb))
+        return Outcome("rejected", f"{reason} (on {netns})", netns, answer=answer, answer_ct=attached(skb) if ct else None)
 
     def _local_error(self, skb: Skb, reason: str, errno: str) -> Outcome:
         """The sender's own kernel refuses: the system call fails at once."""
@@ -240,22 +265,26 @@ class Walk:
         netns = self.network.namespaces[out.netns]
         by = f"kernel of {out.netns}"
         if not out.answer_port:
-            return self.local_out(netns, out.answer, by, out.answer_ct)
-        self.emit(netns.name, Sent(header(out.answer), by))
+            return self.local_out(netns, out.answer, by, out.answer_ct, out.answer_socket)
+        self.emit(netns.name, Sent(self._header(out.answer), by))
         self.note(netns.name, f"straight back through bridge port {out.answer_port}: no hook sees it, nothing is translated")
         return self._transmit(Skb(out.answer, netns, local=True), netns.devices[out.answer_port])
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def local_out(self, netns: Netns, packet: Packet, by: str, ct: CtView | None = None) -> Outcome:
+    def local_out(
+        self, netns: Netns, packet: Packet, by: str, ct: CtView | None = None, socket: bool = True
+    ) -> Outcome:
         """ip_output.c __ip_queue_xmit / ip_local_out: route, choose a source, OUTPUT, and on."""
-        skb = Skb(packet, netns, local=True, ct=ct)
+        skb = Skb(packet, netns, local=True, socket=socket, ct=ct)
+        if ct is not None and ct.connection is None:
+            skb.ct, skb.template = None, ct
         unspecified = packet.src.value == 0
         found = self._route(skb, None if unspecified else packet.src, "")
         if isinstance(found, Outcome):
             return found
         if found.type in (RouteType.UNREACHABLE, RouteType.PROHIBIT, RouteType.BLACKHOLE, RouteType.THROW):
-            self.emit(netns.name, Sent(header(packet), by))
+            self.emit(netns.name, Sent(self._header(packet), by))
             self._routed(skb, found)
             if netns.kind is NetnsKind.EXTERNAL:
                 return self._drop(netns.name, f"nobody outside the cluster has a route to {packet.dst}")
@@ -264,23 +293,23 @@ class Walk:
         if unspecified:
             source = source_for(netns, found, packet.dst)
             if source is None:
-                self.emit(netns.name, Sent(header(packet), by))
+                self.emit(netns.name, Sent(self._header(packet), by))
                 return self._local_error(skb, f"no source address towards {packet.dst}", "Cannot assign requested address")
             packet = replace(packet, src=source)
             skb.packet = packet
             chosen = str(source)
         if self.expected is not None and self.expected.sent.src.value == 0:
             self.expected = Expected(self.expected.netns, packet.flow, self.expected.owner)
-        self.emit(netns.name, Sent(header(packet), by))
+        self.emit(netns.name, Sent(self._header(packet), by))
         self._routed(skb, found, chosen)
+        if self._loopback_leaves(skb, found):
+            return self._local_error(skb, f"source {packet.src} must not leave through {found.out}", "Invalid argument")
         skb.routed = found
-        before = packet
         outcome = self._hook(skb, Hook.OUTPUT, "", found.out)
         if outcome is not None:
             return outcome
-        if (skb.packet.dst, skb.packet.src, skb.packet.mark) != (before.dst, before.src, before.mark):
-            # nf_nat_ipv4_local_fn, ipt_mangle_out: ip_route_me_harder
-            again = self._route(skb, skb.packet.src, "")
+        if skb.reroute is not None:  # ip_route_me_harder
+            again = self._route(dataclasses.replace(skb, packet=skb.reroute), skb.reroute.src, "")
             if isinstance(again, Outcome):
                 return again
             if again.nexthop is None and again.type is not RouteType.LOCAL:
@@ -288,8 +317,16 @@ class Walk:
                 return self._local_error(skb, f"no route to {skb.packet.dst}", _ERRNO.get(again.type, "Network is unreachable"))
             if (again.out, again.via) != (found.out, found.via):
                 self._routed(skb, again, note="routed again after OUTPUT")
+            if self._loopback_leaves(skb, again):
+                return self._local_error(skb, f"source {skb.packet.src} must not leave through {again.out}", "Invalid argument")
             skb.routed = again
         return self._output(skb)
+
+    @staticmethod
+    def _loopback_leaves(skb: Skb, found: Found) -> bool:
+        """route.c __mkroute_output: a packet from 127.0.0.0/8 leaves through lo only, unless route_localnet is on."""
+        src = skb.packet.src
+        return src.family == 4 and src.is_loopback and found.out != "lo" and not route_localnet(skb.netns, found.out)
 
     def _route(self, skb: Skb, src: Ip | None, iif: str) -> Found | Outcome:
         """A route lookup with its forks (equal-cost next hops) and its unknowns."""
@@ -315,7 +352,7 @@ class Walk:
                 via=str(found.via) if found.via is not None else "",
                 source=source,
                 table=TABLE_NAMES.get(found.table, str(found.table)),
-                route=route_text(found.route) if found.route is not None else "",
+                route=cached_route_text(skb.netns, found.route) if found.route is not None else "",
                 rule=found.rule if found.route is not None and found.rule not in (0, 32766, 32767) else None,
                 note=note,
                 ref=found.route.ref if found.route is not None else None,
@@ -326,7 +363,7 @@ class Walk:
         """ip_output.c ip_output, ip_finish_output2: POSTROUTING, MTU, neighbour, device."""
         assert skb.routed is not None
         dev = skb.routed.out
-        outcome = self._hook(skb, Hook.POSTROUTING, "", dev)
+        outcome = self._hook(skb, Hook.POSTROUTING, skb.indev, dev)  # ip_output: a forwarded packet keeps its device in
         if outcome is not None:
             return outcome
         device = skb.netns.devices[dev]
@@ -364,8 +401,9 @@ class Walk:
     def _loopback(self, skb: Skb, device: Device) -> Outcome:
         """drivers/net/loopback.c: the packet comes back with its route and its connection."""
         again = replace(skb.packet, src_mac="", dst_mac="")
-        back = Skb(again, skb.netns, device.name, ct=skb.ct, untracked=skb.untracked, routed=skb.routed)
-        self.emit(skb.netns.name, Transmitted(device.name, f"{skb.netns.name}/{device.name}", header(again)))
+        known = skb.ct is not None and skb.ct.state is not CtState.INVALID  # an INVALID packet is looked at again
+        back = Skb(again, skb.netns, device.name, ct=skb.ct if known else None, untracked=skb.untracked, routed=skb.routed)
+        self.emit(skb.netns.name, Transmitted(device.name, f"{skb.netns.name}/{device.name}", self._header(again)))
         return self._ip_rcv(back)
 
     def _neighbour(self, skb: Skb, device: Device, ip: Ip) -> str | None:
@@ -433,7 +471,7 @@ class Walk:
     def _cross(self, skb: Skb, device: Device, to: tuple[str, str]) -> Outcome:
         """Over a wire into another namespace: skb_scrub_packet forgets mark and connection."""
         packet = replace(skb.packet, mark=0) if skb.packet.mark else skb.packet
-        self.emit(skb.netns.name, Transmitted(device.name, f"{to[0]}/{to[1]}", header(packet)))
+        self.emit(skb.netns.name, Transmitted(device.name, f"{to[0]}/{to[1]}", self._header(packet)))
         return self._receive(Skb(packet, self.network.namespaces[to[0]]), to[1])
 
     def _receive(self, skb: Skb, dev: str) -> Outcome:
@@ -445,7 +483,7 @@ class Walk:
             return self._bridge_receive(skb, device)
         if skb.packet.dst_mac not in (device.mac, _BROADCAST_MAC):
             return self._drop(skb.netns.name, f"frame for MAC {skb.packet.dst_mac}, {dev} has {device.mac}")
-        self.emit(skb.netns.name, Received(dev, header(skb.packet)))
+        self.emit(skb.netns.name, Received(dev, self._header(skb.packet)))
         skb.indev = dev
         return self._ip_rcv(skb)
 
@@ -459,7 +497,7 @@ class Walk:
             return self._unknown(netns.name, f"{port.name} is a port of {port.master}, which is not in the dump")
         if not bridge.up:
             return self._drop(netns.name, f"{bridge.name} is down")
-        self.emit(netns.name, Received(port.name, header(skb.packet)))
+        self.emit(netns.name, Received(port.name, self._header(skb.packet)))
         family = skb.packet.family
         name = "bridge.bridge-nf-call-iptables" if family == 4 else "bridge.bridge-nf-call-ip6tables"
         if netns.sysctl(name):
@@ -568,7 +606,7 @@ class Walk:
             inner=inner,
             vni=vxlan.vni,
         )
-        self.emit(netns.name, Encapsulated(device.name, vxlan.vni, header(outer)))
+        self.emit(netns.name, Encapsulated(device.name, vxlan.vni, self._header(outer)))
         return self.local_out(netns, outer, f"{device.name} on {netns.name}")
 
     def _vxlan_rcv(self, skb: Skb) -> Outcome | None:
@@ -583,7 +621,7 @@ class Walk:
             if vxlan.local.family != packet.family:
                 continue
             inner = replace(packet.inner, mark=packet.mark)
-            self.emit(skb.netns.name, Decapsulated(device.name, vxlan.vni, header(inner)))
+            self.emit(skb.netns.name, Decapsulated(device.name, vxlan.vni, self._header(inner)))
             if inner.dst_mac != device.mac:
                 return self._drop(skb.netns.name, f"inner frame for MAC {inner.dst_mac}, {device.name} has {device.mac}")
             return self._ip_rcv(Skb(inner, skb.netns, device.name))
@@ -596,9 +634,12 @@ class Walk:
         dev = skb.indev
         netns = skb.netns
         if not skb.bridge_prerouted:
+            before = skb.packet.dst
             outcome = self._hook(skb, Hook.PREROUTING, dev, "")
             if outcome is not None:
                 return outcome
+            if skb.packet.dst != before:
+                skb.routed = None  # nf_nat_ipv4_pre_routing: skb_dst_drop
         if skb.routed is not None:  # looped back with its route
             return self._local_deliver(skb)
         packet = skb.packet
@@ -689,17 +730,18 @@ class Walk:
         expected = self.expected
         if expected is not None and netns.name == expected.netns:
             if packet.quoted is not None and packet.quoted.flow == expected.sent:
-                self.emit(netns.name, Delivered("socket of the sender", expected.owner, header(packet)))
+                self.emit(netns.name, Delivered("socket of the sender", expected.owner, self._header(packet)))
                 return Outcome("delivered", icmp_text(packet), netns.name, packet, is_answer=True)
             if packet.quoted is None and packet.flow == expected.reply:
-                self.emit(netns.name, Delivered("socket of the sender", expected.owner, header(packet)))
+                self.emit(netns.name, Delivered("socket of the sender", expected.owner, self._header(packet)))
                 return Outcome("delivered", "", netns.name, packet)
         if packet.quoted is not None:
             about = packet.quoted.flow
             return self._drop(netns.name, f"ICMP {icmp_text(packet)} about {about}: no socket here sent that")
         if packet.protocol in (ICMP, ICMPV6):
-            if packet.icmp_type in (ECHO_REQUEST, V6_ECHO_REQUEST):
-                self.emit(netns.name, Delivered(str(packet.dst), f"kernel of {netns.name}", header(packet)))
+            timestamp = packet.icmp_type == TIMESTAMP and packet.length >= 32  # icmp_timestamp: at least one word of time
+            if packet.icmp_type in (ECHO_REQUEST, V6_ECHO_REQUEST) or timestamp:
+                self.emit(netns.name, Delivered(str(packet.dst), f"kernel of {netns.name}", self._header(packet)))
                 return Outcome("delivered", "", netns.name, packet, f"kernel of {netns.name}")
             return self._drop(netns.name, f"ICMP {icmp_text(packet)} that nobody asked for")
         if packet.protocol == IPIP:
@@ -707,12 +749,15 @@ class Walk:
         if packet.tcp_flags & RST:
             return self._drop(netns.name, "TCP RST for a connection that does not exist here")
         if packet.protocol == TCP and packet.tcp_flags & ACK:
-            return self._drop(netns.name, f"TCP answer {packet} belongs to no connection of this host: it is reset")
+            outcome = self._drop(netns.name, f"TCP answer {packet} belongs to no connection of this host: it is reset")
+            outcome.answer = _reset(packet)  # tcp_v4_rcv: no socket
+            outcome.answer_socket = packet.family == 4  # ip_send_unicast_reply has one, tcp_v6_send_response has none
+            return outcome
         listener = self._listener(netns, packet)
         if listener is None:
             return self._refused(skb)
         text = socket_text(packet.dst, packet.dport)
-        self.emit(netns.name, Delivered(text, listener.owner, header(packet), listener.assumed))
+        self.emit(netns.name, Delivered(text, listener.owner, self._header(packet), listener.assumed))
         return Outcome("delivered", "", netns.name, packet, listener.owner, listener.assumed)
 
     def _listener(self, netns: Netns, packet: Packet) -> Listener | None:
@@ -736,11 +781,17 @@ class Walk:
         reason = f"nothing listens on {socket_text(packet.dst, packet.dport)}/{name}"
         if packet.protocol == TCP:
             self.emit(netns.name, Rejected(reason, "TCP RST"))
-            return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, packet, answer=_reset(packet))
+            text, answer = f"{reason} (on {netns.name})", _reset(packet)
+            return Outcome("rejected", text, netns.name, packet, answer=answer, answer_socket=packet.family == 4)
         if packet.protocol == SCTP:  # sctp/input.c: an ABORT chunk
             self.emit(netns.name, Rejected(reason, "SCTP ABORT"))
             return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, packet, answer=_reset(packet))
-        return self._refuse(skb, _PORT if packet.protocol == UDP else _PROTO, reason)
+        udp = packet.protocol == UDP
+        if packet.family == 6 and not udp:  # ip6_input.c ip6_protocol_deliver_rcu
+            self.emit(netns.name, Rejected(reason, "ICMP unrecognized next header"))
+            answer = self._icmp_error(skb, *_NEXT_HEADER)
+            return Outcome("rejected", f"{reason} (on {netns.name})", netns.name, answer=answer, answer_ct=attached(skb))
+        return self._refuse(skb, _PORT if udp else _PROTO, reason, ct=not udp)
 
     def note(self, where: str, text: str) -> None:
         """A remark of the caller's at this point of the record."""
@@ -765,8 +816,18 @@ def _reset(packet: Packet) -> Packet | None:
 def reply_to(packet: Packet) -> Packet:
     """What the endpoint answers: SYN-ACK, a datagram back, an echo reply, INIT-ACK."""
     if packet.protocol in (ICMP, ICMPV6):
+        if packet.icmp_type == TIMESTAMP:  # icmp.c icmp_timestamp: three times of day behind the header, nothing of the request
+            return Packet(packet.dst, packet.src, ICMP, icmp_type=TIMESTAMP_REPLY, icmp_id=packet.icmp_id, length=40)
         kind = ECHO_REPLY if packet.protocol == ICMP else V6_ECHO_REPLY
-        return Packet(packet.dst, packet.src, packet.protocol, icmp_type=kind, icmp_id=packet.icmp_id, length=packet.length)
+        return Packet(
+            packet.dst,
+            packet.src,
+            packet.protocol,
+            icmp_type=kind,
+            icmp_id=packet.icmp_id,
+            length=packet.length,
+            sport_random=packet.sport_random,
+        )
     flags = SYN | ACK if packet.protocol == TCP else ACK if packet.protocol == SCTP else 0
     return Packet(
         packet.dst,

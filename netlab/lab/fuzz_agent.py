@@ -1,0 +1,138 @@
+"""The one process inside the fuzzer's private namespaces: it is the router, and holds the wires to sender and receiver.
+
+    sender s0 ---- eth0 router eth1 ---- r0 receiver
+
+Started by fuzz_bench.py under `unshare -nm` (root) or `unshare -Urnm` (anyone). One JSON request per line on stdin, one JSON
+answer per line on stdout. Law: it ends when stdin closes or its parent dies, and the kernel then removes everything it made.
+It decides nothing. Only the standard library is imported, to start at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from typing import Any
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNET = 0x40000000
+PR_SET_PDEATHSIG = 1
+ETH_P_ALL = 3
+PACKET_OUTGOING = 4
+NETLINK_NETFILTER = 12
+_COUNTS = re.compile(r"^\[(\d+):\d+\] -A ", re.MULTILINE)
+
+# nfnetlink.h, nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE without a tuple removes every connection of the namespace
+_FLUSH = struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0)
+
+
+def check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+class Agent:
+    def __init__(self) -> None:
+        self.own = os.open("/proc/self/ns/net", os.O_RDONLY)
+        self.wires: dict[str, socket.socket] = {}
+        self.save: list[str] = []
+        self.conntrack = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+        self.raw = {
+            4: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
+            6: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW),
+        }
+
+    def run(self, argv: list[str], stdin: str = "") -> dict[str, Any]:
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+        return {"rc": done.returncode, "out": done.stdout, "err": done.stderr}
+
+    def sysctls(self, settings: dict[str, str]) -> dict[str, Any]:
+        for name, value in settings.items():
+            with open(f"/proc/sys/net/{name.replace('.', '/')}", "w") as file:
+                file.write(value + "\n")
+        return {}
+
+    def wire(self, ns: str, dev: str) -> dict[str, Any]:
+        """Open the end of a wire: what comes out of it is kept, frames can be put in."""
+        with open(f"/run/netns/{ns}") as namespace:
+            check(LIBC.setns(namespace.fileno(), CLONE_NEWNET), f"setns {ns}")
+        try:
+            end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            end.bind((dev, ETH_P_ALL))
+        finally:
+            check(LIBC.setns(self.own, CLONE_NEWNET), "setns")
+        end.setblocking(False)
+        self.wires[ns] = end
+        return {}
+
+    def counting(self, save: list[str]) -> dict[str, Any]:
+        """The command that prints rules with counters, from now on."""
+        self.save = save
+        return {"counts": self._counts()}
+
+    def _counts(self) -> list[int]:
+        done = subprocess.run(self.save, capture_output=True, text=True, check=True)
+        return [int(count) for count in _COUNTS.findall(done.stdout)]
+
+    def _drain(self) -> list[list[str]]:
+        seen = []
+        for ns, end in self.wires.items():
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    data, address = end.recvfrom(65535)
+                    if address[2] != PACKET_OUTGOING:
+                        seen.append([ns, data.hex()])
+        return seen
+
+    def forget(self) -> dict[str, Any]:
+        """Forget all connections and what `recent` has seen."""
+        self.conntrack.send(_FLUSH)
+        answer = self.conntrack.recv(4096)
+        code = struct.unpack("=i", answer[16:20])[0]
+        check(0 if code == 0 else -1, "conntrack flush")
+        for path in glob.glob("/proc/self/net/xt_recent/*"):
+            with open(path, "w") as file:
+                file.write("/\n")
+        return {}
+
+    def shot(self, at: str, data: str, family: int, dst: str) -> dict[str, Any]:
+        """Send one packet (a frame from an end of a wire, IP bytes from the router); the rules' counters, what came out."""
+        self._drain()
+        errno = 0
+        try:
+            if at == "router":
+                self.raw[family].sendto(bytes.fromhex(data), (dst, 0))
+            else:
+                self.wires[at].send(bytes.fromhex(data))
+        except OSError as error:
+            errno = error.errno or 0
+        return {"counts": self._counts(), "seen": self._drain(), "errno": errno}
+
+
+def main() -> None:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    # xtables.lock and `ip netns` live in /run: a private one, so that nothing of the host is touched
+    check(LIBC.mount(b"tmpfs", b"/run", b"tmpfs", 0, None), "mount tmpfs on /run")
+    agent = Agent()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(agent, request.pop("do"))(**request)
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""The fuzzer's bench: one router between two wires, as real namespaces and as the Network that netlab walks.
+
+    sender s0 ---- eth0 router eth1 ---- r0 receiver          10.1.0.0/24, fd00:1::/64 | 10.2.0.0/24, fd00:2::/64
+
+Law: both are built from the same constants. The router forwards; its default route leads to 10.2.0.2, packets with mark
+0x4000/0x4000 go to 10.1.0.2 (table 100); the first 32 hosts of each wire have permanent neighbour entries, so that nobody asks.
+Nothing of the host is touched, nothing outlives the agent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from netlab.errors import BugError, InputError
+from netlab.linux.addr import Ip, Prefix, ip, prefix
+from netlab.linux.bridge import Links
+from netlab.linux.derived import RULES, derived_routes, loopback
+from netlab.linux.netns import Address, Device, DeviceKind, Neighbour, Netns, NetnsKind, NextHop, PolicyRule, Route
+from netlab.linux.network import Network
+from netlab.linux.rules import Ruleset
+from netlab.linux.sets import IpSet
+
+ROUTER, SENDER, RECEIVER = "router", "sender", "receiver"
+MACS = {"eth0": "02:00:00:00:01:01", "s0": "02:00:00:00:01:02", "eth1": "02:00:00:00:02:01", "r0": "02:00:00:00:02:02"}
+WIRES = {SENDER: ("eth0", "s0"), RECEIVER: ("eth1", "r0")}  # where a wire leads: the router's device, the other end's
+HOSTS = 32
+NETS = {"eth0": (prefix("10.1.0.0/24"), prefix("fd00:1::/64")), "eth1": (prefix("10.2.0.0/24"), prefix("fd00:2::/64"))}
+MARK, TABLE, PRIORITY = 0x4000, 100, 1000
+TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ipset": "ipset"}
+
+_SYSCTLS = {
+    "ipv4.ip_forward": "1",
+    "ipv4.conf.all.rp_filter": "0",
+    "ipv4.conf.default.rp_filter": "0",
+    "ipv4.conf.all.send_redirects": "0",
+    "ipv4.conf.default.send_redirects": "0",
+    "ipv4.icmp_ratelimit": "0",
+    "ipv4.icmp_ratemask": "0",
+    "ipv6.conf.default.accept_dad": "0",
+    "ipv6.conf.default.accept_ra": "0",
+    "ipv6.conf.default.mldv1_unsolicited_report_interval": "1",
+    "ipv6.conf.default.mldv2_unsolicited_report_interval": "1",
+    "ipv6.conf.all.forwarding": "1",
+    "ipv6.icmp.ratelimit": "0",
+}
+
+
+def _hosts(net: Prefix) -> list[Ip]:
+    return [net.nth(n) for n in range(2, HOSTS)]
+
+
+def model(family: int, rules: Ruleset, sets: Mapping[str, IpSet]) -> Network:
+    """The bench as netlab sees it, with these rules and sets in the router."""
+    devices = [loopback()]
+    neighbours = []
+    for number, (ns, (dev, end)) in enumerate(WIRES.items(), 2):
+        addresses = tuple(Address(net.nth(1), net.length) for net in NETS[dev])
+        devices.append(Device(dev, DeviceKind.VETH, number, MACS[dev], peer=(ns, end), addresses=addresses))
+        neighbours += [Neighbour(dev, host, MACS[end]) for net in NETS[dev] for host in _hosts(net)]
+    near, far = NETS["eth0"], NETS["eth1"]
+    routes = [
+        *derived_routes(devices, True),
+        *(Route(prefix(all_), (NextHop("eth1", net.nth(2)),)) for all_, net in zip(("0.0.0.0/0", "::/0"), far, strict=True)),
+        *(
+            Route(prefix(all_), (NextHop("eth0", net.nth(2)),), table=TABLE)
+            for all_, net in zip(("0.0.0.0/0", "::/0"), near, strict=True)
+        ),
+    ]
+    policy = [PolicyRule(PRIORITY, TABLE, f, fwmark=MARK, fwmask=MARK) for f in (4, 6)]
+    router = Netns(
+        ROUTER,
+        NetnsKind.NODE,
+        {device.name: device for device in devices},
+        tuple(routes),
+        (*RULES, *policy),
+        tuple(neighbours),
+        rulesets={family: rules},
+        sets=sets,
+        sysctls={"ipv4.ip_forward": 1, "ipv6.conf.all.forwarding": 1},
+    )
+    ends = {
+        ns: Netns(ns, NetnsKind.NODE, {end: Device(end, DeviceKind.VETH, 2, MACS[end], peer=(ROUTER, dev))})
+        for ns, (dev, end) in WIRES.items()
+    }
+    return Network({ROUTER: router, **ends})
+
+
+def links(network: Network) -> Links:
+    return Links(network)
+
+
+def _unshare() -> list[str]:
+    return ["unshare", "-nm"] if os.geteuid() == 0 else ["unshare", "-Urnm"]
+
+
+def missing(variant: str) -> str | None:
+    """One line that says what this machine lacks to fuzz with a variant of iptables ("legacy" or "nft"), or None."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    tools = TOOLS | {f"{tool}-{variant}-restore": "iptables" for tool in ("iptables", "ip6tables")}
+    packages = sorted({package for tool, package in tools.items() if shutil.which(tool, path=path) is None})
+    if packages:
+        return f"comparing rulesets with the kernel needs: apt-get install {' '.join(packages)}"
+    tried = subprocess.run([*_unshare(), "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        return f"no permission to make namespaces (root, or user namespaces): {tried.stderr.strip()}"
+    return None
+
+
+class Bench:
+    """The real bench for one variant of iptables and one family; use it as a context manager."""
+
+    def __init__(self, variant: str, family: int) -> None:
+        reason = missing(variant)
+        if reason is not None:
+            raise InputError(reason)
+        self.variant, self.family = variant, family
+        self.tool = f"{'iptables' if family == 4 else 'ip6tables'}-{variant}"
+        self.places: list[tuple[str, str, int]] = []  # (table, chain, number) of each counter
+        self.counts: list[int] = []
+        agent = Path(__file__).with_name("fuzz_agent.py")
+        self.process = subprocess.Popen(
+            [*_unshare(), sys.executable, "-I", str(agent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            self._answer()
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the agent; the kernel removes its namespaces and all that is in them."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def _ask(self, do: str, **request: object) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise BugError(f"the fuzzer's agent ended with status {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise BugError(f"the fuzzer's agent: {answer['error']}")
+        return answer
+
+    def run(self, *argv: str, stdin: str = "") -> str:
+        """Run a command in the router; BugError with its stderr where it fails."""
+        done = self._ask("run", argv=list(argv), stdin=stdin)
+        if done["rc"] != 0:
+            raise BugError(f"{' '.join(argv)}: {str(done['err']).strip()}\n{stdin}")
+        return str(done["out"])
+
+    def _build(self) -> None:
+        for ns in (SENDER, RECEIVER):
+            self.run("ip", "netns", "add", ns)
+            # the ends of the wires must not speak by themselves
+            self.run("ip", "netns", "exec", ns, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
+        self._ask("sysctls", settings=_SYSCTLS)
+        lines = ["link set lo up", *(f"link set {dev} addrgenmode none" for dev in MACS if dev.startswith("eth"))]
+        wires = []
+        for ns, (dev, end) in WIRES.items():
+            wires.append(f"link add {dev} address {MACS[dev]} type veth peer name {end} address {MACS[end]} netns {ns}")
+            lines.append(f"link set {dev} up")
+            for net in NETS[dev]:
+                lines.append(f"addr add {net.nth(1)}/{net.length} dev {dev}" + (" nodad" if net.family == 6 else ""))
+                lines += [f"neigh add {host} lladdr {MACS[end]} dev {dev} nud permanent" for host in _hosts(net)]
+        for dev, table in (("eth1", ""), ("eth0", f" table {TABLE}")):
+            lines += [f"route add default via {net.nth(2)} dev {dev}{table}" for net in NETS[dev]]
+        self.run("ip", "-batch", "-", stdin="\n".join([*wires, *lines]))
+        for option in ("-4", "-6"):
+            rule = f"{option} rule add fwmark {MARK:#x}/{MARK:#x} lookup {TABLE} priority {PRIORITY}"
+            self.run("ip", *rule.split())
+        for ns, (_, end) in WIRES.items():
+            self.run("ip", "-n", ns, "link", "set", end, "up")
+            self._ask("wire", ns=ns, dev=end)
+        self.run("sleep", "0.3")  # IPv6 tells its multicast routers of its groups
+
+    def load(self, rules: str, sets: str) -> None:
+        """Replace the router's rules and sets (iptables-save text with all four tables, ipset save text)."""
+        empty = "".join(f"*{table}\nCOMMIT\n" for table in ("raw", "mangle", "nat", "filter"))
+        self.run(f"{self.tool}-restore", stdin=empty)
+        self.run("ipset", "flush")  # a list:set holds on to its members
+        for last in (False,) * 20 + (True,):  # nft lets go of the sets of deleted rules a little later
+            done = self._ask("run", argv=["ipset", "destroy"])
+            if done["rc"] == 0:
+                break
+            if last:
+                raise BugError(f"ipset destroy: {done['err']}")
+            time.sleep(0.02)
+        if sets:
+            self.run("ipset", "restore", stdin=sets)
+        self.run(f"{self.tool}-restore", stdin=rules)
+        saved = self.run(f"{self.tool}-save")
+        self.places = places(saved)
+        self.counts = self._ask("counting", save=[f"{self.tool}-save", "-c"])["counts"]
+
+    def forget(self) -> None:
+        """Forget all connections and `recent` lists."""
+        self._ask("forget")
+
+    def shot(self, at: str, data: bytes, dst: Ip) -> tuple[dict[tuple[str, str, int], int], list[tuple[str, bytes]]]:
+        """Send one packet: `at` a wire's end, a whole frame; at the router, an IP packet.
+
+        Returns
+        -------
+        dict
+            How often each rule (table, chain, number) was hit.
+        list
+            The frames that came out, each with the end of the wire where.
+        """
+        answer = self._ask("shot", at=at, data=data.hex(), family=self.family, dst=str(dst))
+        counts: list[int] = answer["counts"]
+        hits = {
+            place: now - then for place, now, then in zip(self.places, counts, self.counts, strict=True) if now != then
+        }
+        self.counts = counts
+        return hits, [(ns, bytes.fromhex(data)) for ns, data in answer["seen"]]
+
+
+def places(saved: str) -> list[tuple[str, str, int]]:
+    """Which rule each line of iptables-save text is: (table, chain, number from 1)."""
+    found: list[tuple[str, str, int]] = []
+    numbers: dict[str, int] = {}
+    table = ""
+    for line in saved.split("\n"):
+        if line.startswith("*"):
+            table = line[1:]
+            numbers = {}
+        elif match := re.match(r"-A (\S+)", line):
+            chain = match[1]
+            numbers[chain] = numbers.get(chain, 0) + 1
+            found.append((table, chain, numbers[chain]))
+    return found
+
+
+def address(text: str) -> Ip:
+    return ip(text)
