@@ -1,7 +1,7 @@
 """What was read from a node in place of what would have been compiled for it.
 
     DIR/iptables-save ip6tables-save ipset ip-link.json ip-addr.json ip-route.json ip6-route.json ip-rule.json ip6-rule.json
-        ip-neigh.json fdb.json          each optional
+        ip-neigh.json fdb.json sysctl   each optional; netlab/lab/snapshot.sh writes them
 
 Law: a file replaces its kind of table and nothing else; `Netns.origins` says which. Dumps speak of one node only, so three
 things are inferred, and said where they are not certain: which device is the node's port on the fabric (the one with its
@@ -12,6 +12,7 @@ tables know. Other nodes that were observed themselves keep their own: a disagre
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -25,7 +26,7 @@ from netlab.linux.netns import LOCAL, Device, DeviceKind, FdbEntry, Neighbour, N
 from netlab.linux.network import Network
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
-from netlab.linux.text import iproute, ipset, iptables_save
+from netlab.linux.text import iproute, ipset, iptables_save, sysctl
 from netlab.refs import Ref
 
 FILES = {  # file name -> the command that writes it
@@ -40,7 +41,10 @@ FILES = {  # file name -> the command that writes it
     "ip6-rule.json": "ip -6 -j rule",
     "ip-neigh.json": "ip -j neigh",
     "fdb.json": "bridge -j fdb",
+    "sysctl": "sysctl net",
 }
+
+_XTABLES = {(family, table) for family in ("ip", "ip6") for table in ("raw", "mangle", "nat", "filter", "security")}
 
 _T = TypeVar("_T")
 
@@ -79,7 +83,7 @@ def apply_observed(network: Network, node: str, directory: str) -> Observed:
 
 
 def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
-    """The files of a directory that have names of `FILES`, as text, and a note about the others."""
+    """The files of a directory that have names of `FILES`, as text, and notes about what is there and not looked at."""
     if not os.path.isdir(directory):
         raise InputError(
             f"{'not a directory' if os.path.exists(directory) else 'no such directory'}: {directory}",
@@ -91,11 +95,52 @@ def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
     if not texts:
         found = f"found: {', '.join(others[:6])}" if others else "the directory is empty"
         raise InputError(f"no dump in {directory} ({found})", hint="netlab looks for " + ", ".join(FILES))
+    others = [name for name in others if not _says_nothing(directory, name)]
+    tables = _foreign_tables(directory) if "nft.json" in others else None
+    if tables is not None:
+        others.remove("nft.json")
     notes = [f"{directory}: not read: {', '.join(others)}"] if others else []
+    if tables:
+        notes.append(f"{directory}: nftables has rules of its own, which are not looked at: {', '.join(tables)}")
+    for name in ("iptables-save", "ip6tables-save"):
+        text = texts.get(name, "")
+        strange = re.findall(r"^# Table .(\w+). .*incompatible", text, re.MULTILINE) if "incompatible" in text else []
+        if strange:  # nft.c nft_is_table_compatible: chains that nft made there are passed over
+            notes.append(f"{directory}: {name} does not show what nft put into {', '.join(strange)}: it is not looked at")
     empty = [name for name in texts if name in ("iptables-save", "ip6tables-save") and not texts[name].strip()]
     if empty:  # what iptables-nft-save prints where there are no rules, and what a failed sudo leaves
         notes.append(f"{directory}: {' and '.join(empty)}: empty, so the node is taken to have no such rules")
     return texts, notes
+
+
+def _says_nothing(directory: str, name: str) -> bool:
+    """Is it a file of a snapshot that netlab does not read, and that has nothing to say?"""
+    path = os.path.join(directory, name)
+    return name == "ipvsadm" and os.path.isfile(path) and os.path.getsize(path) == 0
+
+
+class _Table(msgspec.Struct, frozen=True, gc=False):
+    family: str
+    name: str
+
+
+class _Entry(msgspec.Struct, frozen=True, gc=False):
+    table: _Table | None = None
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    nftables: list[_Entry]
+
+
+def _foreign_tables(directory: str) -> list[str] | None:
+    """The tables in nft.json that iptables-save does not show; None where that is not what the file is."""
+    try:
+        with open(os.path.join(directory, "nft.json"), "rb") as file:
+            entries = msgspec.json.decode(file.read(), type=_Listing).nftables
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    tables = [entry.table for entry in entries if entry.table is not None]
+    return [f"{table.family} {table.name}" for table in tables if (table.family, table.name) not in _XTABLES]
 
 
 def _read(path: str) -> str:
@@ -150,6 +195,7 @@ class _Observation:
         addrs = self.parsed("ip-addr.json", "addr", iproute.parse_addr)
         routes = self.routes()
         rules = [*(self.rules(4)), *(self.rules(6))]
+        sysctls = self.sysctls()
 
         fabric = self.fabric_device(links, addrs, routes)
         devices = self.devices(links, addrs, fabric)
@@ -166,12 +212,13 @@ class _Observation:
         netns = msgspec.structs.replace(
             self.expected,
             devices={device.name: device for device in devices},
-            routes=self.merged_routes(devices, routes),
+            routes=self.merged_routes(devices, routes, bool(sysctls.get("ipv6.conf.all.forwarding"))),
             rules=tuple(rules),
             neighbours=neighbours if neighbours is not None else tuple(map(self.with_real_mac, self.expected.neighbours)),
             fdb=fdb if fdb is not None else tuple(self.expected_fdb(devices)),
             rulesets=self.rulesets(),
             sets=self.sets(),
+            sysctls=sysctls,
             origins=self.origins,
             cache={},
         )
@@ -199,6 +246,25 @@ class _Observation:
         self.origins["ipset"] = "observed"
         return ipset.parse(self.texts["ipset"], self.path("ipset"))
 
+    def sysctls(self) -> Mapping[str, int]:
+        """A whole dump is all there is: a sysctl that it lacks does not exist. A part of one replaces only what it has."""
+        if "sysctl" not in self.texts:
+            return self.expected.sysctls
+        self.origins["sysctl"] = "observed"
+        found = sysctl.parse(self.texts["sysctl"], self.path("sysctl"))
+        if not found.whole:
+            kept = [name for name in self.expected.sysctls if name not in found.values]
+            if kept:
+                self.assumptions.append(f"{self.name}: sysctl has not all of net; taken as expected: {', '.join(kept)}")
+            return {**self.expected.sysctls, **found.values}
+        if any(name.startswith("bridge.") for name in self.expected.sysctls) and not any(
+            name.startswith("bridge.") for name in found.values
+        ):
+            self.assumptions.append(
+                f"{self.name}: br_netfilter is not loaded there (sysctl has no net.bridge): bridged packets do not meet iptables"
+            )
+        return found.values
+
     def rules(self, family: int) -> tuple[PolicyRule, ...]:
         name = "ip-rule.json" if family == 4 else "ip6-rule.json"
         found = self.parsed(name, "rule" if family == 4 else "rule6", partial(iproute.parse_rule, family=family))
@@ -217,10 +283,11 @@ class _Observation:
             second = tuple(route for route in second if route.dst.family == 6)
         return (first or ()) + (second or ())
 
-    def merged_routes(self, devices: Sequence[Device], observed: Sequence[Route] | None) -> tuple[Route, ...]:
+    def merged_routes(
+        self, devices: Sequence[Device], observed: Sequence[Route] | None, forwarding6: bool
+    ) -> tuple[Route, ...]:
         """Per family: the dump as it is; the dump and what Linux derives from the addresses, where it is of table main alone;
         the expected routes and what Linux derives, where there is no dump."""
-        forwarding6 = bool(self.expected.sysctl("ipv6.conf.all.forwarding"))
         derived = derived_routes(devices, forwarding6)
         merged: list[Route] = []
         for family, origin in ((4, "route"), (6, "route6")):
