@@ -30,15 +30,20 @@ BATCH = 128  # flows under way at the same time
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """A question that can be asked of both sides; `source` and `destination` as on the command line, without source port."""
+    """A question that can be asked of both sides; `source` and `destination` as on the command line, without source port.
+
+    `at`: the node by which the outside reaches service addresses; the lab's outside must have its routes.
+    """
 
     source: str
     destination: str
     protocol: str
     size: int | None = None  # bytes of the IP packet
+    at: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.destination} {self.protocol}" + (f" {self.size} bytes" if self.size else "")
+        size = f" {self.size} bytes" if self.size else ""
+        return f"{self.source} -> {self.destination} {self.protocol}{size}" + (f" at {self.at}" if self.at else "")
 
 
 class Disagreement(msgspec.Struct, frozen=True):
@@ -321,7 +326,7 @@ def _judge(report: Report, lab: Lab, flow: Flow, trace: Trace, seen: Seen, other
 def predict(tracer: Tracer, flow: Flow, sport: int) -> Trace:
     """What netlab says; `sport` is the source port that the real packet will have."""
     source = f"[{flow.source}]:{sport}" if flow.source.count(":") > 1 else f"{flow.source}:{sport}"
-    return tracer.trace(Request(source, flow.destination, protocol=flow.protocol, size=flow.size))
+    return tracer.trace(Request(source, flow.destination, protocol=flow.protocol, size=flow.size, at=flow.at))
 
 
 def shot(flow: Flow, trace: Trace, sport: int) -> Shot:
