@@ -30,6 +30,10 @@ Namespace = Annotated[str, Parameter(alias="-n", metavar="NAME", help="Namespace
 Iptables = Annotated[
     Literal["legacy", "nft"], Parameter(group=LAB, help="Which iptables loads the rules: iptables-legacy or iptables-nft.")
 ]
+Kernel = Annotated[
+    Literal["auto", "host", "uml"],
+    Parameter(group=LAB, help="The running kernel, user-mode Linux, or auto: the latter where the former lacks something."),
+]
 
 lab = App(
     name="lab",
@@ -49,6 +53,7 @@ def up(
     *,
     name: Name = "lab",
     iptables: Iptables = "legacy",
+    kernel: Kernel = "auto",
     dry_run: Annotated[
         bool, Parameter(negative=(), group=LAB, help="Print what would be done, as a shell script, and do nothing.")
     ] = False,
@@ -76,22 +81,25 @@ def up(
     if dry_run:
         emit(str(plan))
         return 0
+    chosen, modules = _kernel(cluster, network, iptables, kernel)
     spaces = {space: (file, network.namespaces[space].kind.value) for space, file in plan.names}
     aliases = {pod.key: pod.node_name for pod in declared.pods.values() if pod.host_network and pod.node_name in spaces}
-    made = running.up(
-        name,
-        plan,
-        {
-            "iptables": iptables,
-            "spaces": spaces,
-            "aliases": aliases,
-            "files": tuple("-" if file == "-" else os.path.abspath(file) for file in cluster.filename),
-            "flags": _overrides(cluster),
-            "digest": _digest(network, iptables),
-            "notes": plan.notes,
-        },
-        stdin,
-    )
+    about: dict[str, object] = {
+        "iptables": iptables,
+        "spaces": spaces,
+        "aliases": aliases,
+        "files": tuple("-" if file == "-" else os.path.abspath(file) for file in cluster.filename),
+        "flags": _overrides(cluster),
+        "digest": _digest(network, iptables),
+        "notes": plan.notes,
+    }
+    if chosen == "uml":
+        from netlab.lab import umllab
+
+        inside = ["lab", "up", "--name", name, "--iptables", iptables, "--kernel", "host", *_arguments(cluster)]
+        made = umllab.up(name, inside, about, stdin=stdin, modules=modules)
+    else:
+        made = running.up(name, plan, about, stdin)
     pod = next((space for space, (_, kind) in spaces.items() if kind == "pod"), None)
     of = "" if name == running.DEFAULT_NAME else f" --name {name}"
     emit(
@@ -122,6 +130,10 @@ def exec_(
 
     found = running.find(name)
     space = running.where(found, where, namespace)
+    if found.uml:
+        if not command:
+            raise InputError("a shell needs a terminal, and user-mode Linux has none", hint="name a command: sh -c '...'")
+        return _inside(found, ["exec", "--name", name, "-n", namespace, where, "--", *command])
     argv = running.command(found, space, list(command) or [os.environ.get("SHELL", "sh")])
     sys.stdout.flush()
     try:
@@ -159,6 +171,12 @@ def trace(
     from netlab.render.text import render
 
     found = running.find(name)
+    if found.uml:
+        show = "always" if color(color_) else "never"
+        arguments = ["trace", source, destination, "--name", name, "-n", namespace, "-o", output, "--color", show]
+        for flag, value in (("--proto", packet.proto), ("--at", packet.at), ("--family", packet.family), ("--size", packet.size)):
+            arguments += [flag, str(value)] if value is not None else []
+        return _inside(found, arguments)
     flags = _as_flags(found, namespace)
     _, tracer, network = _open(flags, None)
     if found.digest != _digest(network, found.iptables):
@@ -166,7 +184,7 @@ def trace(
             f"the input of lab {name} has changed since it was made", hint="netlab lab down, and up again, to have the new one"
         )
     if packet.at is not None:
-        raise InputError("--at does not go with lab trace", hint="the lab's outside has its routes: name a node's address instead")
+        raise InputError("--at does not go with lab trace", hint="the lab's outside has its routes: name a node's address")
     with running.connect(found) as connection:
         one = send_one(tracer, network, connection, request(source, destination, flags, packet), found.iptables)
     emit(render(one.trace, wide=output == "wide", color=color(color_)))
@@ -183,6 +201,7 @@ def verify(
         int, Parameter(group=LAB, metavar="N", help="How many of them to send once more, alone, to compare every rule's counter.")
     ] = 50,
     iptables: Iptables = "legacy",
+    kernel: Kernel = "auto",
     cluster: ClusterFlags = ClusterFlags(),
 ) -> int:
     """Predict many flows, send them in a lab of their own, and print each on which netlab and Linux differ.
@@ -206,6 +225,13 @@ def verify(
     plan = make_plan(network, variant=iptables)
     for text in plan.notes:
         note(cluster, text)
+    chosen, modules = _kernel(cluster, network, iptables, kernel)
+    if chosen == "uml":
+        from netlab.lab import umllab
+
+        inside = ["lab", "verify", "--flows", str(flows), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
+        inside += ["--kernel", "host", *_arguments(cluster)]
+        return umllab.once(inside, (sys.stdout.buffer, sys.stderr.buffer), stdin=stdin, modules=modules)
     wanted = comparing.flows(declared, network, flows, seed)
     with Lab.start(plan) as connection:
         report = comparing.verify(tracer, connection, wanted, progress=_progress(cluster, len(wanted), "sent"))
@@ -229,13 +255,16 @@ def status(
 
     found = running.labs()
     if output == "json":
-        keys = ("name", "pid", "started", "iptables", "files", "spaces", "notes")
+        keys = ("name", "pid", "started", "iptables", "uml", "files", "spaces", "notes")
         emit(json.dumps([{key: getattr(d, key) for key in keys} for d in found], indent=2))
     elif output == "name":
         emit("\n".join(d.name for d in found))
     elif found:
-        head = ("NAME", "NODES", "PODS", "IPTABLES", "PID", "AGE", "FILES")
-        rows = [(d.name, *_counts(d), d.iptables, str(d.pid), _age(d.started), " ".join(d.files) or "-") for d in found]
+        head = ("NAME", "NODES", "PODS", "IPTABLES", "KERNEL", "PID", "AGE", "FILES")
+        rows = [
+            (d.name, *_counts(d), d.iptables, "uml" if d.uml else "host", str(d.pid), _age(d.started), " ".join(d.files) or "-")
+            for d in found
+        ]
         emit("\n".join(table([head, *rows])))
     elif not quiet:
         print("netlab: no lab is up", file=sys.stderr)
@@ -252,7 +281,12 @@ def down(
     from netlab.lab import running
 
     for found in running.labs() if everything else [running.find(name)]:
-        running.down(found)
+        if found.uml:
+            from netlab.lab import umllab
+
+            umllab.down(found)
+        else:
+            running.down(found)
         emit(f"lab {found.name} is down")
     return 0
 
@@ -283,6 +317,41 @@ def _digest(network: Network, iptables: str) -> str:
     from netlab.lab.plan import make_plan
 
     return sha256(str(make_plan(network, variant=iptables)).encode()).hexdigest()
+
+
+def _kernel(cluster: ClusterFlags, network: Network, iptables: str, wanted: str) -> tuple[str, tuple[str, ...]]:
+    """Which kernel performs the network, said on stderr, and the modules that it has to load."""
+    from netlab.lab.umlchoice import choose_kernel, modules, requirements
+
+    needs = requirements(network, iptables)
+    choice = choose_kernel(needs, wanted)
+    if choice.kernel == "uml":
+        note(cluster, f"in user-mode Linux: {choice.reason}")
+    elif wanted == "auto":
+        note(cluster, f"on the running kernel: {choice.reason}")
+    return choice.kernel, modules(needs)
+
+
+def _inside(found: Description, arguments: list[str]) -> int:
+    """The same command where the lab is; what standard input holds goes with it, unless that is a terminal."""
+    from netlab.lab import umllab
+
+    stdin = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()
+    sys.stdout.flush()
+    return umllab.perform(found, ["lab", *arguments], (sys.stdout.buffer, sys.stderr.buffer), stdin=stdin)
+
+
+def _arguments(cluster: ClusterFlags) -> list[str]:
+    """Cluster flags as they are typed; quiet, for its notes have been said."""
+    found = ["-q", "-n", cluster.namespace]
+    for file in cluster.filename:
+        found += ["-f", file]
+    for pair in cluster.observed:
+        found += ["--observed", pair]
+    for key in _OVERRIDES:
+        if (value := getattr(cluster, key)) is not None:
+            found += [f"--{key.replace('_', '-')}", value]
+    return found
 
 
 _OVERRIDES = ("cni", "proxy_mode", "cluster_cidr", "service_cidr")

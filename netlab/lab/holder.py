@@ -23,6 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,6 +39,9 @@ IPV6_RECVERR, IPV6_PKTINFO, IPV6_RECVPKTINFO, IPV6_MTU_DISCOVER, IPV6_DONTFRAG =
 MSG_ERRQUEUE = 0x2000
 REDIRECTS = (5, 137)  # ICMP, ICMPv6
 ORIGINS = {1: "local", 2: "icmp", 3: "icmp"}  # SO_EE_ORIGIN_*
+
+# What send() says of a datagram that died at OUTPUT or POSTROUTING: NF_DROP, or no way for it after DNAT (NF_DROP_ERR)
+DROPPED_HERE = (errno.EPERM, errno.EINVAL)
 
 Json = dict[str, Any]
 
@@ -109,6 +113,27 @@ class Holder:
     def run(self, ns: str, argv: list[str], stdin: str) -> subprocess.CompletedProcess[str]:
         with self.inside(ns):
             return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+
+    def start_run(self, ns: str, argv: list[str], stdin: str, answer: Callable[[Json], None]) -> None:
+        """Run a tool while the sockets of the lab go on answering: it may well speak with one of them."""
+        files = [tempfile.TemporaryFile("w+", errors="replace") for _ in range(3)]  # noqa: SIM115  # closed when it ends
+        files[0].write(stdin)
+        files[0].seek(0)
+        with self.inside(ns):
+            process = subprocess.Popen(argv, stdin=files[0], stdout=files[1], stderr=files[2])
+        end = os.pidfd_open(process.pid)
+
+        def ended(_: int) -> None:
+            self.selector.unregister(end)
+            os.close(end)
+            texts = []
+            for file in files:
+                file.seek(0)
+                texts.append(file.read())
+                file.close()
+            answer({"rc": process.wait(), "out": texts[1], "err": texts[2]})
+
+        self.selector.register(end, selectors.EVENT_READ, ended)
 
     def carry_out(self, action: Json) -> None:
         match action["type"]:
@@ -251,8 +276,7 @@ class Holder:
                 waiting = [self.held.pop(n) for n in request["held"]]
                 self._gather(waiting, answer, lambda probe: probe.talk(request["timeout"]))
             case "run":
-                done = self.run(request["ns"], request["argv"], request.get("stdin", ""))
-                answer({"rc": done.returncode, "out": done.stdout, "err": done.stderr})
+                self.start_run(request["ns"], request["argv"], request.get("stdin", ""), answer)
             case "forget":
                 for ns in request["spaces"]:
                     with self.inside(ns):
@@ -415,8 +439,10 @@ class Probe:
                 self.sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, 2)  # IP_PMTUDISC_DO
         try:
             self.sock.send(payload)
-        except PermissionError:  # dropped or rejected at OUTPUT or POSTROUTING; an ICMP error may still come
-            self.told = "EPERM"
+        except OSError as error:
+            if error.errno not in DROPPED_HERE:
+                raise
+            self.told = errno.errorcode[error.errno]  # and an ICMP error may still come
         self.holder.watch(self.sock, selectors.EVENT_READ, self._ready)
 
     def talk(self, timeout: float) -> None:

@@ -64,7 +64,7 @@ class Seen(msgspec.Struct, frozen=True):
     `result`: "delivered", "connected" (held), "error", "timeout", "unsupported". `source` is the address that the sender's kernel
     chose; `owner`, `local` ("ip:port" that was reached) and `peer` (address that the receiver saw) come from the receiver, and
     are "" where it is a kernel (ping). `arrived` says that a datagram was received although no answer came back. `errno` with
-    "timeout" is EPERM where the sender's own kernel dropped the packet.
+    "timeout" is EPERM or EINVAL where the sender's own kernel dropped the packet.
     """
 
     result: str
@@ -86,15 +86,17 @@ def missing_tools(plan: Plan) -> list[tuple[str, str]]:
     return [(tool, PACKAGES.get(tool, tool)) for tool in wanted if shutil.which(tool, path=path) is None]
 
 
-def unshare_command() -> list[str]:
-    """How to make the private namespaces: root needs no user namespace."""
-    flags = "-nmp" if os.geteuid() == 0 else "-Urnmp"
+def unshare_command(user_namespace: bool | None = None) -> list[str]:
+    """How to make the private namespaces; root needs no user namespace, but may have one."""
+    own = os.geteuid() != 0 if user_namespace is None else user_namespace
+    flags = "-Urnmp" if own else "-nmp"
     return ["unshare", flags, "--fork", "--kill-child", "--propagation", "private"]
 
 
 def enter_command(pid: int, file: str, argv: Sequence[str]) -> list[str]:
     """How to run a command in a namespace of a lab from outside: into the holder's namespaces, and the folder where one was."""
-    user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+    same = os.path.samestat(os.stat("/proc/self/ns/user"), os.stat(f"/proc/{pid}/ns/user"))
+    user = [] if same else ["--user", "--preserve-credentials"]
     shell = 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; cd "$1" 2>/dev/null; shift; exec "$@"'
     inside = [f"--net=/proc/{pid}/root/run/netns/{file}", "--mount", "--pid"]
     return ["nsenter", "--target", str(pid), *user, *inside, "--", "sh", "-c", shell, "sh", os.getcwd(), *argv]
@@ -117,7 +119,9 @@ class Lab:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def start(cls, plan: Plan, *, door: Path | None = None, log: Path | None = None) -> Lab:
+    def start(
+        cls, plan: Plan, *, door: Path | None = None, log: Path | None = None, user_namespace: bool | None = None
+    ) -> Lab:
         """Make the namespaces and carry out the plan.
 
         Parameters
@@ -128,6 +132,9 @@ class Lab:
             A path for a Unix socket by which others reach the holder later.
         log : Path, optional
             A file for what the holder says on stderr; without it that is kept for a message should the start fail.
+
+        user_namespace : bool, optional
+            Whether to make a user namespace too; by default only where the user is not root.
 
         Raises
         ------
@@ -147,7 +154,7 @@ class Lab:
         errors = tempfile.TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115  # closed with the lab
         try:
             process = subprocess.Popen(
-                [*unshare_command(), sys.executable, "-I", str(Path(__file__).with_name("holder.py")), *arguments],
+                [*unshare_command(user_namespace), sys.executable, "-I", str(Path(__file__).with_name("holder.py")), *arguments],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

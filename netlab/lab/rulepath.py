@@ -53,6 +53,7 @@ class Path(msgspec.Struct, frozen=True):
     verdict: str
     endpoint: str | None
     hits: dict[Place, int]
+    remembered: bool = False  # `-m recent` has written the sender down
 
 
 class PathDisagreement(msgspec.Struct, frozen=True):
@@ -142,11 +143,15 @@ def _differences(said: dict[Place, int], counted: dict[Place, int]) -> list[Plac
     return sorted(place for place in said.keys() | counted.keys() if said.get(place, 0) != counted.get(place, 0))
 
 
-def forget(lab: Lab, nodes: Iterable[str], recent: Iterable[str]) -> None:
-    """Empty connection tracking everywhere, and the lists of `-m recent` on the nodes that have some: a walk has no memory."""
+def forget(lab: Lab, nodes: Iterable[str], recent: Iterable[str]) -> bool:
+    """Empty connection tracking everywhere, and the lists of `-m recent` on the nodes that have some: a walk has no memory.
+
+    False where the lists cannot be emptied: their files belong to the host's root (xt_recent.c, ip_list_uid), also in a user
+    namespace.
+    """
     lab.ask("forget", spaces=[lab.file(node) for node in nodes])
-    for node in recent:
-        lab.run(node, "sh", "-c", "for list in /proc/net/xt_recent/*; do [ ! -e $list ] || echo / > $list; done")
+    script = "for list in /proc/net/xt_recent/*; do [ ! -e $list ] || echo / > $list || exit 1; done"
+    return all(lab.ask("run", ns=lab.file(node), argv=["sh", "-c", script])["rc"] == 0 for node in recent)
 
 
 # -- predicting --------------------------------------------------------------------------------------------------------
@@ -192,12 +197,16 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
         elif out.answer is not None:
             back = walk.send_answer(out)
             hops += walk.take_hops()
-        return Path(kind, endpoint, _hits(hops))
+        return Path(kind, endpoint, _hits(hops), _is_remembered(hops))
 
     found = explore(run, lambda path: (path.verdict, path.endpoint), lambda path, label: Path("unknown", None, {}))
     if any(w.outcome.verdict == "unknown" for w in found):
         return None
     return [w.outcome for w in found if w.probability > 0]
+
+
+def _is_remembered(hops: Iterable[Hop]) -> bool:
+    return any(isinstance(step, RuleStep) and "-m recent" in step.rule for hop in hops for step in hop.steps)
 
 
 def _hits(hops: Iterable[Hop]) -> dict[Place, int]:
@@ -297,7 +306,8 @@ class Bench:
         lab, tcp = self.lab, packet.protocol == TCP
         said = paths(self.network, self.links, trace, packet.sport) if _is_countable(trace) else None
         family = ip(packet.dst).family
-        forget(lab, self.nodes, self.recent)
+        if not forget(lab, self.nodes, self.recent) and said is not None and any(path.remembered for path in said):
+            said = None
         before, _ = counters(lab, self.nodes, family, self.variant)
         # less than a second: TCP must not send its SYN again
         seen = lab.probe([msgspec.structs.replace(packet, hold=tcp, timeout=0.8)])[0]

@@ -247,7 +247,7 @@ def seen_text(seen: Seen) -> str:
             return f"delivered{where}"
         case "timeout":
             got = f"; the request arrived at {seen.local} ({seen.owner}), source seen {seen.peer}" if seen.arrived else ""
-            told = " (the sender was told EPERM: dropped by its own kernel)" if seen.errno else ""
+            told = " (the sender was told {seen.errno}: dropped by its own kernel)" if seen.errno else ""
             return f"no answer{got}{told}"
         case "error":
             if seen.icmp is not None:

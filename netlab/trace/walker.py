@@ -313,12 +313,12 @@ class Walk:
             if isinstance(again, Outcome):
                 return again
             if again.nexthop is None and again.type is not RouteType.LOCAL:
-                self._routed(skb, again)
-                return self._local_error(skb, f"no route to {skb.packet.dst}", _ERRNO.get(again.type, "Network is unreachable"))
+                self._routed(skb, again)  # NF_DROP_ERR: TCP does not hear of it (tcp_connect), a datagram's sender does
+                return self._drop(netns.name, f"no route to {skb.packet.dst}")
             if (again.out, again.via) != (found.out, found.via):
                 self._routed(skb, again, note="routed again after OUTPUT")
             if self._loopback_leaves(skb, again):
-                return self._local_error(skb, f"source {skb.packet.src} must not leave through {again.out}", "Invalid argument")
+                return self._drop(netns.name, f"source {skb.packet.src} must not leave through {again.out}")
             skb.routed = again
         return self._output(skb)
 
