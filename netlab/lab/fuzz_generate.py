@@ -393,9 +393,13 @@ class Maker:
             src = self.among(here) if self.often(85) else self.among(BEYOND, OWN, there, here)
             dst = self.among(there, there, VIRTUAL, OWN) if self.often(93) else self.among(here, BEYOND)
         kind = self.one((TCP,) * 10 + (UDP,) * 8 + (self.icmp,) * 6 + (47, 253))
+        if src == dst and at != "router":
+            kind = self.icmp  # with ports, one tuple could stand for both directions
         packet = Packet(src, dst, kind, ttl=self.one(TTLS), df=self.family == 6 or self.often(50))
         if kind in (TCP, UDP):
             fields = {"sport": self.one(PORTS), "dport": self.one(PORTS)}
+            if src == dst and fields["sport"] == fields["dport"]:
+                fields["dport"] = fields["sport"] % 60000 + 1
             if kind == TCP:
                 odd = (ACK, RST, FIN, 0, SYN | FIN, FIN | PSH | URG, SYN | ACK, SYN | PSH, PSH | ACK, RST | ACK, FIN | ACK)
                 fields["tcp_flags"] = SYN if self.often(80) else self.one(odd)

@@ -208,18 +208,19 @@ def is_local(netns: Netns, address: Ip) -> bool:
     return address_type(netns, address) is RouteType.LOCAL
 
 
-def select_source(netns: Netns, dev: str, towards: Ip) -> Ip | None:
+def select_source(netns: Netns, dev: str, towards: Ip, universe: bool = False) -> Ip | None:
     """The address that a packet leaving through `dev` takes (devinet.c inet_select_addr; IPv6: RFC 6724 rules 2, 5, 8).
 
     The first address of the device in whose subnet `towards` lies, else the device's first, else the first of any other
-    device, in the order of their indexes: there no subnet is preferred.
+    device, in the order of their indexes: there no subnet is preferred. `universe`: addresses of scope global alone will do,
+    even towards 127.0.0.1 (MASQUERADE).
     """
     device = netns.devices.get(dev)
     others = [d for d in netns.devices.values() if d.name != dev]
     if towards.family == 6 and towards in fib(netns).local_addresses:  # rule 1: the address itself
         return towards
     for group in ([device] if device else [], others):
-        usable = [a for d in group for a in d.addresses if _may_source(a, towards)]
+        usable = [a for d in group for a in d.addresses if _may_source(a, towards) and not (universe and a.scope != "global")]
         if not usable:
             continue
         if towards.family == 6:
@@ -299,7 +300,7 @@ def reverse_path_ok(
     kind = back[0].type
     if kind is not RouteType.UNICAST and not (kind is RouteType.LOCAL and accept_local):
         return False
-    return loose or any(found.dev == dev for found in back) or (kind is RouteType.LOCAL and accept_local)
+    return loose or any(found.dev == dev for found in back)  # a local route's device is the one that has the address
 
 
 def route_localnet(netns: Netns, dev: str) -> bool:

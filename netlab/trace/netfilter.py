@@ -161,9 +161,8 @@ class Netfilter:
             elif stage.function is Function.CONFIRM:
                 outcome = self._confirm(skb)
             else:
-                before = skb.packet
                 outcome = self._nat(skb, view, stage.function is Function.NAT_SRC, stage.chains)
-                if hook is Hook.OUTPUT and skb.packet.dst != before.dst:  # nf_nat_proto.c nf_nat_ipv4_local_fn
+                if hook is Hook.OUTPUT and skb.ct is not None and _has_other_destination(skb.ct):
                     skb.reroute = skb.packet
             if outcome is not None:
                 return outcome
@@ -409,6 +408,12 @@ class Netfilter:
                 self._make_unique(skb, connection)
             else:
                 connection.dst_done = True
+        elif source and connection.masq_dev not in ("", view.outdev) and view.hook is Hook.POSTROUTING and not ct.is_reply:
+            # nf_nat.h nf_nat_oif_changed: killed, and the packet with it
+            entries = self.connections[skb.netns.name]
+            self.connections[skb.netns.name] = {key: known for key, known in entries.items() if known[0] is not connection}
+            was = f"a connection that MASQUERADE gave an address of {connection.masq_dev}"
+            return Outcome("dropped", f"{was} leaves through {view.outdev} now: it is forgotten", skb.netns.name)
         manipulated = (connection.snat if source else connection.dnat) if not ct.is_reply else (
             connection.dnat if source else connection.snat
         )
@@ -482,11 +487,15 @@ class Netfilter:
             span = NatRange(new)
         elif isinstance(target, Masquerade):  # nf_nat_masquerade.c
             towards = skb.routed.via if skb.routed is not None and skb.routed.via is not None else packet.dst
-            address = select_source(skb.netns, view.outdev, towards if packet.family == 4 else packet.dst)
+            if packet.family == 4:
+                address = select_source(skb.netns, view.outdev, towards, universe=True)
+            else:
+                address = select_source(skb.netns, view.outdev, packet.dst)
             if address is None:
                 hit("masquerade: no address on " + view.outdev)
                 return Outcome("dropped", "", where)
             span = replace(target.to, low=address)
+            connection.masq_dev = view.outdev
         elif isinstance(target, Redirect):  # nf_nat_redirect.c
             if view.hook is Hook.OUTPUT:
                 address = Ip(4, 0x7F000001) if packet.family == 4 else Ip(6, 1)
@@ -576,6 +585,15 @@ def attached(skb: Skb) -> CtView | None:
     if skb.ct.connection is None:  # untracked: the answer gets a state without a connection, and CT rules pass it over
         return CtView(CtState.INVALID)
     return CtView(CtState.RELATED, skb.ct.connection, not skb.ct.is_reply)
+
+
+def _has_other_destination(ct: CtView) -> bool:
+    """nf_nat_proto.c nf_nat_ipv4_local_fn: packets of a connection whose destination is translated are routed again, each."""
+    connection = ct.connection
+    if connection is None:
+        return False
+    there, back = connection.original, connection.reply
+    return back.dst != there.src if ct.is_reply else there.dst != back.src
 
 
 def _reroute(skb: Skb, before: Packet) -> None:
