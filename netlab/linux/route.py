@@ -223,8 +223,8 @@ def select_source(netns: Netns, dev: str, towards: Ip, universe: bool = False) -
         usable = [a for d in group for a in d.addresses if _may_source(a, towards) and not (universe and a.scope != "global")]
         if not usable:
             continue
-        if towards.family == 6:
-            return max(usable, key=lambda a: _common_bits(a.ip, towards)).ip
+        if towards.family == 6:  # ipv6_get_saddr_eval, rule 8: no more bits than the prefix has; the first of equals stays
+            return max(usable, key=lambda a: min(_common_bits(a.ip, towards), a.length)).ip
         for address in usable if group is not others else ():
             if towards.value & mask_of(4, address.length) == address.ip.value & mask_of(4, address.length):
                 return address.ip
@@ -300,7 +300,9 @@ def reverse_path_ok(
     kind = back[0].type
     if kind is not RouteType.UNICAST and not (kind is RouteType.LOCAL and accept_local):
         return False
-    return loose or any(found.dev == dev for found in back)  # a local route's device is the one that has the address
+    if kind is RouteType.LOCAL and src.family == 6:
+        return True
+    return loose or any(found.dev == dev for found in back)  # IPv4: a local route's device is the one that has the address
 
 
 def route_localnet(netns: Netns, dev: str) -> bool:

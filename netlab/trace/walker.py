@@ -141,6 +141,7 @@ class Walk:
         self.expected: Expected | None = None
         self.assumptions: dict[str, None] = {}
         self._forwarded: dict[tuple[str, str, Packet], int] = {}  # packets that were forwarded, but for their TTL -> its value
+        self._multipath: dict[tuple[str, str, Ip, Ip], int] = {}  # which of equal next hops a flow takes, once it is chosen
         self._looped = False
 
     # -- the record ----------------------------------------------------------------------------------------------------
@@ -296,6 +297,9 @@ class Walk:
                 self.emit(netns.name, Sent(self._header(packet), by))
                 return self._local_error(skb, f"no source address towards {packet.dst}", "Cannot assign requested address")
             packet = replace(packet, src=source)
+            hop = self._multipath.get((netns.name, "", skb.packet.src, packet.dst))
+            if hop is not None:
+                self._multipath[netns.name, "", source, packet.dst] = hop
             skb.packet = packet
             chosen = str(source)
         if self.expected is not None and self.expected.sent.src.value == 0:
@@ -329,7 +333,8 @@ class Walk:
         return src.family == 4 and src.is_loopback and found.out != "lo" and not route_localnet(skb.netns, found.out)
 
     def _route(self, skb: Skb, src: Ip | None, iif: str) -> Found | Outcome:
-        """A route lookup with its forks (equal-cost next hops) and its unknowns."""
+        """A route lookup with its forks and its unknowns; among equal-cost next hops a hash of the addresses chooses, the same
+        for all packets between them (fib_multipath_hash_policy 0)."""
         packet = skb.packet
         if packet.dst.is_multicast:
             return self._unknown(skb.netns.name, f"multicast destination {packet.dst}")
@@ -338,9 +343,13 @@ class Walk:
             return self._unknown(skb.netns.name, f"{found[0].undecided} is not modelled")
         if len(found) == 1:
             return found[0]
-        total = sum(f.weight for f in found)
-        weights = [Fraction(f.weight, total) for f in found]
-        return found[self.chooser.choose(weights, f"equal-cost route to {packet.dst} on {skb.netns.name}")]
+        key = (skb.netns.name, iif, packet.src, packet.dst)
+        if key not in self._multipath:
+            total = sum(f.weight for f in found)
+            weights = [Fraction(f.weight, total) for f in found]
+            label = f"equal-cost route to {packet.dst} on {skb.netns.name}"
+            self._multipath[key] = self.chooser.choose(weights, label)
+        return found[self._multipath[key]]
 
     def _routed(self, skb: Skb, found: Found, source: str = "", note: str = "") -> None:
         self.emit(
@@ -403,6 +412,8 @@ class Walk:
         again = replace(skb.packet, src_mac="", dst_mac="")
         known = skb.ct is not None and skb.ct.state is not CtState.INVALID  # an INVALID packet is looked at again
         back = Skb(again, skb.netns, device.name, ct=skb.ct if known else None, untracked=skb.untracked, routed=skb.routed)
+        if skb.template is not None and skb.template.state is CtState.INVALID:  # attached() for an untracked packet: it stays
+            back.template = skb.template
         self.emit(skb.netns.name, Transmitted(device.name, f"{skb.netns.name}/{device.name}", self._header(again)))
         return self._ip_rcv(back)
 
@@ -556,8 +567,8 @@ class Walk:
             self._routed(skb, found, note=f"stays on {bridge.name}: bridged, not routed")
             nexthop = found.via if found.via is not None else skb.packet.dst
             mac = self._neighbour(skb, bridge, nexthop)
-            if mac is None:
-                return self._drop(netns.name, f"nobody on {bridge.name} answers for {nexthop}")
+            if mac is None:  # br_nf_pre_routing_finish_bridge: neigh->output, and what that reports
+                return self._refuse(skb, _HOST, f"nobody on {bridge.name} answers for {nexthop}")
             skb.packet = replace(skb.packet, dst_mac=mac)
         else:
             skb.packet = replace(skb.packet, dst_mac=bridge.mac)
@@ -685,7 +696,10 @@ class Walk:
     def _forward(self, skb: Skb, found: Found) -> Outcome:
         """ip_forward.c ip_forward: TTL, MTU, FORWARD; then as any output."""
         netns, packet = skb.netns, skb.packet
-        key = (netns.name, skb.indev, replace(packet, ttl=0, inner=None, src_mac="", dst_mac=""))
+        seen = replace(packet, ttl=0, inner=None, src_mac="", dst_mac="")
+        if packet.sport_random:
+            seen = replace(seen, sport=0, icmp_id=0)
+        key = (netns.name, skb.indev, seen)
         lap = self._forwarded.get(key, packet.ttl) - packet.ttl
         if 0 < lap < packet.ttl:  # it will come by again and again: on to the last lap, which is like this one
             left = packet.ttl % lap or lap
