@@ -16,7 +16,8 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -49,6 +50,7 @@ class Description(msgspec.Struct, frozen=True, rename="camel"):
     flags: dict[str, str] = {}
     digest: str = ""
     notes: tuple[str, ...] = ()
+    uml: str = ""  # the directory of its user-mode Linux (umllab.py); "": the running kernel
 
     def count(self, kind: NetnsKind) -> int:
         """How many namespaces of a kind it has."""
@@ -125,6 +127,29 @@ def up(name: str, plan: Plan, describe: Mapping[str, object], stdin: str | None 
     InputError
         A lab of that name is up, or it cannot be made; nothing is left behind then.
     """
+    lab = None
+    with folder_for(name) as folder:
+        try:
+            if stdin is not None:
+                (folder / "stdin.yaml").write_text(stdin)
+            lab = Lab.start(plan, door=folder / "door", log=folder / "log")
+            pid = int(lab.ask("pid")["pid"])
+            files = tuple(str(folder / "stdin.yaml") if file == "-" else file for file in _texts(describe.get("files", ())))
+            fields = {**describe, "files": files, "name": name, "pid": pid, "started": time.time(), "born": born(pid) or ""}
+            description = msgspec.convert(fields, Description)
+            (folder / "lab.json").write_bytes(msgspec.json.encode(description))
+            lab.ask("stay")
+            lab.leave()
+        except BaseException:
+            if lab is not None:
+                lab.close()
+            raise
+    return description
+
+
+@contextmanager
+def folder_for(name: str) -> Iterator[Path]:
+    """A new folder for a lab; gone again where the making of the lab fails."""
     folder = home() / check_name(name)
     if any(lab.name == name for lab in labs()):
         raise InputError(f'lab "{name}" is already up', hint=f"netlab lab down --name {name}, or another --name for a second one")
@@ -132,24 +157,11 @@ def up(name: str, plan: Plan, describe: Mapping[str, object], stdin: str | None 
         folder.mkdir(mode=0o700)
     except FileExistsError:
         raise InputError(f'lab "{name}" is being made by another process', hint=f"if not, remove {folder}") from None
-    lab = None
     try:
-        if stdin is not None:
-            (folder / "stdin.yaml").write_text(stdin)
-        lab = Lab.start(plan, door=folder / "door", log=folder / "log")
-        pid = int(lab.ask("pid")["pid"])
-        files = tuple(str(folder / "stdin.yaml") if file == "-" else file for file in _texts(describe.get("files", ())))
-        fields = {**describe, "files": files, "name": name, "pid": pid, "started": time.time(), "born": _born(pid) or ""}
-        description = msgspec.convert(fields, Description)
-        (folder / "lab.json").write_bytes(msgspec.json.encode(description))
-        lab.ask("stay")
-        lab.leave()
+        yield folder
     except BaseException:
-        if lab is not None:
-            lab.close()
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return description
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -157,7 +169,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def connect(description: Description) -> Lab:
-    """Talk to a lab that is up."""
+    """Talk to a lab that is up, on the running kernel."""
     door = home() / description.name / "door"
     sock = socket.socket(socket.AF_UNIX)
     here = os.open(".", os.O_RDONLY)
@@ -225,6 +237,8 @@ def where(description: Description, text: str, namespace: str = "default") -> st
 
 def command(description: Description, space: str, argv: list[str]) -> list[str]:
     """What to run so that `argv` runs inside a namespace of the lab, in the folder where the user is."""
+    if description.uml:
+        raise InputError(f'lab "{description.name}" stands in user-mode Linux', hint="netlab lab exec runs commands in it")
     return enter_command(description.pid, description.spaces[space][0], argv)
 
 
@@ -235,8 +249,8 @@ def _read(folder: Path) -> Description | None:
         return None
 
 
-def _born(pid: int) -> str | None:
-    """The 22nd field of /proc/PID/stat; None where there is no such process."""
+def born(pid: int) -> str | None:
+    """When a process started: the 22nd field of /proc/PID/stat; None where there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -246,4 +260,4 @@ def _born(pid: int) -> str | None:
 
 
 def _alive(description: Description) -> bool:
-    return _born(description.pid) == description.born
+    return born(description.pid) == description.born

@@ -171,6 +171,11 @@ class Uml:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int:
+        """The process that ends with it."""
+        return self._pid
+
     def alive(self) -> bool:
         """Is it still running?"""
         if self._process is not None:

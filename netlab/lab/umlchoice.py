@@ -134,7 +134,7 @@ def choose_kernel(needs: Iterable[str], wanted: str = "auto") -> Choice:
         The kernel that was asked for cannot do it, or none can.
 
     >>> choose_kernel([], "auto")
-    Choice(kernel='host', reason='the running kernel has everything that this network needs')
+    Choice(kernel='host', reason='it has everything that the network needs')
     """
     needs = frozenset(needs)
     if wanted == "uml":
@@ -146,7 +146,7 @@ def choose_kernel(needs: Iterable[str], wanted: str = "auto") -> Choice:
     if wanted == "host" and trouble:
         return Choice("host", "asked for")  # the lab will fail and say it better
     if not missing:
-        return Choice("host", "asked for" if wanted == "host" else "the running kernel has everything that this network needs")
+        return Choice("host", "asked for" if wanted == "host" else "it has everything that the network needs")
     why = trouble or f"the running kernel has no {_list(missing)}"
     if wanted == "host":
         raise InputError(why, hint=_how_to_go_on(needs, missing))

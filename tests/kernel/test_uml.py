@@ -270,7 +270,7 @@ def test_a_directory_that_the_kernels_command_line_cannot_name_is_an_error(insta
 # -- which kernel ------------------------------------------------------------------------------------------------------
 
 CHOICES = [  # (what the network needs, --kernel, what the running kernel lacks, the choice or the error)
-    ("veth bridge", "auto", "", Choice("host", "the running kernel has everything that this network needs")),
+    ("veth bridge", "auto", "", Choice("host", "it has everything that the network needs")),
     ("veth ipip IPVS", "auto", "ipip IPVS", Choice("uml", "the running kernel has no IPVS, ipip")),
     ("veth", "host", "", Choice("host", "asked for")),
     ("veth", "uml", "", Choice("uml", "asked for")),
@@ -347,24 +347,60 @@ def test_inside_the_probe_finds_all_but_what_is_known_to_be_missing(linux: Uml) 
 
 # -- the lab inside ----------------------------------------------------------------------------------------------------
 
-AGREE = """
-from netlab.kube import embedded
-from netlab.kube.load import load
-from netlab.lab import verify
-from netlab.lab.host import Lab
-from netlab.lab.plan import make_plan
-from netlab.trace.query import Tracer
 
-cluster = load((str(embedded.path_of_default()),))
-tracer = Tracer(cluster)
-network = verify.lab_network(cluster, tracer.network)
-with Lab.start(make_plan(network, variant="legacy")) as lab:
-    report = verify.verify(tracer, lab, verify.flows(cluster, network, 200, 7))
-print(*report.disagreements, sep="\\n")
-print(report.flows, report.agreed, len(report.verdicts))
-"""
+def netlab(*arguments: str, stdin: str = "", **variables: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "netlab.cli.main", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        input=stdin,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
-def test_a_lab_inside_agrees_with_the_prediction(linux: Uml) -> None:
-    done = linux.run([sys.executable, "-c", AGREE], cwd=ROOT)
-    assert (done.stdout or b"").decode().split() == ["200", "200", "3"], (done.stdout, done.stderr)
+def test_lab_verify_agrees_inside(installed: None) -> None:
+    code, out, err = netlab("lab", "verify", "--kernel", "uml", "--flows", "200", "--seed", "7", "--rules", "10")
+    flows, rules = out.splitlines()[-2:]
+    assert flows.startswith("200 flows: 200 agree (")
+    assert rules.startswith("10 flows counted rule by rule: ")
+    assert ", 0 disagree" in flows
+    assert ", 0 disagree" in rules
+    assert (code, err.splitlines()[-1]) == (0, "netlab: in user-mode Linux: asked for")
+
+
+def test_a_lab_that_stays_is_used_as_one_on_the_running_kernel(installed: None, tmp_path: Path) -> None:
+    def lab(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        return netlab("lab", *arguments, stdin=stdin, XDG_RUNTIME_DIR=str(tmp_path))
+
+    topology = (ROOT / "topologies" / "flannel-vxlan.yaml").read_text()
+    code, out, err = lab("up", "--kernel", "uml", "--name", "inside", "-f", "-", "-q", stdin=topology)
+    assert (code, err) == (0, "")
+    assert out.startswith("lab inside is up: 3 nodes, 6 pods and the outside, iptables-legacy, in ")
+    try:
+        name = ("--name", "inside")
+        assert lab("up", "--kernel", "uml", *name)[0] == 2
+        assert lab("status", "-o", "name") == (0, "inside\n", "")
+        assert " uml " in lab("status")[1]
+        assert lab("exec", *name, "pod/web-0", "--", "sh", "-c", "cat; exit 5", stdin="word\n") == (5, "word\n", "")
+        assert lab("exec", *name, "pod/web-0", "--", "uname", "-r")[1].strip() in os.listdir(uml.MODULES)
+        code, out, err = lab("trace", *name, "web-0", "svc/api")
+        assert (code, err) == (0, "")
+        assert out.splitlines()[-1].endswith("each as often as netlab says")
+        assert lab("exec", *name, "pod/web-0") == (
+            2,
+            "",
+            "netlab: error: a shell needs a terminal, and user-mode Linux has none\n  name a command: sh -c '...'\n",
+        )
+    finally:
+        assert lab("down", "--name", "inside") == (0, "lab inside is down\n", "")
+    until(lambda: processes_of(str(tmp_path)) == [])
+    assert list((tmp_path / "netlab").iterdir()) == []
+
+
+def test_a_lab_that_cannot_be_made_inside_leaves_nothing(installed: None, tmp_path: Path) -> None:
+    code, out, err = netlab("lab", "up", "--kernel", "uml", "--iptables", "nft", "-q", XDG_RUNTIME_DIR=str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err == "netlab: error: user-mode Linux has no iptables-nft\n  --iptables legacy works in both kernels\n"
+    assert list((tmp_path / "netlab").iterdir() if (tmp_path / "netlab").exists() else []) == []
