@@ -284,7 +284,7 @@ def _ip_lines(netns: Netns, notes: list[str]) -> Iterator[str]:
         for cache in ("arp_cache", "ndisc_cache"):
             if device.kind is not DeviceKind.LOOPBACK and device.up:
                 yield f"ntable change name {cache} dev {device.name} {NEIGHBOUR}"
-        for address in device.addresses:
+        for address in _last_first(device.addresses):
             if device.kind is DeviceKind.LOOPBACK and address.scope == "host":
                 continue  # 127.0.0.1 and ::1 come with the device
             yield _address(device, address)
@@ -302,6 +302,14 @@ def _ip_lines(netns: Netns, notes: list[str]) -> Iterator[str]:
             yield f"neigh replace proxy {entry.ip} dev {entry.dev}"
         elif entry.state == "PERMANENT" and entry.mac and entry.dev in names:
             yield f"neigh replace {entry.ip} lladdr {entry.mac} dev {entry.dev} nud permanent"
+
+
+def _last_first(addresses: Iterable[Address]) -> list[Address]:
+    """The order in which to add addresses so that `ip addr` lists them as the model does: Linux puts a new IPv6 address before
+    those of its scope (addrconf.c ipv6_link_dev_addr), a new IPv4 address behind."""
+    listed = list(addresses)
+    late = [a for a in listed if a.ip.family == 6 and a.scope != "link"]
+    return [a for a in listed if a.ip.family == 4] + late[::-1] + [a for a in listed if a.ip.family == 6 and a.scope == "link"]
 
 
 def _here(device: Device) -> str:

@@ -168,7 +168,7 @@ def _fate(branch: Branch) -> str:
     if branch.verdict is Verdict.UNKNOWN:
         return _unknown(branch)
     reply = branch.reply if branch.reply and branch.reply.kind == "reply" and not branch.reply.arrived else None
-    whose = "reply " if reply else ""
+    whose = ("handshake " if reply.handshake else "reply ") if reply else ""
     for hop in reversed(reply.hops if reply else branch.hops):
         for n in range(len(hop.steps) - 1, -1, -1):
             match hop.steps[n]:

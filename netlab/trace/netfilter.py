@@ -458,7 +458,7 @@ class Netfilter:
             quoted = replace(quoted, dst=other.dst, **_ports(quoted, dport=other.dport))
             changed = replace(packet, quoted=quoted, src=other.dst)
         else:
-            quoted = replace(quoted, src=other.src, sport_random=False, **_ports(quoted, sport=other.sport))
+            quoted = replace(quoted, src=other.src, sport_random=False, **_port_or_id(quoted, other.sport))
             changed = replace(packet, quoted=quoted, dst=other.src)
         kind = "snat" if source else "dnat"
         self.emit(skb.netns.name, Natted(kind, str(packet), str(changed), True, f"and in the quoted packet: {quoted}"))
@@ -514,6 +514,8 @@ class Netfilter:
         if source:
             new_flow = replace(current, src=address, **_tuple_port(packet, "sport", port))
             connection.src_done = True
+            if random:
+                new_flow = self._unused(skb, connection, new_flow)
             if new_flow != current or random:
                 connection.snat = True
         else:
@@ -530,12 +532,22 @@ class Netfilter:
 
     def _make_unique(self, skb: Skb, connection: Connection) -> None:
         """nf_nat_core.c get_unique_tuple: where another connection has the reply's tuple, a new source port (or id) is drawn."""
-        table = self.connections.get(skb.netns.name)
-        if not table or connection.confirmed or connection.reply.protocol not in (TCP, UDP, SCTP, ICMP, ICMPV6):
+        if connection.confirmed or connection.reply.protocol not in (TCP, UDP, SCTP, ICMP, ICMPV6):
             return
-        zone = _zone_id(connection.zone, connection.zone_direction, True)
-        if any((zone, is_reply, connection.reply) in table for is_reply in (False, True)):
+        wanted = connection.reply.reversed()
+        unused = self._unused(skb, connection, wanted)
+        if unused != wanted:
+            connection.reply = unused.reversed()
             connection.snat = connection.random_port = True
+
+    def _unused(self, skb: Skb, connection: Connection, flow: Flow) -> Flow:
+        """nf_nat_core.c nf_nat_used_tuple: the flow, or one with another source port (or id) where its reply is taken. Which one
+        is chance in Linux; here it is the next, so that the connections of one packet on its laps are told apart."""
+        table = self.connections.get(skb.netns.name, {})
+        zone = _zone_id(connection.zone, connection.zone_direction, True)
+        while any((zone, is_reply, flow.reversed()) in table for is_reply in (False, True)):
+            flow = replace(flow, sport=flow.sport % 0xFFFF + 1)
+        return flow
 
     def _pick(self, packet: Packet, span: NatRange, source: bool) -> tuple[Ip, int, bool]:
         """Address and port out of a range (nf_nat_core.c get_unique_tuple in a table without clashes).
@@ -669,6 +681,11 @@ def _tuple_port(packet: Packet, side: str, port: int) -> dict[str, int]:
     return {side: port} if packet.protocol in (TCP, UDP, SCTP) else {}
 
 
+def _port_or_id(packet: Packet, number: int) -> dict[str, int]:
+    """What a tuple calls the source port."""
+    return {"icmp_id": number} if packet.protocol in (ICMP, ICMPV6) else _ports(packet, sport=number)
+
+
 def _ports(packet: Packet, **ports: int) -> dict[str, int]:
     return ports if packet.protocol in (TCP, UDP, SCTP) else {}
 
@@ -676,12 +693,14 @@ def _ports(packet: Packet, **ports: int) -> dict[str, int]:
 def _with_source(packet: Packet, target: Flow) -> Packet:
     if packet.protocol in (TCP, UDP, SCTP):
         return replace(packet, src=target.src, sport=target.sport)
-    return replace(packet, src=target.src)
+    return replace(packet, src=target.src, **_port_or_id(packet, target.sport))
 
 
 def _with_destination(packet: Packet, target: Flow) -> Packet:
     if packet.protocol in (TCP, UDP, SCTP):
         return replace(packet, dst=target.dst, dport=target.dport)
+    if packet.protocol in (ICMP, ICMPV6):  # icmp_manip_pkt: the id is the tuple's, whichever side is translated
+        return replace(packet, dst=target.dst, icmp_id=target.sport)
     return replace(packet, dst=target.dst)
 
 

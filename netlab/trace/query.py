@@ -24,6 +24,7 @@ from netlab.linux.bridge import Links
 from netlab.linux.netns import Netns
 from netlab.linux.network import Network
 from netlab.linux.packet import (
+    ACK,
     ECHO_REQUEST,
     ICMP,
     ICMPV6,
@@ -42,6 +43,7 @@ from netlab.trace.walker import Expected, Walk, reply_to
 EPHEMERAL_PORT = 32768  # the first of net.ipv4.ip_local_port_range's default
 _LENGTHS = {TCP: 60, ICMP: 84, ICMPV6: 104}  # bytes: a SYN with options, a ping as ping(8) sends it
 _OTHER_LENGTH = 60
+_ACK_LENGTH = 52  # IPv4, with the timestamps option
 EXTERNAL = "external/"
 
 
@@ -488,7 +490,7 @@ def _walk(
         leaf.endpoint = socket_text(out.packet.dst, out.packet.dport)
         leaf.endpoint_name = out.owner
         leaf.source_seen = str(out.packet.src)
-        _walk_reply(walk, network.namespaces[out.netns], out.packet, leaf)
+        _walk_reply(walk, network.namespaces[source.netns], packet, network.namespaces[out.netns], out.packet, leaf)
     elif out.answer is not None:
         back = walk.send_answer(out)
         arrived = back.kind == "delivered"
@@ -504,11 +506,14 @@ def _walk(
     return leaf
 
 
-def _walk_reply(walk: Walk, netns: Netns, received: Packet, leaf: Leaf) -> None:
+def _walk_reply(walk: Walk, home: Netns, sent: Packet, netns: Netns, received: Packet, leaf: Leaf) -> None:
+    """What the endpoint in `netns` says to the packet that it received, and for TCP what the sender at `home` says to that."""
     back = walk.local_out(netns, reply_to(received), leaf.endpoint_name or netns.name)
     hops = walk.take_hops()
     if back.kind == "delivered" and not back.is_answer:
         leaf.reply = Reply("reply", True, hops)
+        if received.protocol == TCP and back.packet is not None:
+            _walk_third(walk, home, sent, netns, received, back.packet, leaf)
         return
     leaf.reply = Reply("reply", False, hops, back.reason)
     if back.kind == "unknown":
@@ -517,6 +522,29 @@ def _walk_reply(walk: Walk, netns: Netns, received: Packet, leaf: Leaf) -> None:
     else:
         leaf.verdict = Verdict.DROPPED
         leaf.reason = f"the request arrives, but the reply dies: {back.reason}"
+
+
+def _walk_third(walk: Walk, home: Netns, sent: Packet, netns: Netns, received: Packet, answer: Packet, leaf: Leaf) -> None:
+    """The ACK that ends TCP's handshake, and speaks for all that follows it; nothing is recorded where it arrives.
+
+    Where the ways there and back differ, a node that saw the SYN but not the SYN-ACK takes it for INVALID
+    (nf_conntrack_proto_tcp.c: an ACK while in SYN_SENT), and KUBE-FORWARD drops that.
+    """
+    assert leaf.reply is not None
+    walk.expected = Expected(netns.name, received.flow.reversed(), leaf.endpoint_name or netns.name)
+    third = replace(sent, src=answer.dst, tcp_flags=ACK, length=_ACK_LENGTH)
+    walk.note(home.name, "the SYN-ACK has arrived; the sender's ACK:")
+    out = walk.local_out(home, third, home.name)
+    hops = walk.take_hops()
+    if out.kind == "delivered" and not out.is_answer:
+        return
+    leaf.reply = Reply("reply", False, (*leaf.reply.hops, *hops), out.reason, handshake=True)
+    if out.kind == "unknown":
+        leaf.verdict = Verdict.UNKNOWN
+        leaf.reason = f"the request and the reply arrive; what the sender says next depends on {out.reason}"
+    else:
+        leaf.verdict = Verdict.DROPPED
+        leaf.reason = f"the request and the reply arrive, but nothing that the sender says next: {out.reason}"
 
 
 def _made_unknown(leaf: Leaf, label: str) -> Leaf:

@@ -269,13 +269,15 @@ class Hop(msgspec.Struct, frozen=True, rename="camel"):
 class Reply(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The way back. `kind`: "reply" of the endpoint, or "error" (RST, ICMP) of whoever refused; `arrived` at the sender.
 
-    `hops` may end elsewhere: then `reason` says where and why it died.
+    `hops` may end elsewhere: then `reason` says where and why it died. `handshake`: the SYN-ACK did arrive, but not the ACK that
+    the sender answers with, nor anything after it; `hops` go on with that ACK, and `arrived` is false.
     """
 
     kind: str
     arrived: bool
     hops: tuple[Hop, ...]
     reason: str | None = None
+    handshake: bool = False
 
 
 class Branch(msgspec.Struct, frozen=True, rename="camel"):
