@@ -509,8 +509,8 @@ class Netfilter:
             span = replace(target.to, low=address)
         else:
             span = target.to
-        address, port, random = self._pick(packet, span, source)
-        current = connection.reply.reversed()
+        current = connection.reply.reversed()  # not the packet: that may be a reset made for it, on its way back
+        address, port, random = self._pick(current, span, source)
         if source:
             new_flow = replace(current, src=address, **_tuple_port(packet, "sport", port))
             connection.src_done = True
@@ -549,16 +549,16 @@ class Netfilter:
             flow = replace(flow, sport=flow.sport % 0xFFFF + 1)
         return flow
 
-    def _pick(self, packet: Packet, span: NatRange, source: bool) -> tuple[Ip, int, bool]:
+    def _pick(self, flow: Flow, span: NatRange, source: bool) -> tuple[Ip, int, bool]:
         """Address and port out of a range (nf_nat_core.c get_unique_tuple in a table without clashes).
 
         A source that is in the range already stays. Several addresses: the kernel hashes with a secret seed, so each is equally
         likely. Ports: the old one stays if it may; else one of the range is drawn. The third value says that the port (for
         ICMP, the id, whichever way it is translated) is one of too many to tell.
         """
-        old_address, old_port = (packet.src, packet.sport) if source else (packet.dst, packet.dport)
+        old_address, old_port = (flow.src, flow.sport) if source else (flow.dst, flow.dport)
         random_all = span.random or span.random_fully
-        ports = packet.protocol in (TCP, UDP, SCTP)
+        ports = flow.protocol in (TCP, UDP, SCTP)
         if source and not random_all and _in_range(span, old_address, old_port if ports else None):
             return old_address, old_port, False
         address = span.low if span.low is not None else old_address
@@ -567,8 +567,8 @@ class Netfilter:
             label = f"NAT to one of {count} addresses"
             choice = self.chooser.choose([Fraction(1, count)] * count, label) if count <= 256 else 0
             address = Ip(span.low.family, span.low.value + choice)
-        if packet.protocol in (ICMP, ICMPV6):
-            return address, packet.icmp_id, random_all
+        if flow.protocol in (ICMP, ICMPV6):
+            return address, flow.sport, random_all
         if not ports:
             return address, 0, False
         if span.port_low is None:
