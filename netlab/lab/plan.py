@@ -83,11 +83,11 @@ def netns_file(name: str) -> str:
 
 # What a fresh namespace is set to before anything is made in it. IPv4's conf.* are inherited from the host
 # (net.core.devconf_inherit_init_net), so the kernel's own defaults are written out; duplicate address detection, router
-# solicitations and rate limits of ICMP errors are off: they would make answers depend on time.
+# solicitations, redirects (netlab models none) and rate limits of ICMP errors are off: they make answers depend on time.
 _CONF4 = {
     "rp_filter": 0, "accept_local": 0, "route_localnet": 0, "arp_ignore": 0, "arp_announce": 0, "arp_filter": 0, "proxy_arp": 0,
     "src_valid_mark": 0, "log_martians": 0, "accept_source_route": 0, "secure_redirects": 1,
-    "send_redirects": 1, "shared_media": 1, "drop_unicast_in_l2_multicast": 0,
+    "send_redirects": 0, "shared_media": 1, "drop_unicast_in_l2_multicast": 0,
 }  # fmt: skip
 _CONF6 = {
     "disable_ipv6": 0, "accept_dad": 0, "dad_transmits": 0, "accept_ra": 0, "autoconf": 0, "router_solicitations": 0,

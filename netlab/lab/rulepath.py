@@ -11,13 +11,14 @@ chain was walked in order follows from which rules hit.
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from netlab.lab.host import Lab, Seen, Shot
-from netlab.lab.verify import FIRST_PORT, PORTS, Flow, assumed_listeners, fits, predict, seen_text, shot
+from netlab.lab.verify import FIRST_PORT, PAUSE, PORTS, Flow, assumed_listeners, fits, predict, seen_text, shot
 from netlab.linux.addr import Ip, ip
 from netlab.linux.bridge import Links
 from netlab.linux.matches import Recent
@@ -262,7 +263,9 @@ def verify_paths(
                 report.packets += sum(one.counted.values())
                 report.rules |= one.counted.keys()
                 break
-            if attempt == ATTEMPTS - 1:
+            if attempt == ATTEMPTS - 2:
+                time.sleep(PAUSE)
+            elif attempt == ATTEMPTS - 1:
                 report.disagreements.append(PathDisagreement(flow, one.seen, tuple(one.likely), one.counted, one.texts))
         progress(n + 1)
     return report
