@@ -330,7 +330,7 @@ class Tracer:
         if address.family not in source.families:
             raise InputError(f"{source.party.name} has no IPv{address.family} address to send to {address} from")
         port = _number(name.port, protocol, text)
-        kind, who, where = self._who_has(address)
+        kind, who, where = self._who_has(address, port)
         if kind == "service address" and source.external and request.at is None:
             assumptions.append(self._enters(address, who))
         return Party(text, who, kind, str(address), port or None, where), [Probe(address, port)], _for_family(protocol, address)
@@ -338,19 +338,20 @@ class Tracer:
     def _enters(self, address: Ip, service: str) -> str:
         return f"from outside, {address} of service {service} leads to node {next(iter(self.cluster.nodes))} (choose with --at)"
 
-    def _who_has(self, address: Ip) -> tuple[str, str, str]:
+    def _who_has(self, address: Ip, port: int) -> tuple[str, str, str]:
+        """Kind, name and namespace; of several services that claim an address the first by name that has the port."""
         pod = self._pods_by_ip.get(address)
         if pod is not None:
             return "pod", pod.key, pod.key
         node = self._nodes_by_ip.get(address)
         if node is not None:
             return "node", node.name, node.name
-        for service in self.cluster.services.values():
-            if address in service.cluster_ips:
-                return "ClusterIP", service.key, ""
-            if address in entry_addresses(service):
-                return "service address", service.key, ""
-        return "address", str(address), ""
+        services = self.cluster.services.values()
+        claim = [s for s in services if address in s.cluster_ips or address in entry_addresses(s)]
+        if not claim:
+            return "address", str(address), ""
+        first = min(claim, key=lambda s: (all(p.port != port for p in s.ports), s.key))
+        return "ClusterIP" if address in first.cluster_ips else "service address", first.key, ""
 
     def _to_service(
         self,
