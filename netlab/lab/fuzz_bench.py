@@ -22,8 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from netlab.errors import BugError, InputError
-from netlab.linux.addr import Ip, Prefix, ip, prefix
-from netlab.linux.bridge import Links
+from netlab.linux.addr import Ip, Prefix, prefix
 from netlab.linux.derived import RULES, derived_routes, loopback
 from netlab.linux.netns import Address, Device, DeviceKind, Neighbour, Netns, NetnsKind, NextHop, PolicyRule, Route
 from netlab.linux.network import Network
@@ -93,10 +92,6 @@ def model(family: int, rules: Ruleset, sets: Mapping[str, IpSet]) -> Network:
         for ns, (dev, end) in WIRES.items()
     }
     return Network({ROUTER: router, **ends})
-
-
-def links(network: Network) -> Links:
-    return Links(network)
 
 
 def _unshare() -> list[str]:
@@ -256,7 +251,3 @@ def places(saved: str) -> list[tuple[str, str, int]]:
             numbers[chain] = numbers.get(chain, 0) + 1
             found.append((table, chain, numbers[chain]))
     return found
-
-
-def address(text: str) -> Ip:
-    return ip(text)
