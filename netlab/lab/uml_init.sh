@@ -46,6 +46,11 @@ case $1 in
         for module in $(echo "$NETLAB_MODULES" | tr , ' '); do
             modprobe "$module" || { echo "netlab-uml: no kernel module $module" && exit 1; }
         done
+        for table in /proc/sys/net/ipv[46]/neigh/default; do # one for all namespaces: room for thousands of pods
+            echo 65536 >"$table/gc_thresh3"
+            echo 32768 >"$table/gc_thresh2"
+            echo 16384 >"$table/gc_thresh1"
+        done
         stty raw -echo </dev/tty1 || exit
         exec 3</dev/tty1
         : >ready
