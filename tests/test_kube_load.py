@@ -370,6 +370,27 @@ def test_refused_json(tmp_path, text, says):
     assert says in refused(tmp_path, text, "f.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" + '{"a": [1, 2]},' * 20 + "1]", "f.json: expected a mapping, found a list"),
+        ('{"kind": 5, "a": [' + '{"a": [1, 2]},' * 20 + "1]}", "f.json, kind: expected a string, found an integer"),
+        (
+            '{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "p", "labels": {"a": 7}}, "x": "' + "y" * 200 + '"}',
+            "f.json, Pod, metadata.labels: expected a string, found an integer",
+        ),
+    ],
+)
+def test_a_large_json_value_is_not_read_whole_to_say_what_is_wrong(tmp_path, monkeypatch, text, says):
+    monkeypatch.setattr(documents, "_EXPLAINED", 100)
+    monkeypatch.setattr(documents.Document, "tree", lambda self: pytest.fail("read whole"))
+    assert says in refused(tmp_path, text, "f.json")
+
+
+def test_megabytes_that_begin_with_a_list_are_not_parsed(tmp_path):
+    assert "neither JSON nor YAML of Kubernetes objects" in refused(tmp_path, "- {a: 1}\n" * 130_000)
+
+
 def test_a_duplicate_names_both_files(tmp_path):
     (tmp_path / "a.yaml").write_text(POD)
     (tmp_path / "b.yaml").write_text("# second\n" + POD)

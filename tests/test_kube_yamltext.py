@@ -97,6 +97,8 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         ("a: {{ .Values.x }}", "helm template"),
         ("a: 1\n---\nb: c: d\n", "f.yaml:3, document 2: not YAML"),
         ("a: b\n<<: 7\n", "the merge key"),
+        ("a: {b: 1, c: 2, b: 3}\n", 'f.yaml:1, document 1: the key "b" twice in one mapping'),
+        ("kind: A\nx: 1\nkind: B\n", 'f.yaml:3, document 1: the key "kind" twice in one mapping\n  is a line with --- missing'),
         ("a: \x00", "not YAML"),
     ],
 )
@@ -110,6 +112,10 @@ def test_too_many_nodes(monkeypatch):
     monkeypatch.setattr(yamltext, "MAX_NODES", 100)
     with pytest.raises(InputError, match="more than 100 nodes"):
         values(f"a: [{'x,' * 200}]")
+
+
+def test_a_merged_key_is_no_second_key():
+    assert values("base: &b {p: 1}\nuse: {p: 2, <<: *b}\n") == [{"base": {"p": 1}, "use": {"p": 2}}]
 
 
 def test_line_of_a_field():

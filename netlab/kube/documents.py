@@ -23,6 +23,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 1 << 30
 MAX_YAML_BYTES = 64 << 20
 _HEAD = 1 << 16
+_EXPLAINED = 16 << 20  # a larger JSON value is not read whole only to say more about what is wrong with it
 _SPACE = b" \t\r\n"
 
 T = TypeVar("T")
@@ -68,8 +69,13 @@ class Document(msgspec.Struct, frozen=True):
         """The whole value as plain dicts and lists."""
         return msgspec.json.decode(self.raw) if isinstance(self.raw, msgspec.Raw) else self.raw
 
+    def _large(self) -> bool:
+        return isinstance(self.raw, msgspec.Raw) and memoryview(self.raw).nbytes > _EXPLAINED
+
     def title(self) -> str | None:
         """ "Service default/web": for errors, so it never fails."""
+        if self._large():
+            return self.kind or None
         try:
             meta = self.tree().get("metadata") or {}
             name, namespace = meta.get("name") or meta.get("generateName"), meta.get("namespace")
@@ -82,7 +88,13 @@ class Document(msgspec.Struct, frozen=True):
     def wrong(self, message: str, type: Any = None) -> InputError:
         """The InputError for a msgspec message such as "Expected `str`, got `int` - at `$.spec.ports[0].name`"."""
         what, _, where = message.partition(" - at `")
-        path, found = _walk(self.tree(), where.rstrip("`"), what)
+        if self._large():
+            path, found = (
+                tuple(step for step in steps(where.rstrip("`").removeprefix("$").removeprefix(".")) if step != ""),
+                _MISSING,
+            )
+        else:
+            path, found = _walk(self.tree(), where.rstrip("`"), what)
         text, hint = _plain_words(what, found, type, path)
         if unknown := _UNKNOWN.search(what):
             path = (*path, unknown[1])
@@ -378,7 +390,7 @@ def _looks_like_yaml(head: bytes) -> bool:
     for line in head.splitlines():
         text = line.strip()
         if text and not text.startswith((b"#", b"---", b"%")):
-            return b":" in text
+            return b":" in text and not text.startswith((b"- ", b"? "))
     return True
 
 

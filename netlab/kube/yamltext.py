@@ -1,7 +1,7 @@
 """YAML as kubectl reads it: documents of plain dicts, lists and scalars, with the line where each begins.
 
 Law: scalars resolve as in sigs.k8s.io/yaml (goyaml.v2/resolve.go, what kubectl uses): YAML 1.1 booleans (`yes`, `on`, `y`
-...), no base-60 numbers, no timestamps, so that a MAC or a time stays text; map keys are strings. Input is hostile
+...), no base-60 numbers, no timestamps, so that a MAC or a time stays text; map keys are strings and unique. Input is hostile
 until read: nesting and the expansion of aliases are bounded, and nothing is constructed but plain values.
 Built on libyaml's events, because that is both faster than PyYAML's constructors and iterative. What the values
 mean is not known here.
@@ -133,8 +133,8 @@ def read(text: bytes, file: str) -> Iterator[YamlDocument]:
     Raises
     ------
     InputError
-        Not YAML; nested deeper than `MAX_DEPTH`; larger than `MAX_NODES`; aliases that expand to more than
-        `MAX_ALIASED_NODES` nodes.
+        Not YAML; a key twice in one mapping; nested deeper than `MAX_DEPTH`; larger than `MAX_NODES`; aliases that
+        expand to more than `MAX_ALIASED_NODES` nodes.
     """
     number = 0
     loader = Loader(text)
@@ -238,6 +238,10 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
             top.merges = (top.merges or []) + (value if isinstance(value, list) else [value])
             top.key = _NO_KEY
         else:
+            if top.key in box:
+                # libyaml lets the last one win, and without --- between them one document's keys replace another's
+                hint = "is a line with --- missing before it?" if top.key in ("apiVersion", "kind") else None
+                raise fail(f'the key "{top.key}" twice in one mapping', event, hint)
             box[top.key] = value
             top.key = _NO_KEY
             if len(box) > MAX_TOP_KEYS and len(stack) == 1:
