@@ -348,3 +348,31 @@ def test_natural_order():
 def test_some():
     assert [some("abcd"[:n]) for n in (1, 2, 3, 4)] == ["a", "a and b", "a, b and c", "a, b, c and d"]
     assert some("abcdefg") == "a, b, c and 4 more"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        (
+            node("a", "10.0.2.15") + node("b", "10.0.2.15"),
+            'f.yaml:7, document 2, Node b: the nodes "a" and "b" have the same address 10.0.2.15\n  a Topology can say',
+        ),
+        (
+            node("a", cidr="[10.244.0.0/24]") + node("b", cidr="[10.244.0.0/24]"),
+            'Node b: the podCIDRs of the nodes "a" and "b" overlap: 10.244.0.0/24 and 10.244.0.0/24',
+        ),
+        (
+            node("a", cidr="[10.244.1.0/24]") + node("b") + node("c", cidr="[10.244.0.0/22]"),
+            'Node a: the podCIDRs of the nodes "c" and "a" overlap: 10.244.0.0/22 and 10.244.1.0/24',
+        ),
+    ],
+)
+def test_nodes_share_neither_an_address_nor_pod_addresses(read, nodes, says):
+    with pytest.raises(InputError) as caught:
+        read(nodes + POD)
+    assert says in str(caught.value)
+
+
+def test_a_node_without_a_pod_cidr_gets_one_that_no_wider_one_holds(read):
+    found = read(HEAD + "podCIDR: 10.244.0.0/16\n---\n" + node("a", cidr="[10.244.0.0/23]") + node("b") + POD)
+    assert [str(p) for n in found.nodes.values() for p in n.pod_cidrs] == ["10.244.0.0/23", "10.244.2.0/24"]

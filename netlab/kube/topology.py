@@ -225,7 +225,7 @@ def settle(declared: Declared, overrides: Overrides) -> Setting:
     Raises
     ------
     InputError
-        An unknown CNI or proxy mode, a bad CIDR.
+        An unknown CNI or proxy mode, a bad CIDR, an address or a podCIDR that two nodes share.
     """
     topology = declared.topology or Topology()
     says: list[str] = []
@@ -233,6 +233,7 @@ def settle(declared: Declared, overrides: Overrides) -> Setting:
     pod_cidrs = _pod_cidrs(declared, topology, overrides, nodes, says)
     nodes = _complete_cidrs(declared, nodes, pod_cidrs, says)
     nodes = _complete_addresses(declared, nodes, topology, {p.family for p in pod_cidrs}, says)
+    _check_distinct(nodes)
     fabric = _fabric(nodes, topology, overrides, says)
     cni = _cni(declared, topology, overrides, says)
     proxy = _proxy(declared, topology, overrides, pod_cidrs, says)
@@ -369,6 +370,7 @@ def _complete_cidrs(
     if all(node.pod_cidrs for node in nodes.values()):
         return dict(nodes)
     taken = {p for node in nodes.values() for p in node.pod_cidrs}
+    stated = [(p, p.nth(p.size - 1)) for p in taken]
     around = _blocks_of_pods(declared)
     seen: list[str] = []
     given: list[str] = []
@@ -382,7 +384,7 @@ def _complete_cidrs(
                 length = max(24 if whole.family == 4 else 64, whole.length)
                 block = shown.get(whole.family)
                 if block is None or block in taken:
-                    block = next((b for b in _subnets(whole, length) if b not in taken), None)
+                    block = next((b for b in _subnets(whole, length) if b not in taken and not _meets(b, stated)), None)
                 if block is None:
                     raise InputError(
                         f"the pod network {whole} has no /{length} left for node {name}", None, "give a wider one: --cluster-cidr"
@@ -415,6 +417,30 @@ def _blocks_of_pods(declared: Declared) -> dict[str, dict[int, Prefix]]:
         node: {f: next(iter(b)) for f, b in families.items() if len(b) == 1 and users[next(iter(b))] == {node}}
         for node, families in blocks.items()
     }
+
+
+def _meets(block: Prefix, stated: Iterable[tuple[Prefix, Ip]]) -> bool:
+    """Whether a block shares addresses with one of (prefix, its last address)."""
+    last = block.nth(block.size - 1)
+    return any(p.family == block.family and p.value <= last.value and block.value <= end.value for p, end in stated)
+
+
+def _check_distinct(nodes: Mapping[str, Node]) -> None:
+    """What two nodes cannot share on one segment: an address, and (a route leads to one of them only) pod addresses."""
+    owners: dict[Ip, str] = {}
+    for name, node in nodes.items():
+        for a in node.internal_ips:
+            if owners.setdefault(a, name) != name:
+                hint = "a Topology can say which address each node has on the network between them"
+                raise InputError(f'the nodes "{owners[a]}" and "{name}" have the same address {a}', node.ref or None, hint)
+    before: Prefix | None = None
+    owner = ""
+    # prefixes nest or are disjoint, and one that contains others sorts before them
+    for block, name in sorted((p, name) for name, node in nodes.items() for p in node.pod_cidrs):
+        if before is not None and block.address in before:
+            what = f'the podCIDRs of the nodes "{owner}" and "{name}" overlap: {before} and {block}'
+            raise InputError(what, nodes[name].ref or None, "each node needs a podCIDR of its own")
+        before, owner = block, name
 
 
 def _subnets(whole: Prefix, length: int) -> Iterable[Prefix]:
