@@ -17,9 +17,10 @@ import any_trace
 import hand_traces
 import pytest
 from hypothesis import given, settings
+from msgspec import structs
 
-from netlab.render.text import one_line, probability, render
-from netlab.trace.steps import AnyStep, Branch, Dropped, Hop, NoteStep, Rejected, Sent, Trace, Verdict
+from netlab.render.text import _nat, one_line, probability, render
+from netlab.trace.steps import AnyStep, Branch, Dropped, Hop, Natted, NoteStep, Rejected, Sent, Trace, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -222,6 +223,18 @@ def test_rich_is_not_imported() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent
     )
     assert ran.stdout == "[]\n"
+
+
+def test_where_only_the_quoted_packet_changes_no_address_is_shown_to_change_into_itself() -> None:
+    note = "and in the quoted packet: 203.0.113.7:32768 > 192.168.50.13:30080"
+    same = Natted(kind="snat", before="192.168.50.13 > 203.0.113.7", after="192.168.50.13 > 203.0.113.7", reverse=True, note=note)
+    assert _nat(same) == "in the quoted packet: 203.0.113.7:32768 > 192.168.50.13:30080"
+    assert _nat(structs.replace(same, after="192.168.50.9 > 203.0.113.7")) == f"source 192.168.50.13 -> 192.168.50.9; {note}"
+
+
+def test_one_line_counts_what_else_is_not_modelled() -> None:
+    trace = structs.replace(hand_traces.TRACES["three_branches"](), not_modelled=("policies: x and y", "hostPort", "z"))
+    assert one_line(trace).endswith("  [not modelled: policies: x and y; and 2 more]")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def one_line(trace: Trace) -> str:
     left_out = ""
     if trace.not_modelled:
         more = len(trace.not_modelled) - 1
-        left_out = f"  [not modelled: {trace.not_modelled[0]}{f' and {more} more' if more else ''}]"
+        left_out = f"  [not modelled: {trace.not_modelled[0]}{f'; and {more} more' if more else ''}]"
     match trace.verdict:
         case Verdict.DELIVERED:
             return clean(f"yes  {head}: {_endpoints(delivered)}{left_out}")
@@ -397,7 +397,7 @@ def _reply(reply: Reply, wide: bool, seen: _Seen) -> Iterator[Line]:
         for hop in reply.hops:
             for step in hop.steps:
                 if isinstance(step, Natted):
-                    yield _step(_nat_label(step), f"on {hop.where}: {_nat(step)}{_note(step.note)}", "nat")
+                    yield _step(_nat_label(step), f"on {hop.where}: {_nat(step)}", "nat")
     end = reply.hops[-1].where if reply.hops else ""
     if reply.arrived:
         yield _step("arrived", f"at {end}", "good")
@@ -594,7 +594,7 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
         case HookStep() | RuleStep():
             return [line for run in _runs([step], wide) if isinstance(run, _Run) for line in _run_lines(run, wide)], shown
         case Natted():
-            return [_step(_nat_label(step), _nat(step) + _note(step.note) + seen_at, "nat")], _Shown(step.after, shown.details)
+            return [_step(_nat_label(step), _nat(step) + seen_at, "nat")], _Shown(step.after, shown.details)
         case Encapsulated():
             head = _step("encap", f"{step.device} wraps it in {_tunnel(step.vni, wide)}{seen_at}", "nat")
             return [head, [("", _BELOW + _packet(step.outer, wide))], *_inside(step.outer, wide)], _shown(step.outer)
@@ -684,14 +684,16 @@ def _nat_label(step: Natted) -> str:
 
 
 def _nat(step: Natted) -> str:
-    """Before -> after, without the end that stays: `destination 10.96.0.10:80 -> 10.244.0.4:9376`."""
+    """Before -> after, without the end that stays: `destination 10.96.0.10:80 -> 10.244.0.4:9376`; then the note."""
     before, after = step.before.split(" > "), step.after.split(" > ")
+    if before == after and step.note:  # an ICMP error whose own addresses stay: only the packet that it quotes is changed
+        return step.note.removeprefix("and ")
     if len(before) == len(after) == 2:
         if before[0] == after[0]:
-            return f"destination {before[1]} -> {after[1]}"
+            return f"destination {before[1]} -> {after[1]}{_note(step.note)}"
         if before[1] == after[1]:
-            return f"source {before[0]} -> {after[0]}"
-    return f"{step.before} -> {step.after}"
+            return f"source {before[0]} -> {after[0]}{_note(step.note)}"
+    return f"{step.before} -> {step.after}{_note(step.note)}"
 
 
 def _anchor(steps: Sequence[AnyStep]) -> str:
