@@ -345,13 +345,17 @@ def _namespaces() -> list[str] | None:
 
 
 def _scratch() -> str:
-    """A new scratch directory; those whose owner was killed before it could tidy up are removed."""
+    _tidy()
+    return tempfile.mkdtemp(prefix="netlab-uml-")
+
+
+def _tidy() -> None:
+    """Remove the scratch directories whose owner was killed before it could do so."""
     for old in Path(tempfile.gettempdir()).glob("netlab-uml-*"):
         with contextlib.suppress(OSError, ValueError):  # another user's, or not yet complete
             state = json.loads((old / "process").read_text())
             if _started(state["pid"]) != state["started"]:
                 shutil.rmtree(old, ignore_errors=True)
-    return tempfile.mkdtemp(prefix="netlab-uml-")
 
 
 def _memory_directory(memory: int) -> str:

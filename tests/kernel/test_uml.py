@@ -217,7 +217,7 @@ def test_nothing_outlives_a_netlab_that_is_killed(installed: None, namespaces: b
     owner.stdout.close()
     until(lambda: processes_of(directory) == [])
     assert Path(directory).exists()
-    uml._scratch()  # the next one tidies up
+    uml._tidy()  # as the next one does
     assert not Path(directory).exists()
 
 
