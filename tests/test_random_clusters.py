@@ -86,6 +86,7 @@ def test_every_shape_of_service_is_drawn(shape: str) -> None:
     assert sum(SERVICES[shape](s) for seed in MANY for s in cluster(seed).services.values()) >= 3
 
 
+GONE = ("10.244.0.99", "fd00:10:244::63")
 CLUSTERS: dict[str, Callable[[Cluster], bool]] = {
     "one node": lambda c: len(c.nodes) == 1,
     "four nodes": lambda c: len(c.nodes) == 4,
@@ -111,7 +112,7 @@ CLUSTERS: dict[str, Callable[[Cluster], bool]] = {
     "a service without endpoints": lambda c: any(s.cluster_ips and not c.slices.get(k) for k, s in c.services.items()),
     "an endpoint that is not ready": lambda c: any(not e.ready and not e.terminating for _, e in endpoints(c)),
     "an endpoint that terminates and serves": lambda c: any(e.terminating and e.serving for _, e in endpoints(c)),
-    "an endpoint whose pod is gone": lambda c: any(str(e.addresses[0]) in ("10.244.0.99", "fd00:10:244::63") for _, e in endpoints(c)),
+    "an endpoint whose pod is gone": lambda c: any(str(e.addresses[0]) in GONE for _, e in endpoints(c)),
     "an endpoint outside": lambda c: any(e.addresses[0] in (ip("198.51.100.7"), ip("2001:db8:1::7")) for _, e in endpoints(c)),
     "an endpoint that is a node": lambda c: any(
         e.target_pod is None and any(e.addresses[0] in n.internal_ips for n in c.nodes.values()) for _, e in endpoints(c)

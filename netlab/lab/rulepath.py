@@ -190,7 +190,8 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
             if back.kind == "delivered" and protocol == TCP:
                 sent = next(s.packet for hop in hops for s in hop.steps if isinstance(s, Sent))  # with its source
                 third = msgspec.structs.replace(packet, src=ip(sent.source), tcp_flags=ACK, length=52)
-                walk.local_out(home, third, trace.source.name)
+                walk.expected = Expected(out.netns, out.packet.flow.reversed(), out.owner)
+                kind = walk.local_out(home, third, trace.source.name).kind
                 hops += walk.take_hops()
             elif back.answer is not None:
                 walk.send_answer(back)

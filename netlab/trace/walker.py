@@ -779,6 +779,9 @@ class Walk:
         for listener in netns.listeners:
             if listener.protocol == packet.protocol and listener.port == packet.dport and listener.ip in (None, packet.dst):
                 return listener
+        waits = self.expected.reply if self.expected is not None and self.expected.netns == netns.name else None
+        if waits is not None and (waits.protocol, waits.dst, waits.dport) == (packet.protocol, packet.dst, packet.dport):
+            return None  # the sender's own port: its socket is connected, and takes nothing from anybody else
         name = protocol_name(packet.protocol).upper()
         if netns.kind is NetnsKind.POD and not netns.listeners:
             self.assumptions[f"pod {netns.name} declares no ports: it is taken to listen on {packet.dport}/{name}"] = None

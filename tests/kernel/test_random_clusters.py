@@ -1,0 +1,132 @@
+"""Random clusters in real namespaces: a bounded round with each iptables, and what the long rounds taught as cases of its own.
+
+Law: the kernel is right. A flow that differs is a failed test that prints the seed and both sides; `netlab lab verify --random`
+runs as many clusters as one likes.
+"""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from netlab.kube.cluster import Cluster
+from netlab.kube.embedded import path_of_default
+from netlab.kube.load import load
+from netlab.lab.host import Lab
+from netlab.lab.plan import make_plan
+from netlab.lab.random_clusters import entries, verify_random
+from netlab.lab.verify import Flow, lab_network, predict, verify
+from netlab.trace.query import Tracer
+
+pytestmark = pytest.mark.usefixtures("kernel")
+
+
+@pytest.mark.parametrize(("variant", "first"), [("legacy", 40), ("nft", 50)])
+def test_linux_does_what_netlab_says_of_random_clusters(variant: str, first: int) -> None:
+    report = verify_random(7, first, flows=60, rules=3, variant=variant)
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.clusters == 7
+    assert report.agreed + report.unsupported == report.flows > 350
+    assert report.unknown == 0
+    assert min(report.verdicts[verdict] for verdict in ("delivered", "dropped", "rejected")) > 30
+    assert report.rules > 300
+    assert report.paths_agreed == report.paths > 10
+
+
+# -- what they taught --------------------------------------------------------------------------------------------------
+
+DUAL = path_of_default().read_text().replace("masquerade: true", "masquerade: false")  # flannel then hides who comes from outside
+IPV6 = """
+apiVersion: netlab/v1
+kind: Topology
+nodes:
+- {name: node-1, addresses: ["fd00:172:30::b"], podCIDR: "fd00:10:244::/64"}
+- {name: node-2, addresses: ["fd00:172:30::c"], podCIDR: "fd00:10:244:1::/64"}
+fabric: {prefixes: ["fd00:172:30::/64"]}
+podCIDR: "fd00:10:244::/56"
+serviceCIDR: "fd00:10:96::/112"
+cni: {name: flannel}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: default}
+spec: {nodeName: node-2}
+status: {podIP: "fd00:10:244:1::2", phase: Running}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: gone, namespace: default}
+spec: {clusterIP: "fd00:10:96::10", ports: [{port: 80}], externalIPs: ["2001:db8:2::5"]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: gone-1, namespace: default, labels: {kubernetes.io/service-name: gone}}
+addressType: IPv6
+ports: [{port: 8080}]
+endpoints: [{addresses: ["fd00:10:244:1::63"]}]
+"""
+IPV4 = IPV6
+for six, four in (
+    ("fd00:172:30::b", "172.30.0.11"),
+    ("fd00:172:30::c", "172.30.0.12"),
+    ("fd00:172:30::/64", "172.30.0.0/24"),
+    ("fd00:10:244::/64", "10.244.0.0/24"),
+    ("fd00:10:244:1::/64", "10.244.1.0/24"),
+    ("fd00:10:244::/56", "10.244.0.0/16"),
+    ("fd00:10:244:1::2", "10.244.1.2"),
+    ("fd00:10:244:1::63", "10.244.1.99"),
+    ("fd00:10:96::/112", "10.96.0.0/16"),
+    ("fd00:10:96::10", "10.96.0.10"),
+    ("2001:db8:2::5", "192.0.2.5"),
+    ("IPv6", "IPv4"),
+):
+    IPV4 = IPV4.replace(six, four)
+
+# (what, cluster, flow, words of the reason)
+ROWS = [
+    ("a pod entered by way of another node answers past it: that node drops the ACK as INVALID",
+     DUAL, Flow("203.0.113.7", "10.244.1.11:9000", "tcp", at="node-1"), "nothing that the sender says next: filter KUBE-FORWARD"),
+    ("the same with IPv6", DUAL, Flow("2001:db8::7", "[fd00:10:244:1::11]:9000", "tcp", at="node-1"), "--ctstate INVALID"),
+    ("entered at its own node it is reached", DUAL, Flow("203.0.113.7", "10.244.1.11:9000", "tcp", at="node-2"), ""),
+    ("each lap of a loop is masqueraded anew: the error ends at the node, which did not ask",
+     IPV6, Flow("2001:db8::7", "[fd00:10:244:ff::fd]:80", "tcp", at="node-1"), "no socket here sent that"),
+    ("the same with a ping", IPV6, Flow("2001:db8::7", "fd00:10:244:ff::fd", "icmp", at="node-1"), "no socket here sent that"),
+    ("IPv4 does not loop so: a node takes no packet from its own address off a wire",
+     IPV4, Flow("203.0.113.7", "10.244.200.9:80", "udp", at="node-1"), "martian source 172.30.0.11"),
+    ("a loop without NAT: the error comes home, from the address that Linux lists first",
+     IPV6, Flow("default/pod/web", "[2001:db8:2::5]:81", "udp"), "TTL spent in a routing loop"),
+    ("an endpoint that is gone, behind the bridge of the asker: ICMP address unreachable from the service",
+     IPV6, Flow("default/pod/web", "[fd00:10:96::10]:80", "tcp"), "nobody on cni0 answers"),
+    ("the same with IPv4", IPV4, Flow("default/pod/web", "10.96.0.10:80", "tcp"), "nobody on cni0 answers"),
+]  # fmt: skip
+
+
+def opened(text: str) -> Cluster:
+    return load(["-"], io.StringIO(text))
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+@pytest.mark.parametrize("text", [DUAL, IPV6, IPV4], ids=["dual-stack", "IPv6", "IPv4"])
+def test_what_random_clusters_taught(text: str, variant: str) -> None:
+    declared = opened(text)
+    tracer = Tracer(declared)
+    network = lab_network(declared, tracer.network)
+    rows = {flow: words for _, of, flow, words in ROWS if of is text}
+    for flow, words in rows.items():
+        reasons = [branch.reason or "" for branch in predict(tracer, flow, 33000).branches]
+        assert any(words in reason for reason in reasons), (flow, reasons)
+        assert bool(words) == any(reasons), flow
+    with Lab.start(make_plan(network, variant=variant)) as lab:
+        found = [verify(tracer, lab, share) for _, share in entries(declared, network, lab, rows)]
+    assert "\n".join(str(d) for report in found for d in report.disagreements) == ""
+    assert sum(report.agreed for report in found) == len(rows)
+
+
+def test_a_wrong_prediction_is_found() -> None:
+    """The comparison of random clusters can fail: with another cluster's rules in the lab it does."""
+    declared, other = opened(IPV4), opened(IPV4.replace("10.96.0.10", "10.96.0.11"))
+    tracer, network = Tracer(declared), lab_network(other, Tracer(other).network)
+    with Lab.start(make_plan(network)) as lab:
+        report = verify(tracer, lab, [Flow("default/pod/web", "10.96.0.10:80", "tcp")])
+    assert len(report.disagreements) == 1
