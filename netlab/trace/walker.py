@@ -548,7 +548,8 @@ class Walk:
         """br_nf_pre_routing and br_nf_pre_routing_finish: iptables sees the frame as coming in through the bridge.
 
         After a DNAT the frame is routed: if the new destination is on the bridge itself it is bridged on with the new
-        neighbour's MAC ("bridged DNAT"), else it goes up to the host with the bridge's own MAC.
+        neighbour's MAC ("bridged DNAT"), else it goes up to the host with the bridge's own MAC. IPv4's route is an error where the
+        host does not forward; IPv6's is not (br_netfilter_ipv6.c br_nf_pre_routing_finish_ipv6).
         """
         netns = skb.netns
         before = skb.packet.dst
@@ -563,7 +564,8 @@ class Walk:
         refusal = source_refusal(netns, skb.packet.src, skb.packet.dst, bridge.name, skb.packet.mark)
         if refusal is not None:
             return self._drop(netns.name, refusal)
-        if found.type is RouteType.UNICAST and found.dev == bridge.name and forwarding(netns, skb.packet.family, bridge.name):
+        forwards = skb.packet.family == 6 or forwarding(netns, 4, bridge.name)
+        if found.type is RouteType.UNICAST and found.dev == bridge.name and forwards:
             self._routed(skb, found, note=f"stays on {bridge.name}: bridged, not routed")
             nexthop = found.via if found.via is not None else skb.packet.dst
             mac = self._neighbour(skb, bridge, nexthop)
