@@ -376,3 +376,33 @@ def test_nodes_share_neither_an_address_nor_pod_addresses(read, nodes, says):
 def test_a_node_without_a_pod_cidr_gets_one_that_no_wider_one_holds(read):
     found = read(HEAD + "podCIDR: 10.244.0.0/16\n---\n" + node("a", cidr="[10.244.0.0/23]") + node("b") + POD)
     assert [str(p) for n in found.nodes.values() for p in n.pod_cidrs] == ["10.244.0.0/23", "10.244.2.0/24"]
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "says"),
+    [
+        (
+            "net.bridge.bridge-nf-call-iptabels: 0",
+            'f.yaml:3, document 1, Topology, sysctls: the sysctl "net.bridge.bridge-nf-call-iptabels" is not modelled\n'
+            '  did you mean "net.bridge.bridge-nf-call-iptables"?',
+        ),
+        ("ipv4.conf.eth0.rpfilter: 1", 'did you mean "net.ipv4.conf.eth0.rp_filter"?'),
+        ("kernel.panic: 1", "those that are: net.ipv4.ip_forward, net.ipv6.conf.all.forwarding"),
+    ],
+)
+def test_a_sysctl_that_nobody_would_look_at_is_refused(read, sysctls, says):
+    with pytest.raises(InputError) as caught:
+        read(HEAD + f"sysctls: {{{sysctls}}}\n---\n" + POD)
+    assert says in str(caught.value)
+
+
+def test_sysctls_of_devices(read):
+    text = (
+        HEAD
+        + "sysctls: {net.ipv4.conf.eth0.5.rp_filter: 2, ipv4.conf.cni0.proxy_arp: 1, net.ipv4.conf.all.route_localnet: 0}\n---\n"
+    )
+    assert read(text + POD).sysctls == {
+        "ipv4.conf.eth0.5.rp_filter": 2,
+        "ipv4.conf.cni0.proxy_arp": 1,
+        "ipv4.conf.all.route_localnet": 0,
+    }

@@ -134,6 +134,17 @@ class _Document(_Strict, frozen=True):
     sysctls: dict[str, int] | None = None
 
 
+# the sysctls that the walk asks for (linux/route.py, linux/bridge.py, trace/walker.py); DEV is a device, all or default
+_DEVICE_SYSCTLS = ("rp_filter", "accept_local", "src_valid_mark", "route_localnet", "forwarding", "proxy_arp")
+_SYSCTLS = (
+    "net.ipv4.ip_forward",
+    "net.ipv6.conf.all.forwarding",
+    "net.bridge.bridge-nf-call-iptables",
+    "net.bridge.bridge-nf-call-ip6tables",
+    *(f"net.ipv4.conf.DEV.{name}" for name in _DEVICE_SYSCTLS),
+)
+
+
 class Topology(msgspec.Struct, frozen=True):
     """A Topology document, read and checked; what it does not say is empty or None."""
 
@@ -187,9 +198,20 @@ def read_topology(document: Document) -> Topology:
         nodeport_addresses=tuple(
             at.prefix(p, f"kubeProxy.nodePortAddresses[{i}]") for i, p in enumerate(proxy.node_port_addresses or ())
         ),
-        sysctls={key.removeprefix("net.").removeprefix("net/"): value for key, value in (body.sysctls or {}).items()},
+        sysctls={_sysctl(key, at): value for key, value in (body.sysctls or {}).items()},
         ref=at.ref,
     )
+
+
+def _sysctl(key: str, at: At) -> str:
+    """The name without "net."; one that netlab would never look at is refused, because it would change nothing."""
+    name = "net." + key.removeprefix("net.").removeprefix("net/")
+    device = re.fullmatch(r"net\.ipv4\.conf\.(.+)\.(\w+)", name)
+    general = f"net.ipv4.conf.DEV.{device[2]}" if device else name
+    if general not in _SYSCTLS:
+        hint = did_you_mean(general, _SYSCTLS, 1) or f"those that are: {', '.join(_SYSCTLS)}"
+        raise at.error(f'the sysctl "{key}" is not modelled', "sysctls", hint.replace("DEV", device[1]) if device else hint)
+    return name.removeprefix("net.")
 
 
 def _both(one: str | None, many: list[str] | None, at: At, path: str) -> tuple[Prefix, ...]:
