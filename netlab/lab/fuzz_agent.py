@@ -44,7 +44,7 @@ class Agent:
     def __init__(self) -> None:
         self.own = os.open("/proc/self/ns/net", os.O_RDONLY)
         self.wires: dict[str, socket.socket] = {}
-        self.save: list[str] = []
+        self.saves: list[list[str]] = []
         self.conntrack = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         self.raw = {
             4: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
@@ -74,14 +74,17 @@ class Agent:
         self.wires[ns] = end
         return {}
 
-    def counting(self, save: list[str]) -> dict[str, Any]:
-        """The command that prints rules with counters, from now on."""
-        self.save = save
+    def counting(self, saves: list[list[str]]) -> dict[str, Any]:
+        """The commands that print rules with counters, from now on."""
+        self.saves = saves
         return {"counts": self._counts()}
 
     def _counts(self) -> list[int]:
-        done = subprocess.run(self.save, capture_output=True, text=True, check=True)
-        return [int(count) for count in _COUNTS.findall(done.stdout)]
+        found: list[int] = []
+        for save in self.saves:
+            done = subprocess.run(save, capture_output=True, text=True, check=True)
+            found += [int(count) for count in _COUNTS.findall(done.stdout)]
+        return found
 
     def _drain(self) -> list[list[str]]:
         seen = []
@@ -93,13 +96,13 @@ class Agent:
                         seen.append([ns, data.hex()])
         return seen
 
-    def forget(self) -> dict[str, Any]:
-        """Forget all connections and what `recent` has seen."""
+    def forget(self, recent: bool) -> dict[str, Any]:
+        """Forget all connections, and what `recent` has seen."""
         self.conntrack.send(_FLUSH)
         answer = self.conntrack.recv(4096)
         code = struct.unpack("=i", answer[16:20])[0]
         check(0 if code == 0 else -1, "conntrack flush")
-        for path in glob.glob("/proc/self/net/xt_recent/*"):
+        for path in glob.glob("/proc/self/net/xt_recent/*") if recent else ():
             with open(path, "w") as file:
                 file.write("/\n")
         return {}

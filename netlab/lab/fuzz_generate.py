@@ -108,10 +108,10 @@ _HAS_SOCKET = {Hook.OUTPUT, Hook.POSTROUTING}
 
 
 class Maker:
-    """Draws everything for one family from one source of random numbers."""
+    """Draws everything for one family from one source of random numbers; without `recent` where its lists cannot be emptied."""
 
-    def __init__(self, rng: Random, family: int) -> None:
-        self.rng, self.family = rng, family
+    def __init__(self, rng: Random, family: int, recent: bool = True) -> None:
+        self.rng, self.family, self.recent = rng, family, recent
         self.icmp = ICMP if family == 4 else ICMPV6
         self.limit = mask_of(family, 32 if family == 4 else 128)
         self.addresses = [
@@ -222,7 +222,9 @@ class Maker:
     def _plain(self, table: str, hooks: set[Hook]) -> m.Match:
         no = self.often(30)
         makers = ["mark", "mark", "connmark", "conntrack", "conntrack", "state", "addrtype", "set", "set", "iprange", "ttl"]
-        makers += ["length", "pkttype", "physdev", "comment", "recent"]
+        makers += ["length", "pkttype", "physdev", "comment"]
+        if self.recent:
+            makers.append("recent")
         if self.often(15):
             makers.append("statistic")
         if hooks <= _HAS_IN:

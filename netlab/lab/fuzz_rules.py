@@ -194,33 +194,44 @@ class _Router(Walk):
         return self.seen
 
 
-def disagreement(links: Links, packets: Sequence[Sent], seen: Sequence[Seen]) -> tuple[int, str] | None:
-    """Where netlab's best branch parts from what Linux did: the packet and the difference; None where a branch fits.
+class Judgement(msgspec.Struct, frozen=True):
+    """How many packets of a conversation did in Linux what a branch of netlab's says, and how the next one differs.
+
+    Without a `difference` the rest, if any, cannot be compared: it is addressed to a port that NAT drew.
+    """
+
+    agreed: int
+    difference: str = ""
+
+
+def judge(links: Links, packets: Sequence[Sent], seen: Sequence[Seen]) -> Judgement:
+    """Compare a conversation with the branch of netlab's that fits it best.
 
     Raises
     ------
     _Unknown
         Where netlab does not say what becomes of a packet.
     """
-    best: tuple[int, str] | None = None
+    best: Judgement | None = None
     script: list[int] = []
     for _ in range(MAX_BRANCHES):
         chooser = Chooser(script)
         walk = _Router(links, chooser)
-        found: tuple[int, str] | None = None
+        found = Judgement(len(packets))
         for number, (sent, real) in enumerate(zip(packets, seen, strict=True)):
             predicted = walk.play(sent)
             text = difference(predicted, real)
             if text and walk.draws_ports():
                 raise _Unknown("NAT chose a port at random")
             if text:
-                found = (number, text)
+                found = Judgement(number, text)
                 break
             if any(packet.sport_random for _, packet in predicted.wire):
-                break  # what comes back is addressed to a port that netlab does not know
-        if found is None:
-            return None
-        if best is None or found[0] > best[0]:
+                found = Judgement(number + 1)  # what comes back is addressed to a port that netlab does not know
+                break
+        if not found.difference:
+            return found
+        if best is None or found.agreed > best.agreed:
             best = found
         made = chooser.made
         last = len(made) - 1
@@ -403,7 +414,8 @@ def fuzz_rulesets(
         for number in range(count):
             family = families[number % len(families)]
             rng = Random(f"{seed}/{number}/{family}")
-            _one_ruleset(report, benches[family], Maker(rng, family), conversations, shrink)
+            bench = benches[family]
+            _one_ruleset(report, bench, Maker(rng, family, bench.forgets_recent), conversations, shrink)
             report.seconds = time.monotonic() - began
             if progress is not None:
                 progress(report)
@@ -433,26 +445,24 @@ def _one_ruleset(report: FuzzReport, bench: Bench, maker: Maker, conversations: 
         case = Case(family, text, tuple(sent), sets)
         report.conversations += 1
         try:
-            found = disagreement(links, sent, seen)
-            if found is not None:
-                found = disagreement(links, sent, play(bench, sent))
-                report.unsteady += found is None
+            found = judge(links, sent, seen)
+            if found.difference:
+                found = judge(links, sent, play(bench, sent))
+                report.unsteady += not found.difference
         except (_Unknown, TooManyChoices):
             report.unknown += len(sent)
             continue
-        report.packets += len(sent)
-        for real in seen:
+        report.packets += found.agreed + bool(found.difference)
+        report.unknown += len(sent) - found.agreed if not found.difference else 0
+        for real in seen[: found.agreed]:
             _count(report, rules, real, hit)
-        if found is not None:
+        if found.difference:
             if shrink:
-                case = shrunk(bench, case)
-                bench.load(text, sets)
-            again = judged(bench, case) if shrink else None
-            if again is None:
-                again = found
-            report.disagreements.append(Disagreement(case, bench.variant, *again))
-            if shrink:
-                bench.load(text, sets)
+                smaller = shrunk(bench, case)
+                last = judged(bench, smaller)
+                if last is not None and last.difference:
+                    case, found = smaller, last
+            report.disagreements.append(Disagreement(case, bench.variant, found.agreed, found.difference))
             break  # the rest of this ruleset would say the same
     report.rules_hit += len(hit)
 
@@ -486,8 +496,8 @@ def _placed(rules: Ruleset) -> Iterator[tuple[Place, Rule]]:
                 yield (table.name, chain.name, number), rule
 
 
-def judged(bench: Bench, case: Case) -> tuple[int, str] | None:
-    """Load a case, send its packets, compare: the first packet that differs and how, or None.
+def judged(bench: Bench, case: Case) -> Judgement | None:
+    """Load a case, send its packets, compare; None where netlab leaves open what becomes of them.
 
     Raises
     ------
@@ -497,7 +507,7 @@ def judged(bench: Bench, case: Case) -> tuple[int, str] | None:
     links, _ = prepared(case.rules, case.sets, case.family)
     bench.load(case.rules, case.sets)
     try:
-        return disagreement(links, case.packets, play(bench, case.packets))
+        return judge(links, case.packets, play(bench, case.packets))
     except (_Unknown, TooManyChoices):
         return None
 
@@ -510,7 +520,8 @@ def shrunk(bench: Bench, case: Case) -> Case:
 
     def wrong(candidate: Case) -> bool:
         try:
-            return judged(bench, candidate) is not None
+            found = judged(bench, candidate)
+            return found is not None and bool(found.difference)
         except (InputError, BugError):
             return False
 

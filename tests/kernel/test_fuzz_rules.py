@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from netlab.lab.fuzz_bench import Bench
-from netlab.lab.fuzz_rules import Case, disagreement, fuzz_rulesets, play, prepared, read_case
+from netlab.lab.fuzz_rules import Case, fuzz_rulesets, judge, play, prepared, read_case
 from netlab.linux.matches import Ttl
 from netlab.match import naive
 from netlab.match.view import View
@@ -35,8 +35,9 @@ def test_what_we_learned_still_holds(benches: dict[tuple[str, int], Bench], path
     links, _ = prepared(case.rules, case.sets, case.family)
     bench = benches[variant, case.family]
     bench.load(case.rules, case.sets)
-    found = disagreement(links, case.packets, play(bench, case.packets))
-    assert found is None, f"{case.why}\npacket {found[0]}: {found[1]}"
+    found = judge(links, case.packets, play(bench, case.packets))
+    assert found.difference == "", f"{case.why}\npacket {found.agreed}: {found.difference}"
+    assert found.agreed > 0
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
