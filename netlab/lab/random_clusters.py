@@ -47,7 +47,7 @@ _PORTS = (80, 443, 53, 8080, 9000)
 _TARGETS = (8080, 9090, 53, 5432)
 _ZONES = ("zone-a", "zone-b", "zone-c")
 _NAMESPACES = ("default", "shop")
-_PATIENCE, _NEIGHBOURS_GO = 5, 6.0  # tries; seconds until neighbours may be forgotten (neighbour.c neigh_forced_gc: 5)
+_PATIENCE, _NEIGHBOURS_GO = 20, 6.0  # tries; seconds until neighbours may be forgotten (neighbour.c neigh_forced_gc: 5)
 
 
 # -- clusters ----------------------------------------------------------------------------------------------------------
