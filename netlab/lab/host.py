@@ -98,7 +98,8 @@ def enter_command(pid: int, file: str, argv: Sequence[str]) -> list[str]:
     same = os.path.samestat(os.stat("/proc/self/ns/user"), os.stat(f"/proc/{pid}/ns/user"))
     user = [] if same else ["--user", "--preserve-credentials"]
     shell = 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; cd "$1" 2>/dev/null; shift; exec "$@"'
-    inside = [f"--net=/proc/{pid}/root/run/netns/{file}", "--mount", "--pid"]
+    seen_by_it = f"/proc/{pid}/root"
+    inside = [f"--net={seen_by_it}/run/netns/{file}", "--mount", "--pid"]
     return ["nsenter", "--target", str(pid), *user, *inside, "--", "sh", "-c", shell, "sh", os.getcwd(), *argv]
 
 
