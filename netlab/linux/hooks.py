@@ -36,7 +36,7 @@ KERNEL_FUNCTIONS: dict[Hook, tuple[tuple[int, Function], ...]] = {
 
 IPTABLES_TABLES: dict[str, dict[Hook, int]] = {
     "raw": {Hook.PREROUTING: RAW, Hook.OUTPUT: RAW},
-    "mangle": {hook: MANGLE for hook in Hook},
+    "mangle": dict.fromkeys(Hook, MANGLE),
     "nat": {Hook.PREROUTING: NAT_DST, Hook.INPUT: NAT_SRC, Hook.OUTPUT: NAT_DST, Hook.POSTROUTING: NAT_SRC},
     "filter": {Hook.INPUT: FILTER, Hook.FORWARD: FILTER, Hook.OUTPUT: FILTER},
     "security": {Hook.INPUT: SECURITY, Hook.FORWARD: SECURITY, Hook.OUTPUT: SECURITY},
