@@ -489,3 +489,48 @@ def test_an_installed_wheel_carries_the_topologies(tmp_path, monkeypatch):
         path_of_default()
     (package / "_topologies" / "flannel-vxlan.yaml").write_text(POD)
     assert path_of_default() == package / "_topologies" / "flannel-vxlan.yaml"
+
+
+def with_ip(name, address, **meta):
+    deletion = ", deletionTimestamp: '2024-01-01T00:00:00Z'" if meta.get("going") else ""
+    host = ", hostNetwork: true" if meta.get("host") else ""
+    return (
+        f"kind: Pod\napiVersion: v1\nmetadata: {{name: {name}{deletion}}}\nspec: {{nodeName: n1{host}}}\n"
+        f"status: {{phase: Running, podIP: {address}}}\n---\n"
+    )
+
+
+def exposed(name, address, ports):
+    spec = f"{{type: NodePort, clusterIP: {address}, ports: {ports}}}"
+    return f"kind: Service\napiVersion: v1\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (with_ip("a", "10.244.0.5") + with_ip("b", "10.244.0.5"), "pod default/b has the same address 10.244.0.5 as default/a"),
+        (
+            exposed("s", "10.96.0.9", "[{port: 80}]") + exposed("t", "10.96.0.9", "[{port: 81}]"),
+            "document 2, Service default/t: service default/t has the same ClusterIP 10.96.0.9 as default/s\n  it is in ",
+        ),
+        (
+            exposed("s", "10.96.0.8", "[{port: 80, nodePort: 30000}]")
+            + exposed("t", "10.96.0.9", "[{port: 81, nodePort: 30000}]"),
+            "service default/t has the same NodePort 30000/TCP as default/s",
+        ),
+    ],
+)
+def test_what_nobody_gives_twice(tmp_path, text, says):
+    assert says in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        with_ip("a", "10.244.0.5", going=True) + with_ip("b", "10.244.0.5"),
+        with_ip("a", "192.168.0.5", host=True) + with_ip("b", "192.168.0.5", host=True),
+        exposed("s", "10.96.0.9", "[{name: t, port: 53, nodePort: 30053}, {name: u, port: 53, protocol: UDP, nodePort: 30053}]"),
+    ],
+)
+def test_what_may_be_shared(tmp_path, text):
+    read(tmp_path, text)

@@ -64,6 +64,7 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         )
     setting = settle(declared, overrides)
     played = play(declared, setting)
+    _check_distinct(played.pods.values(), played.services.values())
     assumptions = [*setting.assumptions, *played.assumptions]
     namespaces = dict(declared.namespaces)
     implied = sorted(
@@ -95,6 +96,32 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         assumptions=tuple(assumptions),
         notes=tuple(notes),
     )
+
+
+def _check_distinct(pods: Iterable[o.Pod], services: Iterable[o.Service]) -> None:
+    """What the API server or the CNI plug-in never gives twice: a pod's address, a ClusterIP, a NodePort.
+
+    A pod that is going may have lost its address to another one already.
+    """
+    owners: dict[Ip | tuple[int, str], o.Pod | o.Service] = {}
+
+    def claim(what: Ip | tuple[int, str], owner: o.Pod | o.Service, words: str) -> None:
+        first = owners.setdefault(what, owner)
+        if first is not owner:
+            kind = "pod" if isinstance(owner, o.Pod) else "service"
+            hint = f"it is in {first.ref}" if first.ref else None
+            raise InputError(f"{kind} {owner.key} has the same {words} as {first.key}", owner.ref, hint)
+
+    for pod in pods:
+        if not pod.host_network and not pod.terminating:
+            for a in pod.ips:
+                claim(a, pod, f"address {a}")
+    for service in services:
+        for a in service.cluster_ips:
+            claim(a, service, f"ClusterIP {a}")
+        for port in service.ports:
+            if port.node_port:
+                claim((port.node_port, port.protocol), service, f"NodePort {port.node_port}/{port.protocol}")
 
 
 def _passed_over(declared: Declared) -> str:
