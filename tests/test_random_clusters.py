@@ -1,6 +1,6 @@
 """Random clusters without a kernel: what is drawn, and what must hold of whatever is drawn.
 
-The same clusters stand in real namespaces in tests/kernel/test_random_clusters.py.
+The same clusters stand in real namespaces in tests/kernel/test_verify_random.py.
 """
 
 from __future__ import annotations
