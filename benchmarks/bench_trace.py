@@ -96,16 +96,16 @@ def cluster(services: int, pods: int) -> dict[str, object]:
 
 def measure(what: str, command: Sequence[str], runs: int) -> None:
     """Run a command in fresh processes and print minimum and median wall time (s) and the peak resident memory (MB)."""
-    times, peak = [], 0.0
+    times = []
     for _ in range(runs):
         start = time.perf_counter()
-        # `time -f %M` measures the child alone; RUSAGE_CHILDREN would give the largest of all children so far
         child = subprocess.run(["/usr/bin/env", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
         times.append(time.perf_counter() - start)
         if child.returncode not in (0, 1):
             sys.exit(f"{what}: exit {child.returncode}: {child.stderr.decode()[-500:]}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{what:58s} min {min(times):6.2f} s   median {statistics.median(times):6.2f} s   largest child so far {peak:5.0f} MB", flush=True)
+    middle = statistics.median(times)
+    print(f"{what:58s} min {min(times):6.2f} s   median {middle:6.2f} s   largest child so far {peak:5.0f} MB", flush=True)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ COMMANDS = {  # each a module of this folder
     "dump": "What a node or pod holds, in the tool's own syntax.",
     "check": "Check a list of expected flows: the network's unit tests.",
     "snapshot": "Write what a node holds into files that --observed reads.",
-    "lab": "The cluster in real network namespaces: touch it, and see whether Linux does what netlab says.",
+    "lab": "The cluster in real network namespaces.",
     "schema": "The JSON schema of what netlab prints.",
 }
 

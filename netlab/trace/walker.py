@@ -548,8 +548,8 @@ class Walk:
         """br_nf_pre_routing and br_nf_pre_routing_finish: iptables sees the frame as coming in through the bridge.
 
         After a DNAT the frame is routed: if the new destination is on the bridge itself it is bridged on with the new
-        neighbour's MAC ("bridged DNAT"), else it goes up to the host with the bridge's own MAC. IPv4's route is an error where the
-        host does not forward; IPv6's is not (br_netfilter_ipv6.c br_nf_pre_routing_finish_ipv6).
+        neighbour's MAC ("bridged DNAT"), else it goes up to the host with the bridge's own MAC. IPv4's route is an error where
+        the host does not forward; IPv6's is not (br_netfilter_ipv6.c br_nf_pre_routing_finish_ipv6).
         """
         netns = skb.netns
         before = skb.packet.dst
