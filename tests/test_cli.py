@@ -38,6 +38,7 @@ def netlab(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         if stdin is not None:
             raw = stdin.encode() if isinstance(stdin, str) else stdin
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        sys.modules.pop("netlab.cli.lab", None)  # an App, to which listing all commands gives their line of help
         code = main(list(arguments))
         return Ran(code, capsys.readouterr())
 
