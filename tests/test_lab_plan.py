@@ -67,8 +67,8 @@ def test_a_pod_in_the_words_of_ip() -> None:
     assert lines(plan, "default_web-0") == [
         "link set lo up",
         "link set eth0 up",
-        "ntable change name arp_cache dev eth0 retrans 100 base_reachable 3600000 delay_probe 3600000",
-        "ntable change name ndisc_cache dev eth0 retrans 100 base_reachable 3600000 delay_probe 3600000",
+        "ntable change name arp_cache dev eth0 retrans 100",
+        "ntable change name ndisc_cache dev eth0 retrans 100",
         "address add 10.244.0.10/24 broadcast 10.244.0.255 dev eth0 scope global",
         "address add fd00:10:244::10/64 dev eth0 scope global nodad",
         "address add fe80::858:aff:fef4:a/64 dev eth0 scope link nodad",

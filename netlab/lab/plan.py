@@ -105,9 +105,9 @@ _BASELINE: tuple[tuple[str, str], ...] = (
 _BRIDGE_NF = ("bridge.bridge-nf-call-iptables", "bridge.bridge-nf-call-ip6tables", "bridge.bridge-nf-call-arptables")
 _OPTIONAL: tuple[tuple[str, str], ...] = (("ipv4.icmp_msgs_per_sec", "1000000"), ("ipv4.icmp_msgs_burst", "1000000"))
 
-# ms between the three questions for a neighbour (the kernel's default is 1000); what was learned is not asked again for an hour,
-# so that neighbour discovery does not mix with the packets that are counted
-NEIGHBOUR = "retrans 100 base_reachable 3600000 delay_probe 3600000"
+# ms between the three questions for a neighbour (the kernel's default is 1000). Entries stay REACHABLE for no longer than the
+# kernel wants: all namespaces of the host share 1024 of them, and one whose timer runs cannot be thrown out (neigh_forced_gc)
+NEIGHBOUR = "retrans 100"
 
 
 def make_plan(network: Network, *, variant: str = "legacy") -> Plan:
