@@ -46,9 +46,10 @@ def did_you_mean(name: str, candidates: Iterable[str], limit: int = 3) -> str | 
     >>> did_you_mean("wbe-0", ["web-0", "api-1"])
     'did you mean "web-0"?'
     """
-    from difflib import get_close_matches
+    from difflib import SequenceMatcher, get_close_matches
 
     near = get_close_matches(name, list(candidates), n=limit, cutoff=0.6)
+    near.sort(key=lambda n: (-SequenceMatcher(None, n, name).ratio(), n))
     if not near:
         return None
     return "did you mean " + " or ".join(f'"{n}"' for n in near) + "?"

@@ -213,7 +213,6 @@ def test_routes_of_the_outside() -> None:
         "192.0.2.80 via 198.18.0.1 dev eth0 ",
         "198.18.0.0/24 dev eth0 proto kernel scope link src 198.18.0.254 ",
     ]
-    assert built.not_modelled == ("load balancers with ipMode Proxy (they end connections outside the cluster): default/shop",)
     at = build(some, at="node-2")
     assert print_route(at.network.namespaces["internet"], family=4).splitlines() == [
         "blackhole default ",
@@ -281,14 +280,12 @@ def test_rulesets_are_made_once_and_late() -> None:
         rulesets[5]
 
 
-def test_what_is_left_out_is_said() -> None:
-    ports = (ContainerPort(80, host_port=8080),)
-    names = [pod(f"p-{n}", 1, n, ports=ports) for n in range(2, 8)]
-    built = build(cluster(*names, nodes=(node(1, external_ips=(ip("192.0.2.1"),)), node(2))))
-    assert built.not_modelled == (
-        "hostPort (the portmap plug-in): default/p-2, default/p-3, default/p-4, default/p-5 and 2 more",
-        "ExternalIP addresses of nodes (translated outside the cluster): node-1",
-    )
+def test_a_host_port_is_a_socket_that_is_not_modelled() -> None:
+    built = build(cluster(pod("p", 1, 2, ports=(ContainerPort(80, host_port=8080),))))
+    found = [one for one in built.network.namespaces["node-1"].listeners if one.not_modelled]
+    assert [(one.port, one.not_modelled) for one in found] == [
+        (8080, "hostPort 8080 of pod default/p (the portmap plug-in's rules)")
+    ]
 
 
 def test_a_pod_outside_its_nodes_pod_cidr_is_said() -> None:

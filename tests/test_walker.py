@@ -448,3 +448,46 @@ def test_a_private_host_outside_is_named_as_such() -> None:
     assert trace.verdict is Verdict.DELIVERED
     assert trace.branches[0].source_seen == "192.168.50.11"  # flanneld's masquerade
     assert "external host 10.1.2.3 is taken to answer on 80/TCP" in trace.assumptions
+
+
+def test_an_address_as_a_source_fixes_the_family() -> None:
+    trace = ask(tracer(), "fd00:10:244::10", "svc/api-dual")
+    assert trace.branches[0].source_seen == "fd00:10:244::10"
+
+
+def test_an_address_of_the_fabric_that_nobody_has_does_not_answer() -> None:
+    trace = ask(tracer(), "web-0", "192.168.50.99:80")
+    assert trace.verdict is Verdict.REJECTED
+    assert "nobody on eth0 answers for 192.168.50.99" in (trace.branches[0].reason or "")
+
+
+def test_two_protocols_on_one_port_are_told() -> None:
+    trace = ask(tracer(), "web-0", "kube-system/svc/kube-dns:53")
+    assert trace.protocol == "TCP"
+    assert any("TCP was taken (choose with --proto udp)" in a for a in trace.assumptions)
+
+
+def test_what_stands_outside_the_cluster_is_unknown_by_name() -> None:
+    """hostPort, a node's ExternalIP, a load balancer that makes connections of its own."""
+    cluster = replace(
+        CLUSTER,
+        pods={
+            k: replace(p, ports=(replace(p.ports[0], host_port=8088),)) if k == "default/web-1" else p
+            for k, p in CLUSTER.pods.items()
+        },
+        nodes={k: replace(n, external_ips=(ip("198.51.100.1"),)) if k == "node-1" else n for k, n in CLUSTER.nodes.items()},
+        services={
+            k: replace(s, load_balancer=tuple(replace(e, ip_mode="Proxy") for e in s.load_balancer))
+            for k, s in CLUSTER.services.items()
+        },
+    )
+    t = Tracer(cluster)
+    for destination, says in (
+        ("node/node-2:8088", "hostPort 8088 of pod default/web-1"),
+        ("198.51.100.1:80", "ExternalIP 198.51.100.1 of node node-1"),
+        ("svc/shop", "has ipMode Proxy"),
+    ):
+        trace = ask(t, "internet", destination)
+        assert trace.verdict is Verdict.UNKNOWN
+        assert says in (trace.branches[0].reason or "")
+    assert ask(t, "web-0", "svc/api").not_modelled == ()

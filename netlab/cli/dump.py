@@ -32,7 +32,9 @@ def dump(
         Literal["text", "json"],
         Parameter(alias="-o", group=OUTPUT, help="json is what `ip -j` and `bridge -j` print; iptables-save has none."),
     ] = "text",
-    family: Annotated[Literal[4, 6] | None, Parameter(group=OUTPUT, help="Only `ip -4` or `ip -6`, for route and rule.")] = None,
+    family: Annotated[
+        Literal[4, 6] | None, Parameter(group=OUTPUT, help="`ip -4` (the default) or `ip -6`, for route and rule.")
+    ] = None,
     cluster: ClusterFlags = ClusterFlags(),
 ) -> int:
     """What a node or pod holds, in the tool's own syntax.
@@ -124,9 +126,9 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
         case "link":
             return iproute.print_link(netns, json=json)
         case "route":
-            return iproute.print_route(netns, family=family, json=json)
+            return iproute.print_route(netns, family=family or 4, json=json)
         case "rule":
-            return iproute.print_rule(netns, family=family, json=json)
+            return iproute.print_rule(netns, family=family or 4, json=json)
         case "neigh":
             return iproute.print_neigh(netns, json=json)
         case _:

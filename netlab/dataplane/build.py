@@ -144,6 +144,7 @@ def build(
             sysctls=node_sysctls(cluster),
             listeners=(
                 *_node_listeners(node, host_pods.get(name, ()), ports),
+                *_host_ports(pods),
                 *proxy_iptables.listeners(checked, name, local_addresses=_addresses(devices)),
             ),
         )
@@ -158,7 +159,6 @@ def build(
     namespaces: Lazy[str, Netns] = Lazy(
         {**{name: partial(_same, netns) for name, netns in nodes.items()}, **pod_spaces, INTERNET: partial(_same, internet)}
     )
-    not_modelled += _left_out(cluster)
     network = Network(namespaces, {FABRIC: Segment(FABRIC, cluster.fabric.mtu)}, (*nodes, INTERNET))
     return Built(network, tuple(not_modelled), tuple(assumptions))
 
@@ -394,6 +394,22 @@ def _node_listeners(node: Node, host_pods: Sequence[Pod], ports: Mapping[Ip, Map
     return [Listener(protocol, port, owner) for (protocol, port), owner in owners.items()]
 
 
+def _host_ports(pods: Sequence[Pod]) -> list[Listener]:
+    """hostPorts: ports of the node that the portmap plug-in translates to a pod, with rules that are not modelled."""
+    return [
+        Listener(
+            PROTOCOL_NUMBERS[port.protocol.lower()],
+            port.host_port,
+            f"pod {pod.key}",
+            ip=None if port.host_ip in (None, "", "0.0.0.0", "::") else ip(port.host_ip or ""),
+            not_modelled=f"hostPort {port.host_port} of pod {pod.key} (the portmap plug-in's rules)",
+        )
+        for pod in pods
+        for port in pod.ports
+        if port.host_port is not None
+    ]
+
+
 def _host_pods(cluster: Cluster) -> dict[str, list[Pod]]:
     found: dict[str, list[Pod]] = defaultdict(list)
     for key in sorted(cluster.pods):
@@ -478,24 +494,3 @@ def _check_leases(cluster: Cluster, node: Node, leases: Sequence[flannel.Lease],
     missing = {cidr.family for cidr in cluster.pod_cidrs} - {lease.family for lease in leases}
     for family in sorted(missing):
         assumptions.append(f"{node.name}: no IPv{family} podCIDR or InternalIP, so flannel has no IPv{family} tunnel there")
-
-
-def _left_out(cluster: Cluster) -> list[str]:
-    """What the cluster declares and the network does not hold."""
-    found = []
-    host_ports = sorted(
-        pod.key for pod in cluster.pods.values() if not pod.host_network and any(p.host_port is not None for p in pod.ports)
-    )
-    if host_ports:
-        found.append(f"hostPort (the portmap plug-in): {_some(host_ports)}")
-    nodes = [node.name for node in cluster.nodes.values() if node.external_ips]
-    if nodes:
-        found.append(f"ExternalIP addresses of nodes (translated outside the cluster): {_some(nodes)}")
-    proxied = sorted(
-        service.key
-        for service in cluster.services.values()
-        if any(e.ip is not None and e.ip_mode != "VIP" for e in service.load_balancer)
-    )
-    if proxied:
-        found.append(f"load balancers with ipMode Proxy (they end connections outside the cluster): {_some(proxied)}")
-    return found

@@ -189,6 +189,7 @@ class _Observation:
         return parse(self.texts[name], self.path(name))
 
     def apply(self) -> Observed:
+        self.absent_tables()
         neighbours = self.parsed("ip-neigh.json", "neigh", iproute.parse_neigh)
         fdb = self.parsed("fdb.json", "fdb", iproute.parse_fdb)
         links = self.parsed("ip-link.json", "link", iproute.parse_link)
@@ -239,6 +240,15 @@ class _Observation:
 
     def ruleset(self, name: str, family: int) -> Ruleset:
         return iptables_save.parse(self.texts[name], family=family, file=self.path(name), origin="observed")
+
+    def absent_tables(self) -> None:
+        """A dump of some tables only (`iptables-save -t filter`) leaves the others empty, and that is said."""
+        for name in ("iptables-save", "ip6tables-save"):
+            text = self.texts.get(name, "")
+            absent = [table for table in ("nat", "filter") if f"*{table}\n" not in text.replace("\r", "")]
+            if text.strip() and absent:
+                tables = " and ".join(absent)
+                self.assumptions.append(f"{self.name}: {self.path(name)} has no table {tables}: it is taken to be empty there")
 
     def sets(self) -> Mapping[str, IpSet]:
         if "ipset" not in self.texts:

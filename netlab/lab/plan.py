@@ -140,7 +140,7 @@ def make_plan(network: Network, *, variant: str = "legacy") -> Plan:
     actions.append(Run(FABRIC, ("ip", "-batch", "-"), _text(_fabric(network, spaces))))
     for netns in spaces:
         actions += _furnish(netns, variant, notes)
-    listeners = tuple((netns.name, listener) for netns in spaces for listener in netns.listeners)
+    listeners = tuple((netns.name, listener) for netns in spaces for listener in netns.listeners if not listener.not_modelled)
     names = tuple((netns.name, netns_file(netns.name)) for netns in spaces)
     return Plan(tuple(actions), listeners, names, tuple(dict.fromkeys(notes)))
 

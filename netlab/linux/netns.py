@@ -172,7 +172,8 @@ class FdbEntry(msgspec.Struct, frozen=True, gc=False):
 class Listener(msgspec.Struct, frozen=True, gc=False):
     """A socket that answers: protocol number, port, address (None: any), and who owns it ("pod default/web-0").
 
-    `assumed` is set where nothing declared it (the trace then says so under assumptions).
+    `assumed` is set where nothing declared it (the trace then says so under assumptions); `not_modelled` where the port is
+    taken by something that netlab does not model (a hostPort): what happens to a packet for it is then unknown.
     """
 
     protocol: int
@@ -180,6 +181,7 @@ class Listener(msgspec.Struct, frozen=True, gc=False):
     owner: str
     ip: Ip | None = None
     assumed: bool = False
+    not_modelled: str = ""
 
 
 class NetnsKind(enum.Enum):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, Built, build, entry_addresses, with_internet
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
-from netlab.kube.names import EndpointName, Workload, parse_endpoint, resolve
+from netlab.kube.names import EndpointName, Workload, container_port, parse_endpoint, resolve, service_port
 from netlab.kube.objects import Node, Pod, Service, ServicePort
 from netlab.kube.selectors import matches
 from netlab.linux.addr import Ip, Prefix, host_prefix, mask_of
@@ -70,6 +70,7 @@ class Probe(msgspec.Struct, frozen=True):
     port: int
     weight: Fraction = Fraction(1)
     label: str = ""
+    not_modelled: str = ""  # what stands at this address that netlab does not model
 
 
 class Leaf(msgspec.Struct):
@@ -153,7 +154,8 @@ class Tracer:
         party, probes, protocol = self._destination(destination_name, request, source, protocol, assumptions)
         hosts = tuple(
             dict.fromkeys(
-                a for a in ([source.ip] if source.external and source.ip is not None else []) + [p.dst for p in probes]
+                a
+                for a in (*([source.ip] if source.external and source.ip is not None else []), *self._outside(probes))
                 if a not in DEFAULT_CLIENTS and self._is_elsewhere(a)
             )
         )
@@ -248,6 +250,10 @@ class Tracer:
     def _is_elsewhere(self, address: Ip) -> bool:
         return address not in self._pods_by_ip and address not in self._nodes_by_ip
 
+    def _outside(self, probes: list[Probe]) -> list[Ip]:
+        """Destinations that are hosts outside; an address in a network of the cluster that nobody has stays nobody's."""
+        return [p.dst for p in probes if self._network_of(p.dst) is None]
+
     def _source(self, name: EndpointName, request: Request, assumptions: list[str]) -> Source:
         found = resolve(self.cluster, name, request.namespace, "source")
         text = request.source
@@ -266,7 +272,7 @@ class Tracer:
             return self._node_source(text, found)
         if isinstance(found, Ip):
             if found in self._pods_by_ip:
-                return self._pod_source(text, self._pods_by_ip[found])
+                return replace(self._pod_source(text, self._pods_by_ip[found]), ip=found, families=(found.family,))
             if found in self._nodes_by_ip:
                 return replace(self._node_source(text, self._nodes_by_ip[found]), ip=found, families=(found.family,))
             for service in self.cluster.services.values():
@@ -331,9 +337,21 @@ class Tracer:
             raise InputError(f"{source.party.name} has no IPv{address.family} address to send to {address} from")
         port = _number(name.port, protocol, text)
         kind, who, where = self._who_has(address, port)
+        beyond = self._not_modelled_at(address)
         if kind == "service address" and source.external and request.at is None:
             assumptions.append(self._enters(address, who))
-        return Party(text, who, kind, str(address), port or None, where), [Probe(address, port)], _for_family(protocol, address)
+        party = Party(text, who, kind, str(address), port or None, where)
+        return party, [Probe(address, port, not_modelled=beyond)], _for_family(protocol, address)
+
+    def _not_modelled_at(self, address: Ip) -> str:
+        """What answers an address outside the cluster on its behalf: a cloud's translation, a load balancer's own connections."""
+        for node in self.cluster.nodes.values():
+            if address in node.external_ips and address not in node.internal_ips:
+                return f"ExternalIP {address} of node {node.name}: it is translated outside the cluster"
+        for service in self.cluster.services.values():
+            if any(e.ip == address and e.ip_mode != "VIP" for e in service.load_balancer):
+                return f"load balancer {address} of service {service.key} has ipMode Proxy: it makes connections of its own"
+        return ""
 
     def _enters(self, address: Ip, service: str) -> str:
         return f"from outside, {address} of service {service} leads to node {next(iter(self.cluster.nodes))} (choose with --at)"
@@ -372,11 +390,21 @@ class Tracer:
         if protocol in (ICMP, ICMPV6):
             address = _pick(service.cluster_ips, request, source, f"service {service.key}")
             return Party(text, service.key, "service", str(address)), [Probe(address, 0)], _for_family(ICMP, address)
-        port = _service_port(service, name.port, protocol, text)
+        port = service_port(service, name.port, None if protocol is None else protocol_name(protocol).upper())
         number = PROTOCOL_NUMBERS[port.protocol.lower()]
+        same = [p.protocol for p in service.ports if p.port == port.port]
+        if protocol is None and isinstance(name.port, int) and len(same) > 1:
+            others = " or ".join(f"--proto {p.lower()}" for p in same if p != port.protocol)
+            which = f"service {service.key} has port {port.port} for {' and '.join(same)}"
+            assumptions.append(f"{which}: {port.protocol} was taken (choose with {others})")
         if service.headless:
             return self._to_headless(text, service, port, request, source, number, assumptions)
         if source.external:
+            proxies = [e.ip for e in service.load_balancer if e.ip is not None and e.ip.family in source.families]
+            for proxy in proxies:
+                if beyond := self._not_modelled_at(proxy):
+                    party = Party(text, service.key, "load balancer", str(proxy), port.port)
+                    return party, [Probe(proxy, port.port, not_modelled=beyond)], number
             entered = self._from_outside(text, service, port, request, source, assumptions)
             if entered is not None:
                 return entered[0], [entered[1]], number
@@ -468,6 +496,9 @@ def _walk(
     probe = probes[0]
     if len(probes) > 1:
         probe = probes[chooser.choose([p.weight for p in probes], "the client's choice among DNS answers")]
+    if probe.not_modelled:
+        kind = network.namespaces[source.netns].kind.value
+        return Leaf(Verdict.UNKNOWN, probe.not_modelled, (Hop(source.netns, kind, (UnknownStep(probe.not_modelled),)),))
     src = source.ip if source.ip is not None and source.ip.family == probe.dst.family else Ip(probe.dst.family, 0)
     icmp = protocol in (ICMP, ICMPV6)
     packet = Packet(
@@ -621,32 +652,15 @@ def _pod_port(pod: Pod, port: int | str | None, protocol: int | None, text: str)
     if protocol == ICMP:
         return 0, _for_family(ICMP, pod.ips[0])
     declared = [p for p in pod.ports if protocol is None or PROTOCOL_NUMBERS[p.protocol.lower()] == protocol]
-    listed = ", ".join(f"{p.container_port}/{p.protocol}" + (f" ({p.name})" if p.name else "") for p in pod.ports) or "none"
+    listed = ", ".join(f"{p.container_port}/{p.protocol}" + (f" ({p.name})" if p.name else "") for p in pod.ports)
     if isinstance(port, int):
         same = [p for p in declared if p.container_port == port]
         number = PROTOCOL_NUMBERS[same[0].protocol.lower()] if same and protocol is None and len(same) == 1 else protocol
         return port, number if number is not None else TCP
     if isinstance(port, str):
-        named = [p for p in declared if p.name == port]
-        if not named:
-            raise InputError(f'pod {pod.key} has no port named "{port}"', pod.ref, f"its ports: {listed}")
-        return named[0].container_port, PROTOCOL_NUMBERS[named[0].protocol.lower()]
+        named = container_port(pod, port, None if protocol is None else protocol_name(protocol).upper())
+        return named.container_port, PROTOCOL_NUMBERS[named.protocol.lower()]
     if len(declared) == 1:
         return declared[0].container_port, PROTOCOL_NUMBERS[declared[0].protocol.lower()]
-    raise InputError(f'"{text}" has no port', pod.ref, f"add one of pod {pod.key}'s ports: {listed}")
-
-
-def _service_port(service: Service, port: int | str | None, protocol: int | None, text: str) -> ServicePort:
-    """The service port that is meant; where one number serves several protocols, TCP unless another is asked for."""
-    listed = ", ".join(f"{p.port}/{p.protocol}" + (f" ({p.name})" if p.name else "") for p in service.ports) or "none"
-    fitting = [p for p in service.ports if protocol is None or PROTOCOL_NUMBERS[p.protocol.lower()] == protocol]
-    if port is None:
-        if len(fitting) == 1:
-            return fitting[0]
-        raise InputError(f'"{text}" has no port', service.ref, f"add one of service {service.key}'s ports: {listed}")
-    named = [p for p in fitting if (p.port == port if isinstance(port, int) else p.name == port)]
-    if not named:
-        raise InputError(f"service {service.key} has no port {port}", service.ref, f"its ports: {listed}")
-    return min(named, key=lambda p: p.protocol != "TCP")
-
-
+    hint = f"add one of pod {pod.key}'s ports: {listed}" if pod.ports else f"add one, as in {_example(text)}"
+    raise InputError(f'"{text}" has no port', pod.ref, hint)

@@ -772,6 +772,8 @@ class Walk:
         listener = self._listener(netns, packet)
         if listener is None:
             return self._refused(skb)
+        if listener.not_modelled:
+            return self._unknown(netns.name, listener.not_modelled)
         text = socket_text(packet.dst, packet.dport)
         self.emit(netns.name, Delivered(text, listener.owner, self._header(packet), listener.assumed))
         return Outcome("delivered", "", netns.name, packet, listener.owner, listener.assumed)
