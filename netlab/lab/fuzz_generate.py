@@ -293,7 +293,7 @@ class Maker:
                     given |= {"status": frozenset({status}), "not_status": self.often(30)}
                 case 2:
                     side = self.one(("orig_src", "orig_dst", "repl_src", "repl_dst"))
-                    value, mask = self._masked()
+                    value, mask = self.one(self.addresses).value, self._masked()[1]  # host bits and all
                     given |= {side: m.AddressMask(self.family, value, mask), f"not_{side}": self.often(30)}
                 case 3:
                     side = self.one(("orig_src_port", "orig_dst_port", "repl_src_port", "repl_dst_port"))

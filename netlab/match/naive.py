@@ -236,7 +236,7 @@ def _conntrack(match: m.Conntrack, view: View) -> Answer:
         (match.repl_src, match.not_repl_src, reply.src),
         (match.repl_dst, match.not_repl_dst, reply.dst),
     ):
-        if wanted is not None and (address.value & wanted.mask == wanted.value) is negate:
+        if wanted is not None and ((address.value ^ wanted.value) & wanted.mask == 0) is negate:
             return False
     for ports, negate, port in (
         (match.orig_src_port, match.not_orig_src_port, original.sport),

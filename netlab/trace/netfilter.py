@@ -343,6 +343,9 @@ class Netfilter:
                     str(connection.reply) if connection else "",
                 ),
             )
+            if connection is not None and connection.confirmed and connection.original == connection.reply:
+                what = f"connection {connection.original} has one tuple for both directions, a packet may be taken for either"
+                return Outcome("unknown", what, skb.netns.name)
         view.ct = skb.ct
         return None
 

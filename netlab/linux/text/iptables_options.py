@@ -521,6 +521,17 @@ _CT_ADDRESSES: Final = ("ctorigsrc", "ctorigdst", "ctreplsrc", "ctrepldst")
 _CT_PORTS: Final = ("ctorigsrcport", "ctorigdstport", "ctreplsrcport", "ctrepldstport")
 
 
+def _host_mask(text: str, family: int) -> AddressMask:
+    """ADDRESS or ADDRESS/MASK as xtopt_parse_hostmask reads it: a mask that is no prefix counts as none, all bits are compared.
+
+    >>> print(_host_mask("172.16.5.4/255.255.0.255", 4), _host_mask("172.16.5.4/255.255.255.0", 4))
+    172.16.5.4 172.16.5.4/24
+    """
+    value, mask = masked(text, family)
+    length = mask.bit_count()
+    return AddressMask(family, value, mask if mask == mask_of(family, length) else mask_of(family, 32 if family == 4 else 128))
+
+
 def _conntrack(context: Context, given: Given) -> Conntrack:
     if not given:
         raise Bad("-m conntrack needs an option", "for example --ctstate RELATED,ESTABLISHED")
@@ -534,7 +545,7 @@ def _conntrack(context: Context, given: Given) -> Conntrack:
         "ctexpire": lambda text: _span(text, U32, "seconds"),
         "ctdir": lambda text: _exactly(text, ("ORIGINAL", "REPLY"), "direction"),
     }
-    read.update(dict.fromkeys(_CT_ADDRESSES, lambda text: AddressMask(context.family, *masked(text, context.family))))
+    read.update(dict.fromkeys(_CT_ADDRESSES, lambda text: _host_mask(text, context.family)))
     read.update(dict.fromkeys(_CT_PORTS, port_range))
     fields: list[Any] = []
     for key in ("ctstate", "ctproto", *_CT_ADDRESSES, *_CT_PORTS, "ctstatus", "ctexpire"):
@@ -787,7 +798,7 @@ def _ipvs(context: Context, given: Given) -> Ipvs:
         if key == "vproto":
             values = (str(protocol(values[0])),)
         elif key == "vaddr":
-            values = (str(AddressMask(context.family, *masked(values[0], context.family))),)
+            values = (str(_host_mask(values[0], context.family)),)
         elif key in ("vport", "vportctl"):
             values = (str(port(values[0])),)
         elif key == "vdir":
