@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from netlab.dataplane.build import INTERNET, build, entry_addresses, with_internet
+from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, build, entry_addresses, with_internet
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.load import SERVICE_LABEL, ZONE_LABEL, load
@@ -488,14 +488,11 @@ def _sources(cluster: Cluster, random: Random) -> list[tuple[str, tuple[int, ...
     inside += [(f"node/{n.name}", tuple(dict.fromkeys(a.family for a in n.internal_ips)), None) for n in cluster.nodes.values()]
     entry = random.choice([*cluster.nodes])
     families = {gateway.family for gateway in cluster.fabric.gateways}
-    clients = [a for a in (*_CLIENTS, *outside_hosts(cluster)) if a.family in families]
+    clients = [a for a in (*DEFAULT_CLIENTS, *outside_hosts(cluster)) if a.family in families]
     outside: list[tuple[str, tuple[int, ...], str | None]] = [
         (str(client), (client.family,), at) for client in clients for at in (None, entry)
     ]
     return inside + outside * max(1, len(inside) // (2 * max(1, len(outside))))
-
-
-_CLIENTS = (ip("203.0.113.7"), ip("2001:db8::7"))
 
 
 def _targets(cluster: Cluster, family: int) -> list[list[tuple[str, str]]]:
@@ -536,7 +533,8 @@ def _targets(cluster: Cluster, family: int) -> list[list[tuple[str, str]]]:
     ]
     beyond: list[tuple[str, str]] = []
     if any(gateway.family == family for gateway in cluster.fabric.gateways):
-        hosts = [a for a in (*_CLIENTS, *outside_hosts(cluster)) if a.family == family]
+        hosts = [a for a in (*DEFAULT_CLIENTS, *outside_hosts(cluster)) if a.family == family]
+        hosts = [a for a in hosts if not any(a in link for link in cluster.fabric.prefixes)]  # those only ask
         beyond = [pair for a in hosts for pair in ((a.port(443), "tcp"), (a.port(53), "udp"), (str(a), "icmp"))]
     return [services, services, services, wrong, node_ports, node_ports, names, pods, pods, nodes, nowhere, beyond]
 

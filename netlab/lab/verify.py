@@ -147,6 +147,8 @@ def destinations(cluster: Cluster, network: Network) -> list[tuple[Ip, int, int]
         found[nobody, 53, UDP] = None
         found[cidr.nth(1), 0, _ping(cidr.address)] = None
     for address in (*DEFAULT_CLIENTS, *outside_hosts(cluster)):
+        if any(address in link for link in cluster.fabric.prefixes):
+            continue  # a trace takes it for nobody's, unless it is the one who asks
         if any(gateway.family == address.family for gateway in cluster.fabric.gateways):
             found[address, 443, TCP] = None
             found[address, 53, UDP] = None
