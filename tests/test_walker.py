@@ -491,3 +491,12 @@ def test_what_stands_outside_the_cluster_is_unknown_by_name() -> None:
         assert trace.verdict is Verdict.UNKNOWN
         assert says in (trace.branches[0].reason or "")
     assert ask(t, "web-0", "svc/api").not_modelled == ()
+
+
+def test_a_headless_service_without_ready_endpoints_has_no_address() -> None:
+    key = "default/api-headless"
+    none = tuple(replace(s, endpoints=()) for s in CLUSTER.slices[key])
+    t = Tracer(replace(CLUSTER, slices={**CLUSTER.slices, key: none}))
+    trace = ask(t, "web-0", "svc/api-headless")
+    assert trace.verdict is Verdict.REJECTED
+    assert "DNS gives no address" in (trace.branches[0].reason or "")

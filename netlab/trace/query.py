@@ -37,7 +37,7 @@ from netlab.linux.packet import (
 )
 from netlab.trace.choices import Chooser, TooManyChoices, Weighted, explore
 from netlab.trace.skb import socket_text
-from netlab.trace.steps import Branch, Hop, Party, Reply, Trace, UnknownStep, Verdict
+from netlab.trace.steps import Branch, Hop, Party, Rejected, Reply, Trace, UnknownStep, Verdict
 from netlab.trace.walker import Expected, Walk, reply_to
 
 EPHEMERAL_PORT = 32768  # the first of net.ipv4.ip_local_port_range's default
@@ -71,6 +71,7 @@ class Probe(msgspec.Struct, frozen=True):
     weight: Fraction = Fraction(1)
     label: str = ""
     not_modelled: str = ""  # what stands at this address that netlab does not model
+    unnamed: str = ""  # why DNS gives the client no address, so that no packet is sent
 
 
 class Leaf(msgspec.Struct):
@@ -252,7 +253,7 @@ class Tracer:
 
     def _outside(self, probes: list[Probe]) -> list[Ip]:
         """Destinations that are hosts outside; an address in a network of the cluster that nobody has stays nobody's."""
-        return [p.dst for p in probes if self._network_of(p.dst) is None]
+        return [p.dst for p in probes if not p.unnamed and self._network_of(p.dst) is None]
 
     def _source(self, name: EndpointName, request: Request, assumptions: list[str]) -> Source:
         found = resolve(self.cluster, name, request.namespace, "source")
@@ -453,9 +454,9 @@ class Tracer:
                         for address in endpoint.addresses:
                             probes[address, p.port] = endpoint.target_pod or str(address)
         if not probes:
-            raise InputError(
-                f"headless service {service.key} has no ready endpoint: DNS gives no address, so no packet is sent", service.ref
-            )
+            reason = f"headless service {service.key} has no ready endpoint: DNS gives no address, and no packet is sent"
+            party = Party(text, service.key, "headless service", "", None)
+            return party, [Probe(Ip(families[0], 0), port.port, unnamed=reason)], protocol
         share = Fraction(1, len(probes))
         assumptions.append(f"headless service {service.key}: the client takes any of the {len(probes)} addresses that DNS gives")
         made = [Probe(address, number, share, f"DNS: {who}") for (address, number), who in probes.items()]
@@ -496,6 +497,10 @@ def _walk(
     probe = probes[0]
     if len(probes) > 1:
         probe = probes[chooser.choose([p.weight for p in probes], "the client's choice among DNS answers")]
+    if probe.unnamed:
+        kind = network.namespaces[source.netns].kind.value
+        refused = Rejected(probe.unnamed, "DNS: no address")
+        return Leaf(Verdict.REJECTED, probe.unnamed, (Hop(source.netns, kind, (refused,)),))
     if probe.not_modelled:
         kind = network.namespaces[source.netns].kind.value
         return Leaf(Verdict.UNKNOWN, probe.not_modelled, (Hop(source.netns, kind, (UnknownStep(probe.not_modelled),)),))
