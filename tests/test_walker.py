@@ -13,6 +13,7 @@ from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
 from netlab.linux.addr import ip, prefix
 from netlab.linux.netns import Netns, NextHop, Route, RouteType
+from netlab.linux.sets import IpSet
 from netlab.linux.text.iptables_save import parse
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import (
@@ -500,3 +501,13 @@ def test_a_headless_service_without_ready_endpoints_has_no_address() -> None:
     trace = ask(t, "web-0", "svc/api-headless")
     assert trace.verdict is Verdict.REJECTED
     assert "DNS gives no address" in (trace.branches[0].reason or "")
+
+
+def test_a_set_that_a_rule_changed_is_in_doubt() -> None:
+    """`-j SET --add-set` changes what a later `-m set` sees; netlab does not follow that, and says so where it matters."""
+    rules = filter_rules("-A FORWARD -j SET --add-set seen src", "-A FORWARD -m set --match-set seen src -j DROP")
+    seen = {"seen": IpSet("seen", "hash:ip")}
+    t = changed(with_rules(tracer(), "node-1", rules), "node-1", lambda n: replace(n, sets=seen))
+    trace = ask(t, "web-0", "api-1:9000")
+    assert trace.verdict is Verdict.UNKNOWN
+    assert "-j SET" in (trace.branches[0].reason or "")

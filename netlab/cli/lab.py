@@ -200,6 +200,12 @@ def verify(
     rules: Annotated[
         int, Parameter(group=LAB, metavar="N", help="How many of them to send once more, alone, to compare every rule's counter.")
     ] = 50,
+    random: Annotated[
+        int, Parameter(group=LAB, metavar="N", help="Instead: N random clusters, 60 random flows through each, by --seed.")
+    ] = 0,
+    rulesets: Annotated[
+        int, Parameter(group=LAB, metavar="N", help="Instead: N random iptables rulesets, 60 conversations through each.")
+    ] = 0,
     iptables: Iptables = "legacy",
     kernel: Kernel = "auto",
     cluster: ClusterFlags = ClusterFlags(),
@@ -212,6 +218,8 @@ def verify(
     For example:
       netlab lab verify
       netlab lab verify -f cluster.json --flows 5000 --seed 7 --iptables nft
+      netlab lab verify --random 100 --seed 1
+      netlab lab verify --rulesets 50 --seed 1 --iptables nft
     """
     from netlab.lab import verify as comparing
     from netlab.lab.host import Lab
@@ -220,6 +228,13 @@ def verify(
 
     if flows < 1 or rules < 0:
         raise InputError("--flows must be at least 1, --rules at least 0")
+    if random or rulesets:
+        if cluster.filename or cluster.observed or kernel == "uml":
+            raise InputError(
+                "--random and --rulesets make their own clusters and rules, on the running kernel",
+                hint="leave out -f, --observed and --kernel uml",
+            )
+        return _verify_random(cluster, random, rulesets, seed, rules, iptables)
     stdin = sys.stdin.read() if "-" in cluster.filename else None
     declared, tracer, network = _open(cluster, stdin)
     plan = make_plan(network, variant=iptables)
@@ -234,13 +249,35 @@ def verify(
         return umllab.once(inside, (sys.stdout.buffer, sys.stderr.buffer), stdin=stdin, modules=modules)
     wanted = comparing.flows(declared, network, flows, seed)
     with Lab.start(plan) as connection:
-        report = comparing.verify(tracer, connection, wanted, progress=_progress(cluster, len(wanted), "sent"))
+        report = comparing.verify(tracer, connection, wanted, progress=_progress(cluster, len(wanted), "flows sent"))
         emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary)
         counted = verify_paths(
-            tracer, network, connection, wanted[:rules], iptables, progress=_progress(cluster, min(rules, len(wanted)), "counted")
+        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, _: show(done))
         )
         emit("".join(f"{difference}\n\n" for difference in counted.disagreements) + counted.summary)
     return 1 if report.disagreements or counted.disagreements else 0
+
+
+def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, rules: int, iptables: str) -> int:
+    """Random clusters, then random rulesets; the exit code is 1 if Linux disagrees with netlab on any packet."""
+    if random < 0 or rulesets < 0:
+        raise InputError("--random and --rulesets must be at least 0")
+    failed = False
+    if random:
+        from netlab.lab.random_clusters import verify_random
+
+        show = _progress(flags, random, "clusters")
+        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, report: show(done))
+        emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
+        failed = bool(found.disagreements)
+    if rulesets:
+        from netlab.lab.fuzz_rules import fuzz_rulesets
+
+        show = _progress(flags, rulesets, "rulesets")
+        report = fuzz_rulesets(rulesets, seed, iptables, progress=lambda report: show(report.rulesets))
+        emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary())
+        failed = failed or bool(report.disagreements)
+    return 1 if failed else 0
 
 
 @lab.command(sort_key=4)
@@ -411,6 +448,6 @@ def _progress(cluster: ClusterFlags, total: int, what: str) -> Callable[[int], N
 
     def show(done: int) -> None:
         end = "\r\x1b[K" if done >= total else "\r"
-        print(f"\r{done} of {total} flows {what}", end=end, file=sys.stderr, flush=True)
+        print(f"\r{done} of {total} {what}", end=end, file=sys.stderr, flush=True)
 
     return show

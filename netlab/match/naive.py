@@ -335,6 +335,9 @@ _COUNTERS_KEPT = frozenset({"!", "--update-counters", "--update-subcounters", "-
 
 
 def _set(match: m.SetMatch, view: View) -> Answer:
+    found = view.netns.sets.get(match.name)
+    if view.changed_sets and (match.name in view.changed_sets or (found is not None and found.type.startswith("list:"))):
+        return Undecided(f"set {match.name}: a rule on the way (-j SET) may have changed it")
     answer = contains(match.name, match.dims, view, match.return_nomatch)
     if isinstance(answer, Undecided) or answer is match.negate:
         return answer if isinstance(answer, Undecided) else False

@@ -38,7 +38,7 @@ class View:
 
     Devices are names, "" where there is none at this hook; `physin`/`physout` are bridge ports of a bridged packet
     (br_netfilter). `recent` holds (list name, address) pairs that the walk has added; lists start empty. `local` says that
-    a socket of this namespace sent the packet (for `owner`).
+    a socket of this namespace sent the packet (for `owner`). `changed_sets` names sets that `-j SET` changed on the way.
     """
 
     packet: Packet
@@ -51,3 +51,4 @@ class View:
     ct: CtView | None = None
     local: bool = False
     recent: set[tuple[str, int]] = field(default_factory=set)
+    changed_sets: set[str] = field(default_factory=set)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 from msgspec.structs import replace
 
@@ -130,6 +131,7 @@ class Netfilter:
         self.emit = emit
         self.connections: dict[str, dict[ZonedTuple, tuple[Connection, bool]]] = {}
         self.recent: dict[str, set[tuple[str, int]]] = {}
+        self.changed_sets: dict[str, set[str]] = {}
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -149,6 +151,7 @@ class Netfilter:
             ct=skb.ct,
             local=skb.socket,
             recent=self.recent.setdefault(skb.netns.name, set()),
+            changed_sets=self.changed_sets.setdefault(skb.netns.name, set()),
         )
         for stage in stages:
             if stage.chain is not None and stage.table is not None:
@@ -265,7 +268,13 @@ class Netfilter:
                     hit(kind.lower())
                 case TraceTarget():
                     hit("trace")
-                case SetTarget():
+                case SetTarget(text=text):
+                    words = text.split()
+                    if "--map-set" in words:  # sets mark, priority or queue from the set's entry
+                        hit("not modelled")
+                        reason = f"{self._by(skb, table, chain, position, rule)} (--map-set is not modelled)"
+                        return Outcome("unknown", reason, skb.netns.name)
+                    view.changed_sets |= {name for word, name in pairwise(words) if word in ("--add-set", "--del-set")}
                     hit("set")
                 case Tcpmss():
                     hit("tcpmss")
