@@ -252,7 +252,12 @@ def verify(
         report = comparing.verify(tracer, connection, wanted, progress=_progress(cluster, len(wanted), "flows sent"))
         emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary)
         counted = verify_paths(
-        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, _: show(done))
+            tracer,
+            network,
+            connection,
+            wanted[:rules],
+            iptables,
+            progress=_progress(cluster, min(rules, len(wanted)), "flows counted"),
         )
         emit("".join(f"{difference}\n\n" for difference in counted.disagreements) + counted.summary)
     return 1 if report.disagreements or counted.disagreements else 0
@@ -267,7 +272,7 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
         from netlab.lab.random_clusters import verify_random
 
         show = _progress(flags, random, "clusters")
-        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, report: show(done))
+        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, _: show(done))
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
         failed = bool(found.disagreements)
     if rulesets:
