@@ -1,0 +1,105 @@
+"""Random choices: does Linux make them as often as netlab says?
+
+Law: one flow is sent many times, each time as a new connection; how often each predicted branch was taken is held against
+its probability by Pearson's chi-squared test. A p below LIMIT is a disagreement: it happens by chance once in a million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from statistics import NormalDist
+
+import msgspec
+
+from netlab.lab.host import Lab
+from netlab.lab.verify import BATCH, Flow, fits, predict, shot
+from netlab.trace.query import Tracer
+from netlab.trace.steps import Trace
+
+LIMIT = 1e-6
+FIRST_PORT = 22000  # source ports of its own: below those of verify.py
+
+
+class Frequency(msgspec.Struct, frozen=True):
+    """How often each branch of a flow was taken, `expected` how often it should have been; `other`: none of them."""
+
+    flow: Flow
+    endpoints: tuple[str, ...]
+    expected: tuple[float, ...]
+    counted: tuple[int, ...]
+    other: int
+    p: float
+
+    @property
+    def fits(self) -> bool:
+        return self.other == 0 and self.p > LIMIT
+
+    def __str__(self) -> str:
+        parts = [f"{e} {n} of {x:.0f} expected" for e, n, x in zip(self.endpoints, self.counted, self.expected, strict=True)]
+        other = f", {self.other} elsewhere" if self.other else ""
+        return f"{self.flow}: {', '.join(parts)}{other}; chi-squared p = {self.p:.2g}"
+
+
+def choosing(tracer: Tracer, flows: Iterable[Flow], most: int) -> list[tuple[Flow, Trace]]:
+    """The first flows whose branches can be told apart by their endpoint, one for each number of branches and destination."""
+    found: dict[tuple[int, str], tuple[Flow, Trace]] = {}
+    for flow in flows:
+        if len(found) >= most:
+            break
+        if flow.protocol not in ("tcp", "udp"):
+            continue
+        trace = predict(tracer, flow, FIRST_PORT)
+        endpoints = {branch.endpoint for branch in trace.branches if branch.verdict.value == "delivered"}
+        if len(trace.branches) > 1 and len(endpoints) == len(trace.branches):
+            found.setdefault((len(endpoints), flow.destination), (flow, trace))
+    return list(found.values())
+
+
+def frequencies(lab: Lab, chosen: Sequence[tuple[Flow, Trace]], times: int = 300) -> list[Frequency]:
+    """Send each flow `times` times and count.
+
+    Parameters
+    ----------
+    lab : Lab
+        Made from the network that the traces were made of.
+    chosen : sequence of (Flow, Trace)
+        From `choosing`.
+    times : int
+        Connections per flow; at least five per branch make the test meaningful.
+    """
+    made = []
+    for flow, trace in chosen:
+        counted = [0] * len(trace.branches)
+        other = 0
+        for start in range(0, times, BATCH):
+            ports = range(FIRST_PORT + start, FIRST_PORT + min(start + BATCH, times))
+            for seen in lab.probe([shot(flow, trace, port) for port in ports]):
+                taken = [n for n, branch in enumerate(trace.branches) if fits(branch, seen, False)]
+                if taken:
+                    counted[taken[0]] += 1
+                else:
+                    other += 1
+        expected = [float(branch.probability * times) for branch in trace.branches]
+        endpoints = tuple(branch.endpoint or "" for branch in trace.branches)
+        p = chi_squared_p(counted, [branch.probability for branch in trace.branches])
+        made.append(Frequency(flow, endpoints, tuple(expected), tuple(counted), other, p))
+    return made
+
+
+def chi_squared_p(counted: Sequence[int], probabilities: Sequence[Fraction]) -> float:
+    """How likely counts at least this far from the expected ones are (Pearson; the tail by Wilson and Hilferty, 1931).
+
+    >>> round(chi_squared_p([50, 50], [Fraction(1, 2)] * 2), 2)
+    1.0
+    >>> chi_squared_p([100, 0], [Fraction(1, 2)] * 2) < 1e-6
+    True
+    """
+    total, freedom = sum(counted), len(counted) - 1
+    if not total or not freedom:
+        return 1.0
+    statistic = sum((n - float(total * p)) ** 2 / float(total * p) for n, p in zip(counted, probabilities, strict=True))
+    if statistic == 0:
+        return 1.0
+    spread = 2 / (9 * freedom)
+    return 1 - NormalDist().cdf(((statistic / freedom) ** (1 / 3) - (1 - spread)) / spread**0.5)
