@@ -60,8 +60,9 @@ class ClusterFlags:
             negative=(),
             group=CLUSTER,
             metavar="NODE=DIR",
-            help="Dumps taken on a node, used instead of what should be there: iptables-save, ip6tables-save, ip-addr.json, "
-            "ip-link.json, ip-route.json, ip-rule.json, ip-neigh.json, fdb.json. Repeatable.",
+            help="Dumps taken on a node (`netlab snapshot` takes them), used instead of what should be there: iptables-save, "
+            "ip6tables-save, ipset, sysctl, ip-addr.json, ip-link.json, ip-route.json, ip6-route.json, ip-rule.json, "
+            "ip6-rule.json, ip-neigh.json, fdb.json. Repeatable.",
         ),
     ] = ()
     cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="CNI plug-in: flannel or none.")] = None
