@@ -362,7 +362,8 @@ def netlab(*arguments: str, stdin: str = "", **variables: str) -> tuple[int, str
 
 def test_lab_verify_agrees_inside(installed: None) -> None:
     code, out, err = netlab("lab", "verify", "--kernel", "uml", "--flows", "200", "--seed", "7", "--rules", "10")
-    flows, rules = out.splitlines()[-2:]
+    flows, rules, *chances = out.splitlines()[-5:]
+    assert len([line for line in chances if "chi-squared p = " in line]) == 3
     assert flows.startswith("200 flows: 200 agree (")
     assert rules.startswith("10 flows counted rule by rule: ")
     assert ", 0 disagree" in flows
