@@ -20,6 +20,7 @@ import msgspec
 
 from netlab.dataplane.cni import flannel
 from netlab.dataplane.proxy import iptables as proxy_iptables
+from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Node, Pod, Service
@@ -130,7 +131,8 @@ def build(
         pods = pods_of[name]
         eth0 = _node_port(cluster, node)
         wiring = flannel.on_node(cluster, node, pods, leases, remotes, 3) if wired else flannel.Wiring()
-        devices = (loopback(), eth0, *wiring.devices)
+        proxied = _PROXIES[cluster.proxy.mode](cluster, node, (loopback(), eth0, *wiring.devices), checked)
+        devices = (loopback(), eth0, *wiring.devices, *proxied.devices)
         routes = [*derived_routes(devices, True), *_gateway_routes(cluster, eth0), *wiring.routes]
         nodes[name] = Netns(
             name,
@@ -140,12 +142,14 @@ def build(
             rules=RULES,
             neighbours=wiring.neighbours,
             fdb=wiring.fdb,
-            rulesets=_rulesets(cluster, node, devices),
-            sysctls=node_sysctls(cluster),
+            rulesets=_rulesets(cluster, node, proxied),
+            sets=proxied.sets,
+            ipvs=proxied.ipvs,
+            sysctls={**_node_sysctls(), **proxied.sysctls, **cluster.sysctls},
             listeners=(
                 *_node_listeners(node, host_pods.get(name, ()), ports),
                 *_host_ports(pods),
-                *proxy_iptables.listeners(checked, name, local_addresses=_addresses(devices)),
+                *proxied.listeners,
             ),
         )
         indexes = {device.peer[0]: device.index for device in wiring.devices if device.peer is not None}
@@ -168,8 +172,8 @@ def _check(cluster: Cluster, at: str | None) -> None:
         raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: flannel, none")
     if cluster.cni.name == "flannel" and cluster.cni.backend != "vxlan":
         raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint="the one that is: vxlan")
-    if cluster.proxy.mode != "iptables":
-        raise InputError(f'proxy mode "{cluster.proxy.mode}" is not modelled', hint="the one that is: iptables")
+    if cluster.proxy.mode not in _PROXIES:
+        raise InputError(f'proxy mode "{cluster.proxy.mode}" is not modelled', hint="those that are: " + ", ".join(_PROXIES))
     if at is not None and at not in cluster.nodes:
         raise InputError(f'unknown node "{at}"', hint=did_you_mean(at, cluster.nodes) or "nodes: " + ", ".join(cluster.nodes))
     if INTERNET in cluster.nodes:
@@ -179,18 +183,14 @@ def _check(cluster: Cluster, at: str | None) -> None:
         )
 
 
-def node_sysctls(cluster: Cluster) -> dict[str, int]:
-    """The sysctls of a node: what kubeadm asks for, what kube-proxy and the CNI plug-ins write, and the cluster's own."""
-    found = {
+def _node_sysctls() -> dict[str, int]:
+    """The sysctls of a node: what kubeadm asks for (kube-proxy adds its own)."""
+    return {
         "ipv4.ip_forward": 1,
         "ipv6.conf.all.forwarding": 1,
         "bridge.bridge-nf-call-iptables": 1,
         "bridge.bridge-nf-call-ip6tables": 1,
     }
-    if cluster.proxy.localhost_nodeports:  # pkg/proxy/iptables/proxier.go: written once, for `all`
-        found["ipv4.conf.all.route_localnet"] = 1
-    found.update(cluster.sysctls)
-    return found
 
 
 _LO = loopback()
@@ -337,10 +337,24 @@ def _addresses(devices: Iterable[Device]) -> list[Ip]:
     return [address.ip for device in devices for address in device.addresses]
 
 
-def _rulesets(cluster: Cluster, node: Node, devices: Sequence[Device]) -> Lazy[int, Ruleset]:
+def _iptables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], checked: Cluster) -> Programmed:
+    """kube-proxy's iptables mode; `checked` is the cluster reduced to the services with health checks."""
+    addresses = _addresses(devices)
+    return Programmed(
+        ruleset=lambda family: proxy_iptables.compile_ruleset(cluster, node.name, family, local_addresses=addresses),
+        # pkg/proxy/iptables/proxier.go: written once, for `all`
+        sysctls={"ipv4.conf.all.route_localnet": 1} if cluster.proxy.localhost_nodeports else {},
+        listeners=proxy_iptables.listeners(checked, node.name, local_addresses=addresses),
+    )
+
+
+_PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {"iptables": _iptables_proxy}
+
+
+def _rulesets(cluster: Cluster, node: Node, proxied: Programmed) -> Lazy[int, Ruleset]:
     def compile_family(family: int) -> Callable[[], Ruleset]:
         def compile_now() -> Ruleset:
-            ruleset = proxy_iptables.compile_ruleset(cluster, node.name, family, local_addresses=_addresses(devices))
+            ruleset = proxied.ruleset(family)
             return flannel.add_rules(ruleset, cluster, node, family) if cluster.cni.name == "flannel" else ruleset
 
         return compile_now

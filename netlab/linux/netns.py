@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from netlab.linux.addr import Ip, Prefix
+from netlab.linux.ipvs import VirtualService
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
 from netlab.refs import Ref
@@ -209,6 +210,7 @@ class Netns(msgspec.Struct, frozen=True):
     fdb: tuple[FdbEntry, ...] = ()
     rulesets: Mapping[int, Ruleset] = {}
     sets: Mapping[str, IpSet] = {}
+    ipvs: tuple[VirtualService, ...] = ()
     sysctls: Mapping[str, int] = {}
     listeners: tuple[Listener, ...] = ()
     origins: Mapping[str, str] = {}

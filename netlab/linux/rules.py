@@ -1,4 +1,4 @@
-"""The rule IR: ONE form for every netfilter ruleset, whoever wrote it.
+"""The rule IR: ONE form for every netfilter ruleset, whoever wrote it (nft's tables: linux/nft.py).
 
     Ruleset -> Table (family, name) -> Chain (base: hook, priority, policy; or regular) -> Rule (matches, target)
 
@@ -8,24 +8,15 @@ is an Unknown* value that keeps its text; nothing is dropped while reading. A Ru
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from netlab.linux.hook import Hook
 from netlab.linux.matches import Match
+from netlab.linux.nft import NftTable
 from netlab.linux.targets import Target
 from netlab.refs import Ref
-
-
-class Hook(enum.Enum):
-    """The five places where netfilter looks at an IP packet (include/uapi/linux/netfilter.h)."""
-
-    PREROUTING = "PREROUTING"
-    INPUT = "INPUT"
-    FORWARD = "FORWARD"
-    OUTPUT = "OUTPUT"
-    POSTROUTING = "POSTROUTING"
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False):  # never part of a cycle
@@ -71,11 +62,13 @@ class Table(msgspec.Struct, frozen=True):
 class Ruleset(msgspec.Struct, frozen=True):
     """All tables that an IP packet of one family can meet in one namespace; `tables` keeps their order in the dump.
 
-    `origin` is "expected" (compiled from the cluster) or "observed" (read from a node).
+    `tables` are those of iptables, `nft_tables` those of nft (of the family, and inet). `origin` is "expected" (compiled from
+    the cluster) or "observed" (read from a node).
     """
 
     tables: tuple[Table, ...] = ()
     origin: str = "expected"
+    nft_tables: tuple[NftTable, ...] = ()
 
     def table(self, name: str) -> Table | None:
         for table in self.tables:
@@ -88,3 +81,6 @@ class Ruleset(msgspec.Struct, frozen=True):
         found = [(c.priority, n, t, c) for n, t in enumerate(self.tables) for c in t.chains.values() if c.hook is hook]
         for _, _, table, chain in sorted(found, key=lambda f: f[:2]):
             yield table, chain
+
+
+__all__ = ["Chain", "Hook", "Rule", "Ruleset", "Table"]

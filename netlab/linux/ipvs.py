@@ -1,0 +1,56 @@
+"""IPVS: the virtual servers of a network namespace, as `ipvsadm -S -n` prints them.
+
+    VirtualService (protocol, address:port or firewall mark, scheduler) -> RealServer (address:port, weight, method)
+
+Law: plain values; which server a packet gets is decided in trace/. Sources: ipvsadm(8), include/uapi/linux/ip_vs.h.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from netlab.linux.addr import Ip
+from netlab.refs import Ref
+
+
+class Method(enum.Enum):
+    """How packets reach a real server (IP_VS_CONN_F_FWD_MASK); the value is ipvsadm's option."""
+
+    MASQUERADE = "-m"  # the destination is translated
+    TUNNEL = "-i"  # wrapped in IPIP
+    ROUTE = "-g"  # sent on as it is, to the server's MAC: ipvsadm's default
+
+
+class RealServer(msgspec.Struct, frozen=True, gc=False):
+    """One server behind a virtual service; weight 0 takes no new connections. `upper`, `lower`: thresholds, 0 for none."""
+
+    ip: Ip
+    port: int
+    method: Method = Method.ROUTE
+    weight: int = 1
+    upper: int = 0
+    lower: int = 0
+
+
+class VirtualService(msgspec.Struct, frozen=True):
+    """One virtual service: protocol number, address and port, or (protocol 0) a firewall mark of one family.
+
+    `flags` are the scheduler's ("sh-fallback", "sh-port", ...); `timeout` the persistence in seconds, None for none, and
+    `netmask` the bits of the client's address that persistence looks at.
+    """
+
+    protocol: int
+    ip: Ip | None
+    port: int
+    scheduler: str = "wlc"
+    servers: tuple[RealServer, ...] = ()
+    fwmark: int = 0
+    family: int = 4
+    flags: tuple[str, ...] = ()
+    timeout: int | None = None
+    netmask: int | None = None
+    one_packet: bool = False
+    engine: str = ""  # persistence engine (--pe)
+    ref: Ref | None = None

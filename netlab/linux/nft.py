@@ -1,0 +1,315 @@
+"""nftables in the rule IR: tables, chains, sets and maps, and rules as a sequence of statements over expressions.
+
+    NftTable (family, name) -> NftSet, NftChain (base: type, hook, priority, policy) -> NftRule -> Statement -> Expression
+
+Law: names and shapes are those of libnftables-json(5), values as nft writes them; a statement or expression that netlab does
+not model is an Unknown* that keeps its text. Statements run from left to right; a Compare that does not hold ends the rule
+(nf_tables_core.c nft_do_chain). What they do is decided in match/nft.py and trace/. Sources: nft(8), net/netfilter/nft_*.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from netlab.linux.hook import Hook
+from netlab.refs import Ref
+
+# -- expressions -------------------------------------------------------------------------------------------------------
+
+
+class Meta(msgspec.Struct, frozen=True, gc=False):
+    """`meta KEY`: mark, l4proto, nfproto, iifname, oifname, protocol, pkttype, skuid, length ..."""
+
+    key: str
+
+
+class Payload(msgspec.Struct, frozen=True, gc=False):
+    """A header field by name: `ip saddr`, `tcp dport`, `th dport`, `icmp type` ..."""
+
+    protocol: str
+    field: str
+
+
+class RawPayload(msgspec.Struct, frozen=True, gc=False):
+    """`@BASE,OFFSET,LENGTH` (ll, nh, th, ih), offset and length in bits."""
+
+    base: str
+    offset: int
+    length: int
+
+
+class CtKey(msgspec.Struct, frozen=True, gc=False):
+    """`ct KEY`, for some keys of a direction ("original", "reply") and family ("ip", "ip6")."""
+
+    key: str
+    direction: str = ""
+    family: str = ""
+
+
+class Fib(msgspec.Struct, frozen=True, gc=False):
+    """`fib FLAGS RESULT`: flags saddr, daddr, mark, iif, oif; result oif, oifname, type."""
+
+    flags: tuple[str, ...]
+    result: str
+
+
+class Numgen(msgspec.Struct, frozen=True, gc=False):
+    """`numgen random|inc mod N [offset M]`."""
+
+    mode: str
+    modulus: int
+    offset: int = 0
+
+
+class Hashed(msgspec.Struct, frozen=True, gc=False):
+    """`jhash EXPRESSION mod N [seed S] [offset M]`, or `symhash mod N` (of None)."""
+
+    of: Expression | None
+    modulus: int
+    seed: int | None = None
+    offset: int = 0
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """A constant as nft writes it: a number, an address, a symbol ("tcp", "established", "local"), a device name."""
+
+    value: int | str
+
+
+class PrefixValue(msgspec.Struct, frozen=True, gc=False):
+    """`ADDRESS/LENGTH`."""
+
+    address: str
+    length: int
+
+
+class RangeValue(msgspec.Struct, frozen=True, gc=False):
+    """`LOW-HIGH`, both ends included."""
+
+    low: Expression
+    high: Expression
+
+
+class Concat(msgspec.Struct, frozen=True, gc=False):
+    """`A . B . C`."""
+
+    parts: tuple[Expression, ...]
+
+
+class Binary(msgspec.Struct, frozen=True, gc=False):
+    """`LEFT & RIGHT`, `|`, `^`, `<<`, `>>`."""
+
+    op: str
+    left: Expression
+    right: Expression
+
+
+class SetName(msgspec.Struct, frozen=True, gc=False):
+    """`@NAME`: a set or map of the same table."""
+
+    name: str
+
+
+class Element(msgspec.Struct, frozen=True, gc=False):
+    """An element of a set or map: its key, for maps its data (an Expression or a Verdict), and what is said of it."""
+
+    key: Expression
+    data: Expression | Verdict | None = None
+    comment: str = ""
+    timeout: int | None = None  # seconds
+    expires: int | None = None  # seconds
+
+
+class SetLiteral(msgspec.Struct, frozen=True, gc=False):
+    """`{ A, B }` or, as a map, `{ A : X, B : Y }`."""
+
+    elements: tuple[Element, ...]
+
+
+class Lookup(msgspec.Struct, frozen=True, gc=False):
+    """`KEY map @NAME` or `KEY map { ... }`: the data that belongs to a key; where there is none the rule ends."""
+
+    key: Expression
+    data: SetName | SetLiteral
+
+
+class UnknownExpression(msgspec.Struct, frozen=True, gc=False):
+    """What netlab does not model, as text, and as the JSON that nft printed."""
+
+    text: str
+    json: str = ""
+
+
+Expression = (
+    Meta
+    | Payload
+    | RawPayload
+    | CtKey
+    | Fib
+    | Numgen
+    | Hashed
+    | Value
+    | PrefixValue
+    | RangeValue
+    | Concat
+    | Binary
+    | SetName
+    | SetLiteral
+    | Lookup
+    | UnknownExpression
+)
+
+# -- statements --------------------------------------------------------------------------------------------------------
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """`accept`, `drop`, `continue`, `return`, `jump CHAIN`, `goto CHAIN`."""
+
+    kind: str
+    chain: str = ""
+
+
+class Compare(msgspec.Struct, frozen=True, gc=False):
+    """`LEFT OP RIGHT`; op "==", "!=", "<", ">", "<=", ">=" or "in" (nft's implicit operator for flags: any bit of RIGHT)."""
+
+    left: Expression
+    op: str
+    right: Expression
+
+
+class Vmap(msgspec.Struct, frozen=True, gc=False):
+    """`KEY vmap @NAME` or `KEY vmap { A : VERDICT, ... }`: a verdict by key; where there is none the rule ends."""
+
+    key: Expression
+    data: SetName | SetLiteral
+
+
+class Mangle(msgspec.Struct, frozen=True, gc=False):
+    """`KEY set VALUE`: meta mark, ct mark, a header field."""
+
+    key: Expression
+    value: Expression
+
+
+class Counter(msgspec.Struct, frozen=True, gc=False):
+    """`counter [packets N bytes M]`, or a named one."""
+
+    packets: int = 0
+    bytes: int = 0
+    name: str = ""
+
+
+class Nat(msgspec.Struct, frozen=True, gc=False):
+    """`dnat|snat|masquerade|redirect [FAMILY] [to ADDRESS[:PORT]] [FLAGS]`; flags random, fully-random, persistent."""
+
+    kind: str
+    address: Expression | None = None
+    port: Expression | None = None
+    family: str = ""
+    flags: tuple[str, ...] = ()
+
+
+class RejectStatement(msgspec.Struct, frozen=True, gc=False):
+    """`reject [with TYPE CODE]`; type "" is the family's default, "tcp reset" has no code."""
+
+    type: str = ""
+    code: str = ""
+
+
+class SetChange(msgspec.Struct, frozen=True, gc=False):
+    """`add|update|delete @SET { ELEMENT }`; `timeout` of the element in seconds."""
+
+    op: str
+    set: str
+    element: Element
+    statements: tuple[Statement, ...] = ()
+
+
+class Notrack(msgspec.Struct, frozen=True, gc=False):
+    """`notrack`."""
+
+
+class LogStatement(msgspec.Struct, frozen=True, gc=False):
+    """`log ...`; its options as text. The packet goes on."""
+
+    text: str = ""
+    json: str = ""
+
+
+class UnknownStatement(msgspec.Struct, frozen=True, gc=False):
+    """What netlab does not model (limit, xt, queue, tproxy, flow ...), as text, and as the JSON that nft printed."""
+
+    text: str
+    json: str = ""
+
+
+Statement = (
+    Verdict
+    | Compare
+    | Vmap
+    | Mangle
+    | Counter
+    | Nat
+    | RejectStatement
+    | SetChange
+    | Notrack
+    | LogStatement
+    | UnknownStatement
+)
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+class NftRule(msgspec.Struct, frozen=True, gc=False):
+    """One rule. `handle` is the kernel's number of an observed rule; neither it nor `ref` is part of equality."""
+
+    statements: tuple[Statement, ...] = ()
+    comment: str = ""
+    handle: int | None = None
+    ref: Ref | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NftRule) and (self.statements, self.comment) == (other.statements, other.comment)
+
+    def __hash__(self) -> int:
+        return hash((self.statements, self.comment))
+
+
+class NftChain(msgspec.Struct, frozen=True, gc=False):
+    """A chain. Base chains have `type` (filter, nat, route), `hook`, `priority` and `policy` ("accept" or "drop")."""
+
+    name: str
+    rules: tuple[NftRule, ...] = ()
+    type: str = ""
+    hook: Hook | None = None
+    priority: int = 0
+    policy: str = ""
+    comment: str = ""
+
+
+class NftSet(msgspec.Struct, frozen=True):
+    """A named set, or map where `data` is not "" ("verdict", "ipv4_addr", ...); `type` has the key's parts.
+
+    `timeout` is the default of its elements in seconds; `flags` are constant, interval, timeout, dynamic.
+    """
+
+    name: str
+    type: tuple[str, ...]
+    data: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    elements: tuple[Element, ...] = ()
+    timeout: int | None = None
+    size: int | None = None
+    comment: str = ""
+
+
+class NftTable(msgspec.Struct, frozen=True):
+    """A table of one family: "ip", "ip6", "inet" (others are named when they are met)."""
+
+    family: str
+    name: str
+    chains: Mapping[str, NftChain] = {}
+    sets: Mapping[str, NftSet] = {}
+    comment: str = ""
