@@ -66,7 +66,13 @@ class ClusterFlags:
         ),
     ] = ()
     cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="CNI plug-in: flannel or none.")] = None
-    proxy_mode: Annotated[str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables.")] = None
+    proxy_mode: Annotated[
+        str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables, nftables, ipvs or userspace.")
+    ] = None
+    kube_proxy_version: Annotated[
+        str | None,
+        Parameter(group=CLUSTER, metavar="VERSION", help="Whose rules nftables mode writes: 1.30 (the default) to 1.34."),
+    ] = None
     cluster_cidr: Annotated[
         str | None, Parameter(group=CLUSTER, metavar="CIDR[,CIDR]", help="The pod network, as kube-proxy's --cluster-cidr.")
     ] = None
@@ -142,6 +148,7 @@ def open_cluster(flags: ClusterFlags) -> Cluster:
         Overrides(
             cni=flags.cni,
             proxy_mode=flags.proxy_mode,
+            kube_proxy_version=flags.kube_proxy_version,
             cluster_cidr=flags.cluster_cidr,
             service_cidr=flags.service_cidr,
             namespace=flags.namespace,

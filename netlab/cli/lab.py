@@ -401,7 +401,7 @@ def _arguments(cluster: ClusterFlags) -> list[str]:
     return found
 
 
-_OVERRIDES = ("cni", "proxy_mode", "cluster_cidr", "service_cidr")
+_OVERRIDES = ("cni", "proxy_mode", "kube_proxy_version", "cluster_cidr", "service_cidr")
 
 
 def _overrides(cluster: ClusterFlags) -> dict[str, str]:
@@ -420,6 +420,7 @@ def _as_flags(description: Description, namespace: str) -> ClusterFlags:
         observed=tuple(given["observed"].split("\n")) if "observed" in given else (),
         cni=given.get("cni"),
         proxy_mode=given.get("proxy_mode"),
+        kube_proxy_version=given.get("kube_proxy_version"),
         cluster_cidr=given.get("cluster_cidr"),
         service_cidr=given.get("service_cidr"),
         quiet=True,

@@ -21,6 +21,7 @@ import msgspec
 from netlab.dataplane.cni import flannel
 from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy import ipvs as proxy_ipvs
+from netlab.dataplane.proxy import nftables as proxy_nftables
 from netlab.dataplane.proxy import node as proxy_node
 from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
@@ -366,8 +367,21 @@ def _ipvs_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], checked
     )
 
 
+def _nftables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], checked: Cluster) -> Programmed:
+    """kube-proxy's nftables mode; it leaves route_localnet alone, for node ports never answer on loopback."""
+    addresses = _addresses(devices)
+    proxy_nftables.generation(cluster.proxy.version)  # an unknown version is told at once
+    return Programmed(
+        ruleset=lambda family: proxy_nftables.compile_ruleset(
+            cluster, node.name, family, local_addresses=addresses, version=cluster.proxy.version
+        ),
+        listeners=proxy_node.listeners(checked, node.name, local_addresses=addresses),
+    )
+
+
 _PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {
     "iptables": _iptables_proxy,
+    "nftables": _nftables_proxy,
     "ipvs": _ipvs_proxy,
 }
 

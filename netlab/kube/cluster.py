@@ -47,6 +47,7 @@ class Proxy(msgspec.Struct, frozen=True):
     scheduler: str = "rr"  # ipvs.scheduler
     strict_arp: bool = False  # ipvs.strictARP
     exclude_cidrs: tuple[Prefix, ...] = ()  # ipvs.excludeCIDRs: virtual services there are not cleaned up
+    version: str = "1.30"  # whose rules: Kubernetes' minor version
 
 
 class Cluster(msgspec.Struct, frozen=True):
