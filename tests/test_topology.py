@@ -251,7 +251,8 @@ def test_the_kube_proxy_config_map(read):
         proxy_map(
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\n"
             "clusterCIDR: 10.5.0.0/16,fd00:5::/56\ndetectLocalMode: NodeCIDR\nnodePortAddresses: [10.0.0.0/8]\n"
-            "iptables: {masqueradeAll: true, masqueradeBit: 12, localhostNodePorts: null, syncPeriod: 30s}\n"
+            "iptables: {masqueradeBit: 3}\n"
+            "nftables: {masqueradeAll: true, masqueradeBit: 12, localhostNodePorts: null, syncPeriod: 30s}\n"
             "conntrack: {min: null}"
         )
         + POD

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -66,7 +66,13 @@ class ClusterFlags:
         ),
     ] = ()
     cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="CNI plug-in: flannel or none.")] = None
-    proxy_mode: Annotated[str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables.")] = None
+    proxy_mode: Annotated[
+        str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables, nftables, ipvs or userspace.")
+    ] = None
+    kube_proxy_version: Annotated[
+        str | None,
+        Parameter(group=CLUSTER, metavar="VERSION", help="Whose rules nftables mode writes: 1.30 (the default) to 1.34."),
+    ] = None
     cluster_cidr: Annotated[
         str | None, Parameter(group=CLUSTER, metavar="CIDR[,CIDR]", help="The pod network, as kube-proxy's --cluster-cidr.")
     ] = None
@@ -114,6 +120,18 @@ def color(choice: str) -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def progress(flags: ClusterFlags, total: int, what: str) -> Callable[[int], None]:
+    """A line on a terminal that counts up; silence anywhere else."""
+    if flags.quiet or not sys.stderr.isatty():
+        return lambda done: None
+
+    def show(done: int) -> None:
+        end = "\r\x1b[K" if done >= total else "\r"
+        print(f"\r{done} of {total} {what}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
 def open_cluster(flags: ClusterFlags) -> Cluster:
     """Read what -f names, or the embedded topology, and say on stderr what was passed over."""
     from netlab.kube import embedded
@@ -130,6 +148,7 @@ def open_cluster(flags: ClusterFlags) -> Cluster:
         Overrides(
             cni=flags.cni,
             proxy_mode=flags.proxy_mode,
+            kube_proxy_version=flags.kube_proxy_version,
             cluster_cidr=flags.cluster_cidr,
             service_cidr=flags.service_cidr,
             namespace=flags.namespace,

@@ -54,6 +54,7 @@ class Overrides(msgspec.Struct, frozen=True):
     cni: str | None = None
     backend: str | None = None
     proxy_mode: str | None = None
+    kube_proxy_version: str | None = None
     cluster_cidr: str | None = None
     service_cidr: str | None = None
     masquerade_all: bool | None = None
@@ -111,6 +112,7 @@ class _CniDoc(_Strict, frozen=True):
 
 class _ProxyDoc(_Strict, frozen=True):
     mode: str | None = None
+    version: str | None = None
     cluster_cidr: str | None = None
     detect_local_mode: str | None = None
     masquerade_bit: Annotated[int, msgspec.Meta(ge=0, le=31)] | None = None
@@ -596,13 +598,14 @@ def _proxy(declared: Declared, topology: Topology, overrides: Overrides, pod_cid
     addresses = topology.nodeport_addresses
     if not addresses and conf is not None and conf.node_port_addresses:
         addresses = _config_cidrs(declared, ",".join(conf.node_port_addresses), "nodePortAddresses")
-    tables = conf.iptables if conf else None
+    tables = (conf.nftables if mode == "nftables" else conf.iptables) if conf else None
 
     def pick(stated: Any, configured: Any, otherwise: Any) -> Any:
         return stated if stated is not None else configured if configured is not None else otherwise
 
     return Proxy(
         mode=mode,
+        version=overrides.kube_proxy_version or doc.version or default.version,
         cluster_cidrs=cluster_cidrs,
         detect_local_mode=doc.detect_local_mode or (conf.detect_local_mode if conf else None) or default.detect_local_mode,
         masquerade_bit=pick(doc.masquerade_bit, tables.masquerade_bit if tables else None, default.masquerade_bit),

@@ -346,6 +346,7 @@ class KubeProxyConfiguration(Wire, frozen=True):
     detect_local_mode: str | None = None
     node_port_addresses: list[str] | None = None
     iptables: KubeProxyIptables | None = None
+    nftables: KubeProxyIptables | None = None  # masqueradeBit and masqueradeAll; node ports never answer on loopback
 
 
 class FlannelBackend(msgspec.Struct, frozen=True):

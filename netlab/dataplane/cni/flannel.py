@@ -15,14 +15,14 @@ from hashlib import sha256
 
 import msgspec
 
-from netlab.errors import BugError
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Node, Pod
 from netlab.linux.addr import Ip, Prefix, mask_of, prefix
 from netlab.linux.derived import IP6_USER_METRIC, link_local, with_broadcast
+from netlab.linux.hooks import IPTABLES_TABLES
 from netlab.linux.matches import Comment, Destination, Mark, Source
 from netlab.linux.netns import Address, Device, DeviceKind, FdbEntry, Neighbour, NextHop, Route, Vxlan
-from netlab.linux.rules import Chain, Rule, Ruleset
+from netlab.linux.rules import Chain, Rule, Ruleset, Table
 from netlab.linux.targets import Accept, Jump, Masquerade, NatRange, Return
 
 BRIDGE = "cni0"
@@ -257,17 +257,21 @@ def add_rules(ruleset: Ruleset, cluster: Cluster, node: Node, family: int) -> Ru
             Rule((_src(network), _dst(multicast, True), comment), masquerade),
             Rule((_src(network, True), _dst(network), comment), masquerade),
         )
-        ruleset = _append(ruleset, "nat", "POSTROUTING", comment, "FLANNEL-POSTRTG", rules)
+        ruleset = _append(ruleset, family, "nat", "POSTROUTING", comment, "FLANNEL-POSTRTG", rules)
     comment = Comment("flanneld forward")
     rules = (Rule((_src(network), comment), Accept()), Rule((_dst(network), comment), Accept()))
-    return _append(ruleset, "filter", "FORWARD", comment, "FLANNEL-FWD", rules)
+    return _append(ruleset, family, "filter", "FORWARD", comment, "FLANNEL-FWD", rules)
 
 
-def _append(ruleset: Ruleset, table_name: str, base: str, comment: Comment, name: str, rules: tuple[Rule, ...]) -> Ruleset:
-    """Add chain `name` to a table, and a jump to it at the end of the table's base chain."""
+def _append(
+    ruleset: Ruleset, family: int, table_name: str, base: str, comment: Comment, name: str, rules: tuple[Rule, ...]
+) -> Ruleset:
+    """Add chain `name` to a table, and a jump to it at the end of the table's base chain; iptables makes the table if need be."""
     table = ruleset.table(table_name)
-    if table is None or base not in table.chains:
-        raise BugError(f"a ruleset without {base} in table {table_name}")
+    if table is None:
+        built_in = {h.value: Chain(h.value, (), h, priority, "ACCEPT") for h, priority in IPTABLES_TABLES[table_name].items()}
+        table = Table("ip" if family == 4 else "ip6", table_name, built_in)
+        ruleset = msgspec.structs.replace(ruleset, tables=(*ruleset.tables, table))
     jump = Rule((comment,), Jump(name))
     chains = dict(table.chains)
     chains[base] = msgspec.structs.replace(chains[base], rules=(*chains[base].rules, jump))
