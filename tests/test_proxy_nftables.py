@@ -13,6 +13,7 @@ import pytest
 
 from netlab.cli.main import main
 from netlab.dataplane.proxy.nftables import compile_ruleset, hash_and_truncate
+from netlab.dataplane.proxy.node import listeners
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import ServicePort
@@ -136,7 +137,7 @@ def local(node: str) -> list[object]:
             },
             local("node-1"),
             FW,
-            ["ip saddr != { 198.18.0.0/24, 1.0.0.0/8, 192.0.2.8 } drop"],
+            ["ip saddr != { 1.0.0.0/8, 192.0.2.8, 198.18.0.0/24 } drop"],
         ),
         (
             "no endpoints: the firewall is there all the same",
@@ -231,6 +232,51 @@ def test_masquerade_all_and_another_mark() -> None:
     assert rules(table, "mark-for-masquerade") == ["meta mark set meta mark | 0x00000008"]
 
 
+@pytest.mark.parametrize(
+    ("ranges", "expected"),
+    [
+        ("203.0.113.0/24", "203.0.113.0/24"),
+        ("203.0.113.0/24 10.0.0.0/8", "{ 10.0.0.0/8, 203.0.113.0/24 }"),
+        ("203.0.113.0/24 198.18.0.0/24", "{ 192.0.2.8, 198.18.0.0/24, 203.0.113.0/24 }"),  # the node is in it: its VIP too
+        ("10.0.0.0/8 10.1.0.0/16", "{ 10.0.0.0/8 }"),
+        ("10.0.0.0/9 10.128.0.0/9", "{ 10.0.0.0/8 }"),
+        ("10.1.0.0/16 10.2.0.0/16", "{ 10.1.0.0-10.2.255.255 }"),
+        ("0.0.0.0/0", "{ 0.0.0.0/0 }"),
+        ("10.0.0.7/32 10.0.0.9/32", "{ 10.0.0.7, 10.0.0.9 }"),
+    ],
+)
+def test_source_ranges_are_one_set_as_nft_lists_it(ranges: str, expected: str) -> None:
+    """syncProxyRules, usesFWChain; nft merges what overlaps or adjoins in an anonymous set."""
+    assert rules(compiled(behind_a_firewall(ranges)), FW) == [f"ip saddr != {expected} drop"]
+
+
+def behind_a_firewall(ranges: str) -> Cluster:
+    blocks = tuple(prefix(r) for r in ranges.split())
+    web = service("web", type="LoadBalancer", load_balancer=(VIP,), load_balancer_source_ranges=blocks)
+    return cluster_of(web, *local("node-1"))
+
+
+def test_everything_may_be_the_pod_network() -> None:
+    """nft takes what iptables refuses; then nothing comes from outside of it."""
+    table = compiled(cluster_of(service("web"), *local("node-1"), cluster_cidrs=(prefix("0.0.0.0/0"),)))
+    assert rules(table, SVC)[0] == "ip daddr 10.96.0.1 tcp dport 80 ip saddr != 0.0.0.0/0 jump mark-for-masquerade"
+
+
+def test_the_pod_network_may_be_the_nodes_own() -> None:
+    table = compiled(cluster_of(service("web"), *local("node-1"), detect_local_mode="NodeCIDR"), "node-2")
+    assert rules(table, SVC)[0].endswith("ip saddr != 10.244.1.0/24 jump mark-for-masquerade")
+    with pytest.raises(InputError, match="detectLocalMode 'BridgeInterface' is not modelled"):
+        compiled(cluster_of(detect_local_mode="BridgeInterface"))
+
+
+def test_health_check_servers_listen_on_the_primary_address() -> None:
+    """healthcheck/service_health.go listens on --nodeport-addresses, which by default is `primary` in this mode."""
+    web = service("web", type="LoadBalancer", external_traffic_policy="Local", load_balancer=(VIP,), health_check_node_port=32000)
+    cluster = cluster_of(web, *local("node-1"))
+    assert [s.ip for s in listeners(cluster, "node-1", primary=True) if s.port == 32000] == [ip("198.18.0.1")]
+    assert [s.ip for s in listeners(cluster, "node-1") if s.port == 32000] == [None]
+
+
 # --- Versions ---------------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +286,7 @@ def test_masquerade_all_and_another_mark() -> None:
         ("1.30", 1, {"filter-output-post-dnat": -90, "filter-forward": -110}, "ip daddr 10.96.0.1 tcp dport 80 ip saddr !="),
         ("1.32", 1, {"filter-output-post-dnat": -90, "filter-forward": -110}, "ip daddr 10.96.0.1 tcp dport 80 ip saddr !="),
         ("v1.33.2", 2, {"filter-output-post-dnat": -90, "filter-forward": -110}, "ip daddr 10.96.0.1 tcp dport 80 ip saddr !="),
+        ("1.33.6", 2, {"filter-output-pre-dnat": -110, "filter-forward": 0}, "ip daddr 10.96.0.1 tcp dport 80 ip saddr !="),
         ("1.34", 2, {"filter-output-pre-dnat": -110, "filter-forward": 0}, "ip daddr 10.96.0.1 ip saddr !="),
     ],
 )

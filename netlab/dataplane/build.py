@@ -375,7 +375,7 @@ def _nftables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], che
         ruleset=lambda family: proxy_nftables.compile_ruleset(
             cluster, node.name, family, local_addresses=addresses, version=cluster.proxy.version
         ),
-        listeners=proxy_node.listeners(checked, node.name, local_addresses=addresses),
+        listeners=proxy_node.listeners(checked, node.name, local_addresses=addresses, primary=True),
     )
 
 

@@ -23,7 +23,7 @@ from netlab.dataplane.proxy.endpoints import Backend, ProxiedPort, find_node, no
 from netlab.dataplane.proxy.node import nodeport_addresses, pod_network
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
-from netlab.linux.addr import Ip, Prefix
+from netlab.linux.addr import Ip, Prefix, host_prefix
 from netlab.linux.hook import Hook
 from netlab.linux.hooks import FILTER, NAT_DST, NAT_SRC
 from netlab.linux.nft import (
@@ -44,6 +44,7 @@ from netlab.linux.nft import (
     Numgen,
     Payload,
     PrefixValue,
+    RangeValue,
     RejectStatement,
     SetChange,
     SetLiteral,
@@ -77,23 +78,36 @@ class Generation(msgspec.Struct, frozen=True):
 _FIRST = Generation()
 _ALLOCATORS = Generation(unallocated=True, firewall_comments=False)  # MultiCIDRServiceAllocator is on (KEP-1880)
 _PRE_DNAT = Generation(pre_dnat=True, unallocated=True, port_in_masquerade=False, firewall_comments=False)
-RULES = {"1.30": _FIRST, "1.31": _FIRST, "1.32": _FIRST, "1.33": _ALLOCATORS, "1.34": _PRE_DNAT}
+_PRE_DNAT_FIX = Generation(pre_dnat=True, unallocated=True, firewall_comments=False)  # the fix of 1.34, carried back
+RULES = {
+    "1.30": _FIRST,
+    "1.31": _FIRST,
+    "1.32": _FIRST,
+    "1.33": _ALLOCATORS,
+    "1.33.6": _PRE_DNAT_FIX,  # and what follows it in 1.33
+    "1.34": _PRE_DNAT,
+}
 DEFAULT_VERSION = "1.30"
 
 
 def generation(version: str) -> Generation:
-    """The rules of a version: "1.33", "v1.33", "v1.33.4".
+    """The rules of a version: "1.33" (its first release), "v1.33", "v1.33.6".
 
     Raises
     ------
     InputError
         A version whose rules netlab does not know.
     """
-    short = ".".join(version.strip().lower().removeprefix("v").split(".")[:2])
-    found = RULES.get(short)
-    if found is None:
-        raise InputError(f'kube-proxy version "{version}" is not modelled', hint=f"nftables mode is known for {', '.join(RULES)}")
-    return found
+    plain = version.strip().lower().removeprefix("v")
+    minor = ".".join(plain.split(".")[:2])
+    if minor not in RULES:
+        known = ", ".join(name for name in RULES if name.count(".") == 1)
+        raise InputError(f'kube-proxy version "{version}" is not modelled', hint=f"nftables mode is known for {known}")
+    patch = plain.removeprefix(minor).removeprefix(".").partition("-")[0].partition("+")[0]
+    if patch and not patch.isdecimal():
+        raise InputError(f'"{version}" is no version of kube-proxy', hint=f"write {minor} or {minor}.2")
+    since = [name for name in RULES if name.startswith(f"{minor}.") and int(name.rpartition(".")[2]) <= int(patch or 0)]
+    return RULES[since[-1] if since else minor]
 
 
 def chain_base(port: ProxiedPort, endpoint: str = "") -> str:
@@ -220,7 +234,7 @@ def compile_ruleset(
     _write_frame(table, 1 << options.masquerade_bit, addresses is None, _service_cidrs(cluster, family))
     for address in addresses or ():
         table.element("nodeport-ips", (address,))
-    pods = pod_network(cluster, node, family)
+    pods = pod_network(cluster, node, family, everything=True)
     for port in ports:
         _write_port(table, port, node_ip(there, family), pods, options.masquerade_all)
     return Ruleset(nft_tables=(_made(table, addresses is not None),))
@@ -235,10 +249,7 @@ def _nodeport_ips(cluster: Cluster, node: str, family: int, local_addresses: Seq
 
     Loopback is never served: localhost node ports need route_localnet, which this mode does not set.
     """
-    if not cluster.proxy.nodeport_addresses:
-        found: tuple[Ip, ...] | None = (node_ip(find_node(cluster, node), family),)
-    else:
-        found = nodeport_addresses(cluster, node, family, local_addresses)
+    found = nodeport_addresses(cluster, node, family, local_addresses, primary=True)
     return None if found is None else tuple(a for a in found if not a.is_loopback)
 
 
@@ -287,6 +298,26 @@ def _any_of(values: list[Expression]) -> Expression:
     return values[0] if len(values) == 1 else SetLiteral(tuple(Element(value) for value in values))
 
 
+def _intervals(blocks: Sequence[Prefix]) -> Expression:
+    """A set of networks as nft lists it: in order, and what overlaps or adjoins is one (nft merges them before they are loaded)."""
+    if len(blocks) == 1:
+        return _prefix(blocks[0])
+    family, merged = blocks[0].family, list[list[int]]()
+    for low, high in sorted((block.value, block.value | (1 << block.address.bits - block.length) - 1) for block in blocks):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1][1] = max(merged[-1][1], high)
+        else:
+            merged.append([low, high])
+    return SetLiteral(tuple(Element(_interval(family, low, high)) for low, high in merged))
+
+
+def _interval(family: int, low: int, high: int) -> Expression:
+    free = (high - low).bit_length()
+    if high - low == (1 << free) - 1 and not low & high - low:
+        return _prefix(Prefix(family, low, Ip(family, low).bits - free))
+    return RangeValue(Value(str(Ip(family, low))), Value(str(Ip(family, high))))
+
+
 def _write_port(table: _Table, p: ProxiedPort, node: Ip, pods: Prefix | None, masquerade_all: bool) -> None:
     """All that one service port adds, in the order of syncProxyRules."""
     base = chain_base(p)
@@ -315,10 +346,10 @@ def _write_port(table: _Table, p: ProxiedPort, node: Ip, pods: Prefix | None, ma
         comment = p.name if table.rules.firewall_comments else ""
         for address in p.load_balancer_ips:
             table.element("firewall-ips", to(address), Verdict("goto", firewall), comment)
-        allowed = [_prefix(block) for block in p.source_ranges]
+        allowed = list(p.source_ranges)
         if any(node in block for block in p.source_ranges):  # what the node itself sends to the VIP may have it as its source
-            allowed += [Value(str(vip)) for vip in p.load_balancer_ips]
-        table.add(firewall, Compare(table.saddr, "!=", _any_of(allowed)), _DROP, ref=p.ref)
+            allowed += [host_prefix(vip) for vip in p.load_balancer_ips]
+        table.add(firewall, Compare(table.saddr, "!=", _intervals(allowed)), _DROP, ref=p.ref)
     if p.node_port:
         if use.any:
             table.element("service-nodeports", (p.protocol, p.node_port), Verdict("goto", external))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from netlab.dataplane.proxy.endpoints import find_node, proxied_ports
+from netlab.dataplane.proxy.endpoints import find_node, node_ip, proxied_ports
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.linux.addr import Ip, Prefix, ip
@@ -17,18 +17,21 @@ from netlab.linux.netns import Listener
 HEALTHZ_PORT, METRICS_PORT = 10256, 10249  # pkg/cluster/ports
 
 
-def listeners(cluster: Cluster, node: str, *, local_addresses: Sequence[Ip] | None = None) -> tuple[Listener, ...]:
+def listeners(
+    cluster: Cluster, node: str, *, local_addresses: Sequence[Ip] | None = None, primary: bool = False
+) -> tuple[Listener, ...]:
     """kube-proxy's own sockets: healthz, metrics, and a health check server per service with a healthCheckNodePort.
 
     A health check server listens whether or not the node has endpoints (it then answers 503), on --nodeport-addresses or on
-    all addresses of both families: Go binds 0.0.0.0 dual-stack (pkg/proxy/healthcheck/service_health.go).
+    all addresses of both families: Go binds 0.0.0.0 dual-stack (pkg/proxy/healthcheck/service_health.go). `primary` as in
+    `nodeport_addresses`.
     """
     found = {
         Listener(protocol=6, port=HEALTHZ_PORT, owner="kube-proxy healthz"),
         Listener(protocol=6, port=METRICS_PORT, owner="kube-proxy metrics", ip=ip("127.0.0.1")),
     }
     for family in (4, 6):
-        addresses = nodeport_addresses(cluster, node, family, local_addresses)
+        addresses = nodeport_addresses(cluster, node, family, local_addresses, primary=primary)
         for p in proxied_ports(cluster, node, family):
             if p.health_check_node_port:
                 owner = f"kube-proxy health check of {p.service.key}"
@@ -46,8 +49,15 @@ def covers_loopback(blocks: tuple[Prefix, ...]) -> bool:
     return any(b.address.is_loopback or ip("127.0.0.0") in b for b in blocks)
 
 
-def nodeport_addresses(cluster: Cluster, node: str, family: int, local_addresses: Sequence[Ip] | None) -> tuple[Ip, ...] | None:
-    """The node's addresses on which node ports answer, None for all of them. Sorted, where kube-proxy has a Go map's order."""
+def nodeport_addresses(
+    cluster: Cluster, node: str, family: int, local_addresses: Sequence[Ip] | None, *, primary: bool = False
+) -> tuple[Ip, ...] | None:
+    """The node's addresses on which node ports answer, None for all of them. Sorted, where kube-proxy has a Go map's order.
+
+    `primary`: without --nodeport-addresses it is the node's own IP alone (nftables mode, KEP-3866), not every address.
+    """
+    if primary and not cluster.proxy.nodeport_addresses:
+        return (node_ip(find_node(cluster, node), family),)
     blocks = nodeport_blocks(cluster, family)
     if any(b.length == 0 for b in blocks):
         return None
@@ -57,8 +67,11 @@ def nodeport_addresses(cluster: Cluster, node: str, family: int, local_addresses
     return tuple(sorted({a for a in local_addresses if any(a in b for b in blocks)}))
 
 
-def pod_network(cluster: Cluster, node: str, family: int) -> Prefix | None:
-    """What kube-proxy takes for pods (detectLocalMode); None where it has no CIDR of the family: then it makes no rule of it."""
+def pod_network(cluster: Cluster, node: str, family: int, *, everything: bool = False) -> Prefix | None:
+    """What kube-proxy takes for pods (detectLocalMode); None where it has no CIDR of the family: then it makes no rule of it.
+
+    `everything`: whether the mode can say `! -s 0.0.0.0/0`; nft can, iptables refuses it.
+    """
     options = cluster.proxy
     match options.detect_local_mode:
         case "ClusterCIDR":
@@ -69,7 +82,7 @@ def pod_network(cluster: Cluster, node: str, family: int) -> Prefix | None:
             raise InputError(f"detectLocalMode {other!r} is not modelled", hint="use ClusterCIDR or NodeCIDR")
     for block in blocks:
         if block.family == family:
-            if block.length == 0:
+            if block.length == 0 and not everything:
                 raise InputError(
                     f"kube-proxy cannot load any rule with {block} as the pod network: iptables refuses `! -s {block}`",
                     hint="set clusterCIDR to the pods' real network",
