@@ -300,6 +300,26 @@ def test_what_later_versions_do_otherwise(version: str, check: int, bases: dict[
     assert rules(table, SVC)[0].startswith(masquerade)
 
 
+@pytest.mark.parametrize(
+    ("version", "answer"),
+    [("1.30", "dropped on node-2"), ("1.33.5", "dropped on node-2"), ("v1.33.6", "2 endpoints"), ("1.33.12", "2 endpoints"),
+     ("1.34.1", "2 endpoints")],
+)  # fmt: skip
+def test_a_node_without_local_endpoints_reaches_the_load_balancer_since_1_33_6(
+    version: str, answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """kubernetes 131765: before, @no-endpoint-services was asked ahead of the node's own DNAT. Linux agrees (lab verify)."""
+    where = ["-f", str(DATA / "services" / "cluster.json"), "--cluster-cidr", "10.244.0.0/16", "-q"]
+    main(["can", "node/node-2", "192.0.2.81:80", *where, "--proxy-mode", "nftables", "--kube-proxy-version", version])
+    assert answer in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("version", ["1.33.x", "1.33.six"])
+def test_a_patch_that_is_no_number(version: str) -> None:
+    with pytest.raises(InputError, match=r"is no version of kube-proxy\n  write 1\.33 or 1\.33\.2"):
+        compiled(cluster_of(service("web")), version=version)
+
+
 @pytest.mark.parametrize("version", ["1.29", "1.36.2", "newest", ""])
 def test_versions_that_are_not_known(version: str) -> None:
     with pytest.raises(InputError, match=f'version "{version}" is not modelled\n  nftables mode is known for 1.30, 1.31'):

@@ -299,7 +299,7 @@ def _any_of(values: list[Expression]) -> Expression:
 
 
 def _intervals(blocks: Sequence[Prefix]) -> Expression:
-    """A set of networks as nft lists it: in order, and what overlaps or adjoins is one (nft merges them before they are loaded)."""
+    """A set of networks as nft lists it: in order, and what overlaps or adjoins is one (nft merges before it loads)."""
     if len(blocks) == 1:
         return _prefix(blocks[0])
     family, merged = blocks[0].family, list[list[int]]()
