@@ -73,7 +73,10 @@ class Hashed(msgspec.Struct, frozen=True, gc=False):
 
 
 class Value(msgspec.Struct, frozen=True, gc=False):
-    """A constant as nft writes it: a number, an address, a symbol ("tcp", "established", "local"), a device name."""
+    """A constant as nft's JSON has it: a number, an address, a symbol ("tcp", "established", "local"), a device name.
+
+    "*" is the element of an interval set that stands for everything else; "missing" and "exists" are what fib may be asked.
+    """
 
     value: int | str
 
@@ -90,6 +93,12 @@ class RangeValue(msgspec.Struct, frozen=True, gc=False):
 
     low: Expression
     high: Expression
+
+
+class ListValue(msgspec.Struct, frozen=True, gc=False):
+    """`A,B,C`: several flags at once (ct state, ct status, tcp flags)."""
+
+    parts: tuple[Expression, ...]
 
 
 class Concat(msgspec.Struct, frozen=True, gc=False):
@@ -113,13 +122,17 @@ class SetName(msgspec.Struct, frozen=True, gc=False):
 
 
 class Element(msgspec.Struct, frozen=True, gc=False):
-    """An element of a set or map: its key, for maps its data (an Expression or a Verdict), and what is said of it."""
+    """An element of a set or map: its key, for maps its data (an Expression or a Verdict), and what is said of it.
+
+    Durations are seconds; text also has milliseconds. `statements` are those that each element carries (`counter`).
+    """
 
     key: Expression
     data: Expression | Verdict | None = None
     comment: str = ""
-    timeout: int | None = None  # seconds
-    expires: int | None = None  # seconds
+    timeout: int | float | None = None
+    expires: int | float | None = None
+    statements: tuple[Statement, ...] = ()
 
 
 class SetLiteral(msgspec.Struct, frozen=True, gc=False):
@@ -153,6 +166,7 @@ Expression = (
     | Value
     | PrefixValue
     | RangeValue
+    | ListValue
     | Concat
     | Binary
     | SetName
@@ -172,7 +186,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
 
 class Compare(msgspec.Struct, frozen=True, gc=False):
-    """`LEFT OP RIGHT`; op "==", "!=", "<", ">", "<=", ">=" or "in" (nft's implicit operator for flags: any bit of RIGHT)."""
+    """`LEFT OP RIGHT`; op "==", "!=", "<", ">", "<=", ">=", "in" (any flag of RIGHT: what nft takes `ct state new` for) or "!" (none)."""
 
     left: Expression
     op: str
@@ -202,24 +216,30 @@ class Counter(msgspec.Struct, frozen=True, gc=False):
 
 
 class Nat(msgspec.Struct, frozen=True, gc=False):
-    """`dnat|snat|masquerade|redirect [FAMILY] [to ADDRESS[:PORT]] [FLAGS]`; flags random, fully-random, persistent."""
+    """`dnat|snat|masquerade|redirect [FAMILY] [prefix] [to ADDRESS[:PORT]] [FLAGS]`.
+
+    `family` is "" but in tables of inet and where a map has the port too; `flags` are random, fully-random, persistent in
+    this order; `prefix`: the host's bits of the address stay (NETMAP).
+    """
 
     kind: str
     address: Expression | None = None
     port: Expression | None = None
     family: str = ""
     flags: tuple[str, ...] = ()
+    prefix: bool = False
 
 
 class RejectStatement(msgspec.Struct, frozen=True, gc=False):
-    """`reject [with TYPE CODE]`; type "" is the family's default, "tcp reset" has no code."""
+    """`reject [with TYPE CODE]`; type "" is the default (port-unreachable of icmp, icmpv6, in inet icmpx), "tcp reset" has
+    no code."""
 
     type: str = ""
     code: str = ""
 
 
 class SetChange(msgspec.Struct, frozen=True, gc=False):
-    """`add|update|delete @SET { ELEMENT }`; `timeout` of the element in seconds."""
+    """`add|update|delete @SET { ELEMENT [STATEMENTS] }`; with `element.data` the set is a map."""
 
     op: str
     set: str
@@ -232,14 +252,30 @@ class Notrack(msgspec.Struct, frozen=True, gc=False):
 
 
 class LogStatement(msgspec.Struct, frozen=True, gc=False):
-    """`log ...`; its options as text. The packet goes on."""
+    """`log ...`. The packet goes on. `flags` as JSON has them: "tcp sequence", "ip options", "all"."""
 
-    text: str = ""
-    json: str = ""
+    prefix: str = ""
+    level: str = ""
+    group: int | None = None
+    snaplen: int | None = None
+    threshold: int | None = None
+    flags: tuple[str, ...] = ()
+
+
+class Limit(msgspec.Struct, frozen=True, gc=False):
+    """`limit rate [over] RATE[ UNIT]/PER [burst N UNIT]`, or a named one; units packets, or bytes, kbytes, mbytes."""
+
+    rate: int = 0
+    per: str = "second"
+    burst: int = 5
+    over: bool = False
+    unit: str = "packets"
+    burst_unit: str = "packets"
+    name: str = ""
 
 
 class UnknownStatement(msgspec.Struct, frozen=True, gc=False):
-    """What netlab does not model (limit, xt, queue, tproxy, flow ...), as text, and as the JSON that nft printed."""
+    """What netlab does not model (xt, queue, tproxy, flow ...): the rest of the rule as text, or the JSON that nft printed."""
 
     text: str
     json: str = ""
@@ -256,6 +292,7 @@ Statement = (
     | SetChange
     | Notrack
     | LogStatement
+    | Limit
     | UnknownStatement
 )
 
@@ -278,7 +315,10 @@ class NftRule(msgspec.Struct, frozen=True, gc=False):
 
 
 class NftChain(msgspec.Struct, frozen=True, gc=False):
-    """A chain. Base chains have `type` (filter, nat, route), `hook`, `priority` and `policy` ("accept" or "drop")."""
+    """A chain. Base chains have `type` (filter, nat, route), `hook`, `priority` and `policy` ("accept" or "drop").
+
+    `other_hook` is that of a base chain at a hook that netlab does not walk (ingress, egress), `device` where it sits.
+    """
 
     name: str
     rules: tuple[NftRule, ...] = ()
@@ -287,12 +327,16 @@ class NftChain(msgspec.Struct, frozen=True, gc=False):
     priority: int = 0
     policy: str = ""
     comment: str = ""
+    other_hook: str = ""
+    device: str = ""
 
 
 class NftSet(msgspec.Struct, frozen=True):
-    """A named set, or map where `data` is not "" ("verdict", "ipv4_addr", ...); `type` has the key's parts.
+    """A named set, or map where `data` is not () (("verdict",), ("ipv4_addr", "inet_service"), ...); `type` has the key's parts.
 
-    `timeout` is the default of its elements in seconds; `flags` are constant, interval, timeout, dynamic.
+    `timeout` is the default of its elements in seconds; `flags` are constant, dynamic, interval, timeout, in this order.
+    `typeof` is the text behind `typeof` where the set was declared so (`ip saddr . meta mark`, for maps with ` : ` and more):
+    nft's text has that in place of `type`, so that then `type` and `data` are empty. `statements` are made for each element.
     """
 
     name: str
@@ -303,13 +347,35 @@ class NftSet(msgspec.Struct, frozen=True):
     timeout: int | None = None
     size: int | None = None
     comment: str = ""
+    typeof: str = ""
+    policy: str = ""
+    auto_merge: bool = False
+    gc_interval: int | None = None
+    statements: tuple[Statement, ...] = ()
+
+
+class NftObject(msgspec.Struct, frozen=True, gc=False):
+    """A named counter, quota, limit, ct helper, flowtable ...: its lines of text, or the JSON that nft printed.
+
+    netlab keeps them for what refers to them; it models none but the counter, which decides nothing.
+    """
+
+    kind: str
+    name: str
+    text: str = ""
+    json: str = ""
 
 
 class NftTable(msgspec.Struct, frozen=True):
-    """A table of one family: "ip", "ip6", "inet" (others are named when they are met)."""
+    """A table of one family: "ip", "ip6", "inet"; arp, bridge and netdev are read and written, no IP packet meets them here.
+
+    `flags`: "dormant" (its chains are not registered), "owner".
+    """
 
     family: str
     name: str
     chains: Mapping[str, NftChain] = {}
     sets: Mapping[str, NftSet] = {}
     comment: str = ""
+    flags: tuple[str, ...] = ()
+    objects: tuple[NftObject, ...] = ()
