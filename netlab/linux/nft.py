@@ -186,7 +186,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
 
 class Compare(msgspec.Struct, frozen=True, gc=False):
-    """`LEFT OP RIGHT`; op "==", "!=", "<", ">", "<=", ">=", "in" (any flag of RIGHT: what nft takes `ct state new` for) or "!" (none)."""
+    """`LEFT OP RIGHT`; op "==", "!=", "<", ">", "<=", ">=", "in" (any flag of RIGHT, as in `ct state new`), "!" (none)."""
 
     left: Expression
     op: str
@@ -335,8 +335,8 @@ class NftSet(msgspec.Struct, frozen=True):
     """A named set, or map where `data` is not () (("verdict",), ("ipv4_addr", "inet_service"), ...); `type` has the key's parts.
 
     `timeout` is the default of its elements in seconds; `flags` are constant, dynamic, interval, timeout, in this order.
-    `typeof` is the text behind `typeof` where the set was declared so (`ip saddr . meta mark`, for maps with ` : ` and more):
-    nft's text has that in place of `type`, so that then `type` and `data` are empty. `statements` are made for each element.
+    `typeof` is what stands behind `typeof` where the set was declared so (`ip saddr . meta mark`, of maps also ` : DATA`); JSON
+    does not have it. `statements` are made for each element.
     """
 
     name: str

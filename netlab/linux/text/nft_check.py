@@ -1,0 +1,147 @@
+"""What must hold between the parts of nft's tables: jumps lead to chains, rules name sets, elements fit their set.
+
+Law: whatever the kernel would refuse to load is one InputError that says where it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from netlab.errors import InputError, did_you_mean
+from netlab.linux import nft as n
+from netlab.linux.addr import ip
+from netlab.linux.nft import Element, Expression, NftSet, NftTable, Statement
+from netlab.refs import Ref
+
+
+def check_tables(tables: Iterable[NftTable], file: str = "-", set_lines: dict[tuple[str, str, str], int] | None = None) -> None:
+    """Raise an InputError where a table refers to what it does not have.
+
+    Parameters
+    ----------
+    tables : iterable of NftTable
+    file : str
+        The name for messages about sets; rules say themselves where they were read.
+    set_lines : dict, optional
+        The line of each set, by (family, table, name).
+    """
+    lines = set_lines or {}
+    for table in tables:
+        for made in table.sets.values():
+            line = lines.get((table.family, table.name, made.name))
+            path = None if line is not None else f"{table.family} {table.name} set {made.name}"
+            _check_set(made, table, Ref(file, line, path=path))
+        for chain in table.chains.values():
+            for rule in chain.rules:
+                for statement in rule.statements:
+                    _check_statement(statement, table, rule.ref or Ref(file, path=f"{table.family} {table.name} {chain.name}"))
+
+
+def _check_set(made: NftSet, table: NftTable, ref: Ref) -> None:
+    for element in made.elements:
+        if isinstance(element.data, n.Verdict):
+            _check_verdict(element.data, table, ref, f"map {made.name}")
+        if (element.data is None) is bool(made.data):
+            raise InputError(f"an element of {made.name} has {'no ' if made.data else ''}data", ref, "was the text cut off?")
+        parts = element.key.parts if isinstance(element.key, n.Concat) else (element.key,)
+        if element.key != n.Value("*") and "" not in made.type:
+            if len(parts) != len(made.type):
+                what = f"an element of {made.name} has {len(parts)} parts, its type {' . '.join(made.type)} has {len(made.type)}"
+                raise InputError(what, ref, "was the text cut off?")
+            for part, kind in zip(parts, made.type, strict=True):
+                _check_value(part, kind, made, ref)
+
+
+def _check_value(value: Expression, kind: str, made: NftSet, ref: Ref) -> None:
+    family = {"ipv4_addr": 4, "ipv6_addr": 6}.get(kind)
+    match value:
+        case n.RangeValue(low=low, high=high):
+            _check_value(low, kind, made, ref)
+            _check_value(high, kind, made, ref)
+        case n.PrefixValue(address=address, length=length) if family is not None:
+            _check_address(address, family, made, ref)
+            if not 0 <= length <= (32 if family == 4 else 128):
+                raise InputError(f"{address}/{length} in set {made.name} has no valid prefix length", ref)
+        case n.Value(value=content) if family is not None:
+            _check_address(content, family, made, ref)
+        case n.Value(value=int(content)) if kind == "inet_service" and not 0 <= content <= 65535:
+            raise InputError(f"{content} in set {made.name} is not a port", ref)
+
+
+def _check_address(content: int | str, family: int, made: NftSet, ref: Ref) -> None:
+    try:
+        fits = isinstance(content, str) and ip(content).family == family
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InputError(f"{content!r} in set {made.name} is not an IPv{family} address", ref, "was the text cut off?")
+
+
+def _check_verdict(verdict: n.Verdict, table: NftTable, ref: Ref, who: str) -> None:
+    if verdict.chain and verdict.chain not in table.chains:
+        what = f"{who} leads to chain {verdict.chain}, which table {table.family} {table.name} does not have"
+        raise InputError(what, ref, did_you_mean(verdict.chain, table.chains) or "is the dump complete?")
+
+
+def _check_statement(statement: Statement, table: NftTable, ref: Ref) -> None:
+    if isinstance(statement, n.Verdict):
+        _check_verdict(statement, table, ref, "a rule")
+    for name in _sets_of(statement):
+        if name not in table.sets:
+            what = f"a rule names set {name}, which table {table.family} {table.name} does not have"
+            raise InputError(what, ref, did_you_mean(name, table.sets) or "is the dump complete?")
+    for element in _elements_of(statement):
+        if isinstance(element.data, n.Verdict):
+            _check_verdict(element.data, table, ref, "a rule")
+
+
+def expressions_of(statement: Statement) -> Iterator[Expression]:
+    """All expressions of a statement, those inside of others too."""
+    tops: tuple[Expression | None, ...]
+    match statement:
+        case n.Compare(left=left, right=right):
+            tops = (left, right)
+        case n.Vmap(key=key, data=data):
+            tops = (key, data)
+        case n.Mangle(key=key, value=value):
+            tops = (key, value)
+        case n.Nat(address=address, port=port):
+            tops = (address, port)
+        case n.SetChange(element=element):
+            tops = (element.key, None if isinstance(element.data, n.Verdict) else element.data)
+        case _:
+            return
+    pending = [top for top in tops if top is not None]
+    while pending:
+        expression = pending.pop()
+        yield expression
+        match expression:
+            case n.Hashed(of=of) if of is not None:
+                pending.append(of)
+            case n.RangeValue(low=low, high=high):
+                pending += (low, high)
+            case n.ListValue(parts=parts) | n.Concat(parts=parts):
+                pending += parts
+            case n.Binary(left=left, right=right):
+                pending += (left, right)
+            case n.SetLiteral(elements=elements):
+                for element in elements:
+                    pending.append(element.key)
+                    if element.data is not None and not isinstance(element.data, n.Verdict):
+                        pending.append(element.data)
+            case n.Lookup(key=key, data=data):
+                pending += (key, data)
+
+
+def _sets_of(statement: Statement) -> Iterator[str]:
+    if isinstance(statement, n.SetChange):
+        yield statement.set
+    for expression in expressions_of(statement):
+        if isinstance(expression, n.SetName):
+            yield expression.name
+
+
+def _elements_of(statement: Statement) -> Iterator[Element]:
+    for expression in expressions_of(statement):
+        if isinstance(expression, n.SetLiteral):
+            yield from expression.elements
