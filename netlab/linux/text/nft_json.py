@@ -122,7 +122,8 @@ class _Reader:
         if kind == "metainfo":
             version = value.get("json_schema_version", SCHEMA)
             if version != SCHEMA:
-                raise _Bad(f"JSON schema version {version!r} of nft is not known", path, f"netlab reads version {SCHEMA} (nft 0.9 to 1.1)")
+                hint = f"netlab reads version {SCHEMA} (nft 0.9 to 1.1)"
+                raise _Bad(f"JSON schema version {version!r} of nft is not known", path, hint)
             return
         if kind == "table":
             family, name = _text(value, "family", path), _text(value, "name", path)
@@ -436,11 +437,12 @@ class _Reader:
             case "fib", {"result": str(result), "flags": flags}:
                 return n.Fib(_strings(flags, path), result)
             case "numgen", {"mode": str(mode), "mod": int(modulus), **more}:
-                return n.Numgen(mode, modulus, int(more.get("offset", 0)))
+                return n.Numgen(mode, modulus, _count(more.get("offset", 0)))
             case "jhash", {"mod": int(modulus), "expr": of, **more}:
-                return n.Hashed(self._expression(of, f"{path}.expr"), modulus, more.get("seed"), int(more.get("offset", 0)))
+                seed = None if more.get("seed") is None else _count(more["seed"])
+                return n.Hashed(self._expression(of, f"{path}.expr"), modulus, seed, _count(more.get("offset", 0)))
             case "symhash", {"mod": int(modulus), **more}:
-                return n.Hashed(None, modulus, None, int(more.get("offset", 0)))
+                return n.Hashed(None, modulus, None, _count(more.get("offset", 0)))
             case "prefix", {"addr": address, "len": int(length)}:
                 if not isinstance(address, str):
                     return n.UnknownExpression("", _dump(raw))
@@ -521,6 +523,10 @@ def _number(value: dict[str, Any], key: str, path: str) -> int:
     return found
 
 
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
 def _optional(value: dict[str, Any], key: str) -> str:
     found = value.get(key, "")
     return found if isinstance(found, str) else str(found)
@@ -570,7 +576,8 @@ def write_json(tables: Iterable[NftTable]) -> str:
         for chain in table.chains.values():
             described: dict[str, Any] = {**within, "name": chain.name}
             if chain.type:
-                described |= {"type": chain.type, "hook": chain.hook.value.lower() if chain.hook is not None else chain.other_hook}
+                hook = chain.hook.value.lower() if chain.hook is not None else chain.other_hook
+                described |= {"type": chain.type, "hook": hook}
                 if chain.device:
                     described["dev"] = _one_or_list(tuple(chain.device.split(",")))
                 described |= {"prio": chain.priority, "policy": chain.policy}
@@ -653,7 +660,8 @@ def _statement_json(statement: Statement, family: str, sets: words.Sets, *, in_s
         case n.Verdict():
             return _verdict_json(statement)
         case n.Compare(left=left, op=op, right=right):
-            return {"match": {"op": op, "left": _expression_json(left), "right": _expression_json(right, words.datatype(left, sets))}}
+            kind = words.datatype(left, sets)
+            return {"match": {"op": op, "left": _expression_json(left), "right": _expression_json(right, kind)}}
         case n.Vmap(key=key, data=data):
             return {"vmap": {"key": _expression_json(key), "data": _expression_json(data, words.datatype(key, sets))}}
         case n.Mangle(key=key, value=value):

@@ -43,7 +43,9 @@ _HOOKS: Final = {hook.value.lower(): hook for hook in Hook}
 _UNKNOWN_STATEMENTS: Final = frozenset({
     "quota", "queue", "tproxy", "synproxy", "dup", "fwd", "flow", "meter", "xt", "last", "reset", "tcp option", "osf",
 })  # fmt: skip
-_UNKNOWN_EXPRESSIONS: Final = frozenset({"exthdr", "hbh", "rt", "rt0", "rt2", "srh", "frag", "dst", "mh", "socket", "osf", "ipsec", "igmp"})
+_UNKNOWN_EXPRESSIONS: Final = frozenset({
+    "exthdr", "hbh", "rt", "rt0", "rt2", "srh", "frag", "dst", "mh", "socket", "osf", "ipsec", "igmp",
+})  # fmt: skip
 _OPTION_PROTOCOLS: Final = frozenset({"tcp", "ip", "sctp", "dccp"})
 
 
@@ -378,7 +380,9 @@ class _Reader:
             elif self.now.kind == "end":
                 self.unexpected("'}'")
             else:
-                known = ("type", "typeof", "flags", "timeout", "gc-interval", "size", "policy", "comment", "elements", "auto-merge")
+                known = (
+                    "type", "typeof", "flags", "timeout", "gc-interval", "size", "policy", "comment", "elements", "auto-merge",
+                )  # fmt: skip
                 self.bad(f"{self.now.text!r} is no part of a set", did_you_mean(self.now.text, known))
             if not (self.now.kind in ("newline", "comment", "end") or self.is_(";", "}")):
                 self.unexpected("the end of the line")
@@ -432,7 +436,8 @@ class _Reader:
 
     def element(self, kind: str, is_map: bool, data_kind: str) -> Element:
         key: Expression
-        if self.is_("*") and (self.ahead(1).text in (":", ",", "}", "comment", "counter", "timeout") or self.ahead(1).kind == "newline"):
+        behind = (":", ",", "}", "\n", "comment", "counter", "timeout")
+        if self.is_("*") and self.ahead(1).text in behind:
             self.take()
             key = Value("*")
         else:
@@ -912,9 +917,9 @@ class _Reader:
             offset = self.number()
             self.expect(",")
             return n.RawPayload(base, offset, self.number())
-        if self.accept("*"):
-            return Value("*")
-        self.unexpected("an expression")
+        if not self.accept("*"):
+            self.unexpected("an expression")
+        return Value("*")
 
     def named(self, kind: str) -> Expression:
         token, second = self.take(), self.now
@@ -944,13 +949,13 @@ class _Reader:
         known = words.PAYLOADS.get(text)
         if known is not None and second.kind == "word" and second.text in known:
             return n.Payload(text, self.take().text)
-        if (text in _OPTION_PROTOCOLS and second.text in ("option", "chunk")) or (text in _UNKNOWN_EXPRESSIONS and second.kind == "word"):
+        is_option = text in _OPTION_PROTOCOLS and second.text in ("option", "chunk")
+        if is_option or (text in _UNKNOWN_EXPRESSIONS and second.kind == "word"):
             return self.unknown_expression(token)
-        if known is not None and second.kind == "word" and second.text not in ("accept", "drop", "comment", "counter"):
-            if not kind:
-                hint = did_you_mean(second.text, known)
-                if hint is not None:
-                    self.bad(f"{text} has no field {second.text!r}", hint, second)
+        if known is not None and second.kind == "word" and not kind:
+            hint = did_you_mean(second.text, known)
+            if hint is not None:
+                self.bad(f"{text} has no field {second.text!r}", hint, second)
         return Value(text)
 
     def ct(self) -> Expression:
@@ -980,12 +985,8 @@ _WORD_OPERATORS: Final = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<
 def write_text(tables: Iterable[NftTable]) -> str:
     """What `nft list ruleset` prints for these tables, without handles; `nft -f` reads it.
 
-    >>> print(write_text([NftTable("ip", "t", {"c": NftChain("c", (NftRule((n.Verdict("drop"),)),))})]), end="")
-    table ip t {
-    	chain c {
-    		drop
-    	}
-    }
+    >>> write_text([NftTable("ip", "t", {"c": NftChain("c", (NftRule((n.Verdict("drop"),)),))})])
+    'table ip t {\\n\\tchain c {\\n\\t\\tdrop\\n\\t}\\n}\\n'
     """
     return "".join(_table_text(table) for table in tables)
 
@@ -994,7 +995,8 @@ def _table_text(table: NftTable) -> str:
     blocks: list[list[str]] = []
     for each in table.objects:
         if each.json and not each.text:
-            raise InputError(f"{each.kind} {each.name} cannot be written as text of nft", None, "it was read from JSON: write JSON")
+            what = f"{each.kind} {each.name} cannot be written as text of nft"
+            raise InputError(what, None, "it was read from JSON: write JSON")
         lines = [f"\t\t{line}" for line in each.text.split("\n") if line]
         blocks.append([f"\t{each.kind} {each.name} {{", *lines, "\t}"])
     blocks += [_set_lines(made, table) for made in table.sets.values()]

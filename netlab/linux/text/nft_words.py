@@ -89,6 +89,8 @@ _BRIDGE_PRIORITIES: Final = (("dstnat", -300), ("filter", -200), ("out", 100), (
 _DEFAULT_REJECTS: Final = {"ip": "icmp", "ip6": "icmpv6", "inet": "icmpx", "bridge": "icmpx", "netdev": "icmpx"}
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
+_FROM_JSON: Final = "it was read from JSON: write JSON"
+
 Sets = Mapping[str, NftSet]
 
 
@@ -180,7 +182,7 @@ def _value(value: Value, kind: str) -> str:
     if isinstance(content, int):
         if kind == "mark":
             return f"0x{content:08x}"
-        if kind == "raw" or kind in FLAG_TYPES:
+        if kind == "raw" or (kind in FLAG_TYPES and kind != "ct_label"):
             return f"0x{content:x}"
         if kind in ("dscp", "ecn"):
             return f"0x{content:02x}"
@@ -233,7 +235,7 @@ def expression_text(expression: Expression, kind: str = "", sets: Sets | None = 
             return f"{expression_text(key, '', sets)} map {_elements(key, data, sets, kind)}"
         case n.UnknownExpression(text=text, json=json):
             if not text:
-                raise InputError(f"an expression cannot be written as text of nft: {json}", None, "it was read from JSON: write JSON")
+                raise InputError(f"an expression cannot be written as text of nft: {json}", None, _FROM_JSON)
             return text
 
 
@@ -357,7 +359,7 @@ def statement_text(statement: Statement, family: str, sets: Sets | None = None, 
             return _limit(statement)
         case n.UnknownStatement(text=text, json=json):
             if not text:
-                raise InputError(f"a statement cannot be written as text of nft: {json}", None, "it was read from JSON: write JSON")
+                raise InputError(f"a statement cannot be written as text of nft: {json}", None, _FROM_JSON)
             return text
 
 
