@@ -13,6 +13,7 @@ import msgspec
 
 from netlab.linux.conntrack import CtView
 from netlab.linux.netns import Netns
+from netlab.linux.nft import Element
 from netlab.linux.packet import Packet
 from netlab.linux.rules import Hook
 
@@ -38,7 +39,8 @@ class View:
 
     Devices are names, "" where there is none at this hook; `physin`/`physout` are bridge ports of a bridged packet
     (br_netfilter). `recent` holds (list name, address) pairs that the walk has added; lists start empty. `local` says that
-    a socket of this namespace sent the packet (for `owner`). `changed_sets` names sets that `-j SET` changed on the way.
+    a socket of this namespace sent the packet (for `owner`). `changed_sets` names sets that `-j SET` changed on the way;
+    `nft_changes` has per nft set (family, table, name) what rules added to it (an Element) or took away (None), by key.
     """
 
     packet: Packet
@@ -52,3 +54,4 @@ class View:
     local: bool = False
     recent: set[tuple[str, int]] = field(default_factory=set)
     changed_sets: set[str] = field(default_factory=set)
+    nft_changes: dict[tuple[str, str, str], dict[tuple[int, ...], Element | None]] = field(default_factory=dict)

@@ -536,6 +536,10 @@ def _without_dead_jumps(rules: Sequence[RuleStep]) -> list[RuleStep]:
 
 
 def _target(rule: RuleStep) -> str:
+    """Where a jump leads: the last word of iptables' rule; of nft's, what the effect says (a map may have chosen it)."""
+    words = rule.effect.split(", ", 1)[0].split(" ", 1)
+    if len(words) == 2:
+        return words[1]
     return rule.rule.rsplit(None, 1)[-1] if rule.rule.strip() else ""
 
 

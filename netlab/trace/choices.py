@@ -27,7 +27,7 @@ class TooManyChoices(Exception):
 
 @dataclass(slots=True)
 class Choice:
-    """One point of one run: what was chosen, among what. `weights` None: undecided, the options are no, yes."""
+    """One point of one run: what was chosen, among what. `weights` None: undecided (of two options: no, yes)."""
 
     label: str
     index: int
@@ -53,6 +53,13 @@ class Chooser:
         if self.undecided > MAX_UNDECIDED:
             raise TooManyChoices(f"more than {MAX_UNDECIDED} rules could not be decided, the last: {label}")
         return bool(self._next(None, 2, label))
+
+    def undecided_among(self, count: int, label: str) -> int:
+        """One of several that netlab cannot tell apart; counts as an undecidable point."""
+        self.undecided += 1
+        if self.undecided > MAX_UNDECIDED:
+            raise TooManyChoices(f"more than {MAX_UNDECIDED} rules could not be decided, the last: {label}")
+        return self._next(None, count, label)
 
     def _next(self, weights: tuple[Fraction, ...] | None, count: int, label: str) -> int:
         position = len(self.made)

@@ -18,6 +18,7 @@ from netlab.linux.conntrack import Connection, CtState, CtView
 from netlab.linux.hooks import KERNEL_FUNCTIONS, Function
 from netlab.linux.matches import Comment, Connmark, Conntrack, State, UnknownMatch
 from netlab.linux.netns import Netns
+from netlab.linux.nft import Element, NftChain, NftTable
 from netlab.linux.packet import ACK, FIN, ICMP, ICMPV6, RST, SCTP, SYN, TCP, UDP, Flow, Packet
 from netlab.linux.route import select_source
 from netlab.linux.rules import Chain, Hook, Rule, Ruleset, Table
@@ -46,6 +47,7 @@ from netlab.linux.targets import (
 )
 from netlab.match.naive import rule_holds
 from netlab.match.view import Chance, View
+from netlab.trace import nftables
 from netlab.trace.choices import Chooser
 from netlab.trace.skb import Outcome, Skb, nice
 from netlab.trace.steps import AnyStep, Conntracked, HookStep, Natted, RuleStep
@@ -61,33 +63,56 @@ _GRE = 47
 _ICMP_REQUESTS = {ICMP: (8, 13, 15, 17), ICMPV6: (128,)}  # nf_conntrack_proto_icmp{,v6}.c: what may open a connection
 
 
-class Stage:
-    """One entry of a hook's plan: a base chain, or a function of the kernel with the nat chains that it asks."""
+NatChain = tuple[Table, Chain] | tuple[NftTable, NftChain]
 
-    __slots__ = ("chain", "chains", "function", "table")
+
+class Stage:
+    """One entry of a hook's plan: a base chain of iptables or nft, or a function of the kernel with the nat chains it asks."""
+
+    __slots__ = ("chain", "chains", "function", "nft", "table")
 
     def __init__(
         self,
         table: Table | None = None,
         chain: Chain | None = None,
         function: Function | None = None,
-        chains: tuple[tuple[Table, Chain], ...] = (),
+        chains: tuple[NatChain, ...] = (),
+        nft: tuple[NftTable, NftChain] | None = None,
     ) -> None:
-        self.table, self.chain, self.function, self.chains = table, chain, function, chains
+        self.table, self.chain, self.function, self.chains, self.nft = table, chain, function, chains, nft
 
 
 def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
-    """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking."""
-    if not ruleset.tables:
+    """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking.
+
+    Of one priority the kernel runs what registered first (nf_hook_entries_grow): here its own functions, then iptables, then
+    nft's chains in the order of the dump; a dump does not say who was first.
+    """
+    if not ruleset.tables and not ruleset.nft_tables:
         return []
-    nat = tuple((t, c) for t, c in ruleset.base_chains(hook) if t.name == "nat")
+    asked: list[tuple[int, int, NatChain]] = []
     entries: list[tuple[int, int, Stage]] = []
+    count = 0
+    for table, chain in ruleset.base_chains(hook):
+        count += 1
+        if table.name == "nat":
+            asked.append((chain.priority, count, (table, chain)))
+        else:
+            entries.append((chain.priority, count, Stage(table, chain)))
+    for nft in nftables.base_chains(ruleset, hook):
+        count += 1
+        if nft[1].type == "nat":
+            asked.append((nft[1].priority, count, nft))
+        else:
+            entries.append((nft[1].priority, count, Stage(nft=nft)))
+    asked.sort(key=lambda e: e[:2])
+    nat = tuple(each for _, _, each in asked)
+    has_nat = any(table.name == "nat" for table in ruleset.tables) or nftables.has_nat(ruleset)
     for priority, function in KERNEL_FUNCTIONS[hook] if wants_conntrack(ruleset) else ():
-        asks = nat if function in (Function.NAT_DST, Function.NAT_SRC) else ()
-        entries.append((priority, 0, Stage(function=function, chains=asks)))
-    for n, (table, chain) in enumerate(ruleset.base_chains(hook), 1):
-        if table.name != "nat":
-            entries.append((chain.priority, n, Stage(table, chain)))
+        if function not in (Function.NAT_DST, Function.NAT_SRC):
+            entries.append((priority, 0, Stage(function=function)))
+        elif has_nat:
+            entries.append((priority, 0, Stage(function=function, chains=nat)))
     entries.sort(key=lambda e: e[:2])
     return [stage for _, _, stage in entries]
 
@@ -96,9 +121,9 @@ def wants_conntrack(ruleset: Ruleset) -> bool:
     """Whether a rule needs connection tracking: it is switched on by the first that does (nf_conntrack_proto.c nf_ct_netns_get).
 
     The callers are the checkentry functions of xt_conntrack, xt_connmark, xt_CT (but not for --notrack) and the NAT targets;
-    what netlab does not model may be another. Without it the nat table is never asked.
+    what netlab does not model may be another. Without it the nat table is never asked. A rule of nft may ask as well.
     """
-    return any(
+    return nftables.wants_conntrack(ruleset.nft_tables) or any(
         type(rule.target) in _CONNTRACK_TARGETS
         or (type(rule.target) is Ct and not rule.target.notrack)
         or any(type(match) in _CONNTRACK_MATCHES for match in rule.matches)
@@ -132,6 +157,7 @@ class Netfilter:
         self.connections: dict[str, dict[ZonedTuple, tuple[Connection, bool]]] = {}
         self.recent: dict[str, set[tuple[str, int]]] = {}
         self.changed_sets: dict[str, set[str]] = {}
+        self.nft_changes: dict[str, dict[tuple[str, str, str], dict[tuple[int, ...], Element | None]]] = {}
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -152,10 +178,17 @@ class Netfilter:
             local=skb.socket,
             recent=self.recent.setdefault(skb.netns.name, set()),
             changed_sets=self.changed_sets.setdefault(skb.netns.name, set()),
+            nft_changes=self.nft_changes.setdefault(skb.netns.name, {}),
         )
+        if hook is Hook.PREROUTING and (passed := nftables.ingress(skb.netns.rulesets[skb.packet.family], indev)):
+            return Outcome("unknown", f"{passed} on {skb.netns.name}: chains at ingress are not modelled", skb.netns.name)
         for stage in stages:
-            if stage.chain is not None and stage.table is not None:
-                before = skb.packet
+            before = skb.packet
+            if stage.nft is not None:
+                outcome = nftables.walk(self, skb, view, *stage.nft)
+                if hook is Hook.OUTPUT and stage.nft[1].type == "route":
+                    _reroute(skb, before)
+            elif stage.chain is not None and stage.table is not None:
                 outcome = self._chain(skb, view, stage.table, stage.chain)
                 if hook is Hook.OUTPUT and stage.table.name == "mangle":
                     _reroute(skb, before)
@@ -172,7 +205,17 @@ class Netfilter:
         return None
 
     @staticmethod
-    def _rewrite(skb: Skb, view: View, packet: Packet) -> None:
+    def attached(skb: Skb) -> CtView | None:
+        """The connection that an answer to the packet belongs to."""
+        return attached(skb)
+
+    @staticmethod
+    def template(family: int) -> CtView:
+        """What a rule sees after one that chose a zone."""
+        return _template(family)
+
+    @staticmethod
+    def rewrite(skb: Skb, view: View, packet: Packet) -> None:
         skb.packet = packet
         view.packet = packet
 
@@ -249,7 +292,7 @@ class Netfilter:
                     mark = (view.packet.mark & ~mask & 0xFFFFFFFF) ^ value
                     hit(f"mark {view.packet.mark:#x} -> {mark:#x}")
                     if mark != view.packet.mark:
-                        self._rewrite(skb, view, replace(view.packet, mark=mark))
+                        self.rewrite(skb, view, replace(view.packet, mark=mark))
                 case SetConnmark():
                     hit(self._connmark(skb, view, rule.target))
                 case Ct(notrack=notrack, zone=zone):
@@ -259,7 +302,7 @@ class Netfilter:
                         skb.template = view.ct = CtView(CtState.UNTRACKED) if notrack else _template(view.packet.family)
                     hit("notrack" if notrack else f"zone {zone}" if zone is not None else "ct")
                 case Dnat() | Snat() | Masquerade() | Redirect() | Netmap():
-                    outcome = self._nat_target(skb, view, rule.target, hit)
+                    outcome = self.nat_target(skb, view, rule.target, hit)
                     self._ended(skb, view, table, base, "accept" if outcome is None else "drop", "rule", tried)
                     if outcome is not None and not outcome.reason:
                         outcome.reason = self._by(skb, table, chain, position, rule)
@@ -333,7 +376,7 @@ class Netfilter:
             connection.mark = new
             return f"ct mark {new:#x}"
         mark = (view.packet.mark & ~target.nfmask & 0xFFFFFFFF) ^ (connection.mark & target.ctmask)
-        self._rewrite(skb, view, replace(view.packet, mark=mark))
+        self.rewrite(skb, view, replace(view.packet, mark=mark))
         return f"mark {mark:#x}"
 
     # -- connection tracking -------------------------------------------------------------------------------------------
@@ -400,7 +443,7 @@ class Netfilter:
 
     # -- NAT -----------------------------------------------------------------------------------------------------------
 
-    def _nat(self, skb: Skb, view: View, source: bool, chains: tuple[tuple[Table, Chain], ...]) -> Outcome | None:
+    def _nat(self, skb: Skb, view: View, source: bool, chains: tuple[NatChain, ...]) -> Outcome | None:
         """nf_nat_core.c nf_nat_inet_fn: ask the nat chains for a new connection, then apply what is bound to it."""
         ct = skb.ct
         if ct is None or ct.connection is None:
@@ -409,8 +452,11 @@ class Netfilter:
         if ct.state is CtState.RELATED and skb.packet.is_icmp_error:
             return self._nat_icmp_error(skb, view, source, ct)
         if ct.state in (CtState.NEW, CtState.RELATED) and not (connection.src_done if source else connection.dst_done):
-            for table, chain in chains:
-                outcome = self._chain(skb, view, table, chain)
+            for each in chains:
+                if isinstance(each[0], NftTable):
+                    outcome = nftables.walk(self, skb, view, each[0], each[1])
+                else:
+                    outcome = self._chain(skb, view, each[0], each[1])
                 if outcome is not None:
                     return outcome
                 if connection.src_done if source else connection.dst_done:
@@ -448,7 +494,7 @@ class Netfilter:
             kind = "snat" if source else "dnat"
             note = "port chosen at random" if changed.sport_random and not packet.sport_random else ""
             self.emit(skb.netns.name, Natted(kind, str(_flow(packet)), _star(changed), ct.is_reply, note))
-            self._rewrite(skb, view, changed)
+            self.rewrite(skb, view, changed)
         return None
 
     def _nat_icmp_error(self, skb: Skb, view: View, source: bool, ct: CtView) -> Outcome | None:
@@ -474,10 +520,10 @@ class Netfilter:
             changed = replace(packet, quoted=quoted, dst=other.src)
         kind = "snat" if source else "dnat"
         self.emit(skb.netns.name, Natted(kind, str(packet), str(changed), True, f"and in the quoted packet: {quoted}"))
-        self._rewrite(skb, view, changed)
+        self.rewrite(skb, view, changed)
         return None
 
-    def _nat_target(
+    def nat_target(
         self,
         skb: Skb,
         view: View,

@@ -135,7 +135,8 @@ class HookStep(Step, frozen=True, tag="hook"):
 
 
 class RuleStep(Step, frozen=True, tag="rule"):
-    """A rule matched. `number` counts from 1 in its chain; `rule` is `-A CHAIN ...` in iptables-save's words.
+    """A rule matched. `number` counts from 1 in its chain; `rule` is `-A CHAIN ...` in iptables-save's words, or what nft prints
+    for it: then `table` is `nft FAMILY NAME`.
 
     `effect` says in a few words what it did ("jump", "mark 0x4000", "dnat to 10.244.0.3:9376", "return", "accept" ...).
     `chance` is the probability of a random match, "" where it was certain.
