@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 NETLINK_NETFILTER = 12
-_COUNTS = re.compile(r"^\[(\d+):\d+\] -A ", re.MULTILINE)
+_COUNTS = re.compile(r"^\[(\d+):\d+\] -A |counter packets (\d+) bytes", re.MULTILINE)
 
 # nfnetlink.h, nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE without a tuple removes every connection of the namespace
 _FLUSH = struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0)
@@ -83,7 +83,7 @@ class Agent:
         found: list[int] = []
         for save in self.saves:
             done = subprocess.run(save, capture_output=True, text=True, check=True)
-            found += [int(count) for count in _COUNTS.findall(done.stdout)]
+            found += [int(iptables or nft) for iptables, nft in _COUNTS.findall(done.stdout)]
         return found
 
     def _drain(self) -> list[list[str]]:

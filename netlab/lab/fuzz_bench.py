@@ -22,12 +22,14 @@ from types import TracebackType
 from typing import Any
 
 from netlab.errors import BugError, InputError
+from netlab.lab import fuzz_nft
 from netlab.linux.addr import Ip, Prefix, prefix
 from netlab.linux.derived import RULES, derived_routes, loopback
 from netlab.linux.netns import Address, Device, DeviceKind, Neighbour, Netns, NetnsKind, NextHop, PolicyRule, Route
 from netlab.linux.network import Network
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
+from netlab.linux.text import nft
 
 ROUTER, SENDER, RECEIVER = "router", "sender", "receiver"
 MACS = {"eth0": "02:00:00:00:01:01", "s0": "02:00:00:00:01:02", "eth1": "02:00:00:00:02:01", "r0": "02:00:00:00:02:02"}
@@ -100,9 +102,12 @@ def _unshare() -> list[str]:
 
 
 def missing(variant: str) -> str | None:
-    """One line that says what this machine lacks to fuzz with a variant of iptables ("legacy" or "nft"), or None."""
+    """One line that says what this machine lacks to fuzz with a variant ("legacy", "nft" or "nftables"), or None."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    tools = TOOLS | {f"{tool}-{variant}-restore": "iptables" for tool in ("iptables", "ip6tables")}
+    if variant == "nftables":
+        tools = TOOLS | {"nft": "nftables"}
+    else:
+        tools = TOOLS | {f"{tool}-{variant}-restore": "iptables" for tool in ("iptables", "ip6tables")}
     packages = sorted({package for tool, package in tools.items() if shutil.which(tool, path=path) is None})
     if packages:
         return f"comparing rulesets with the kernel needs: apt-get install {' '.join(packages)}"
@@ -123,6 +128,7 @@ class Bench:
         self.tool = f"{'iptables' if family == 4 else 'ip6tables'}-{variant}"
         self.places: list[tuple[str, str, int]] = []  # (table, chain, number) of each counter
         self.counts: list[int] = []
+        self.flush = ""  # text for nft that empties what rules fill
         self.forgets_recent = os.geteuid() == 0  # /proc/net/xt_recent belongs to the host's root, in any namespace
         agent = Path(__file__).with_name("fuzz_agent.py")
         self.process = subprocess.Popen(
@@ -198,7 +204,14 @@ class Bench:
         self.run("sleep", "0.3")  # IPv6 tells its multicast routers of its groups
 
     def load(self, rules: str, sets: str) -> None:
-        """Replace the router's rules and sets (iptables-save text with all four tables, ipset save text)."""
+        """Replace the router's rules and sets (iptables-save text with all four tables, ipset save text; or nft's text)."""
+        if self.variant == "nftables":
+            self.run("nft", "-f", "-", stdin=f"flush ruleset\n{rules}")
+            listed = Ruleset(nft_tables=nft.read_text(self.run("nft", "list", "ruleset")))
+            self.places = [place for place, _ in fuzz_nft.placed(listed)]
+            self.flush = fuzz_nft.dynamic_sets(listed)
+            self.counts = self._ask("counting", saves=[["nft", "list", "ruleset"]])["counts"]
+            return
         empty = "".join(f"*{table}\nCOMMIT\n" for table in TABLES)
         self.run(f"{self.tool}-restore", stdin=empty)
         self.run("ipset", "flush")  # a list:set holds on to its members
@@ -221,6 +234,8 @@ class Bench:
     def forget(self) -> None:
         """Forget all connections, and what `recent` has seen where that is allowed."""
         self._ask("forget", recent=self.forgets_recent)
+        if self.flush:
+            self.run("nft", "-f", "-", stdin=self.flush)
 
     def shot(self, at: str, data: bytes, dst: Ip) -> tuple[dict[tuple[str, str, int], int], list[tuple[str, bytes]]]:
         """Send one packet: `at` a wire's end, a whole frame; at the router, an IP packet.

@@ -24,14 +24,17 @@ import msgspec
 from msgspec.structs import replace
 
 from netlab.errors import BugError, InputError
+from netlab.lab import fuzz_nft
 from netlab.lab.frames import decode, decode_frame, encode, frame, header_length, tcp_numbers
 from netlab.lab.fuzz_bench import MACS, ROUTER, WIRES, Bench, model
 from netlab.lab.fuzz_generate import RECEIVERS, SENDERS, SETS, TTLS, Maker
 from netlab.linux.bridge import Links
 from netlab.linux.netns import Device
+from netlab.linux.nft import NftRule
 from netlab.linux.packet import ACK, FIN, ICMP, ICMPV6, PSH, RST, SYN, TCP, UDP, Packet
 from netlab.linux.rules import Rule, Ruleset
 from netlab.linux.text import ipset, iptables_save
+from netlab.linux.text.nft import read_text, write_text
 from netlab.trace.choices import Chooser, TooManyChoices
 from netlab.trace.skb import Outcome, Skb, header
 from netlab.trace.steps import AnyStep, RuleStep
@@ -60,7 +63,7 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Case(msgspec.Struct, frozen=True):
-    """A ruleset and a conversation, replayable: iptables-save text, ipset save text, packets."""
+    """A ruleset and a conversation, replayable: iptables-save text and ipset save text, or nft's text; packets."""
 
     family: int
     rules: str
@@ -157,10 +160,15 @@ class _Router(Walk):
     def __init__(self, links: Links, chooser: Chooser) -> None:
         super().__init__(links.network, links, chooser)
         self.seen = Seen({}, [])
+        self.uncounted: frozenset[Place] = frozenset()
+        for rules in links.network.namespaces[ROUTER].rulesets.values():
+            self.uncounted |= fuzz_nft.uncounted(rules)
 
     def emit(self, where: str, step: AnyStep) -> None:
-        if isinstance(step, RuleStep):
+        if isinstance(step, RuleStep) and not step.effect.endswith("then no match"):
             place = (step.table, step.chain, step.number)
+            if place in self.uncounted:
+                return
             self.seen.hits[place] = self.seen.hits.get(place, 0) + 1
 
     def _cross(self, skb: Skb, device: Device, to: tuple[str, str]) -> Outcome:
@@ -390,7 +398,7 @@ def fuzz_rulesets(
     seed : int
         The same seed makes the same rulesets and first packets.
     variant : str
-        "legacy" or "nft": whose iptables-restore loads them.
+        "legacy" or "nft": whose iptables-restore loads them; "nftables": rules of nft itself.
     families : sequence of int
         4, 6.
     conversations : int
@@ -415,7 +423,8 @@ def fuzz_rulesets(
             family = families[number % len(families)]
             rng = Random(f"{seed}/{number}/{family}")
             bench = benches[family]
-            _one_ruleset(report, bench, Maker(rng, family, bench.forgets_recent), conversations, shrink)
+            maker = fuzz_nft.NftMaker(rng, family) if variant == "nftables" else Maker(rng, family, bench.forgets_recent)
+            _one_ruleset(report, bench, maker, conversations, shrink)
             report.seconds = time.monotonic() - began
             if progress is not None:
                 progress(report)
@@ -426,7 +435,10 @@ def fuzz_rulesets(
 
 def _one_ruleset(report: FuzzReport, bench: Bench, maker: Maker, conversations: int, shrink: bool) -> None:
     family = maker.family
-    text, sets = iptables_save.write(maker.ruleset(), family=family), SETS[family]
+    if isinstance(maker, fuzz_nft.NftMaker):
+        text, sets = write_text(maker.nft_ruleset().nft_tables), ""
+    else:
+        text, sets = iptables_save.write(maker.ruleset(), family=family), SETS[family]
     links, rules = prepared(text, sets, family)
     bench.load(text, sets)
     report.rulesets += 1
@@ -467,11 +479,16 @@ def _one_ruleset(report: FuzzReport, bench: Bench, maker: Maker, conversations: 
     report.rules_hit += len(hit)
 
 
-def _count(report: FuzzReport, rules: dict[Place, Rule], seen: Seen, hit: set[Place]) -> None:
+def _count(report: FuzzReport, rules: dict[Place, Rule | NftRule], seen: Seen, hit: set[Place]) -> None:
     for place, times in seen.hits.items():
         rule = rules[place]
         report.hits += times
         hit.add(place)
+        if isinstance(rule, NftRule):
+            asks, does = fuzz_nft.described(rule)
+            report.matches.update(asks)
+            report.targets[does] += 1
+            continue
         report.matches.update(type(match).__name__ for match in rule.matches)
         report.targets[type(rule.target).__name__ if rule.target is not None else "none"] += 1
     if not seen.wire:
@@ -482,8 +499,11 @@ def _count(report: FuzzReport, rules: dict[Place, Rule], seen: Seen, hit: set[Pl
         report.fates["ICMP error" if error else "reset" if reset else "forwarded or answered"] += 1
 
 
-def prepared(text: str, sets: str, family: int) -> tuple[Links, dict[Place, Rule]]:
+def prepared(text: str, sets: str, family: int) -> tuple[Links, dict[Place, Rule | NftRule]]:
     """The bench as netlab sees it with these rules, and the rules by their place."""
+    if fuzz_nft.is_nft(text):
+        ruleset = Ruleset(nft_tables=read_text(text))
+        return Links(model(family, ruleset, {})), dict(fuzz_nft.placed(ruleset))
     rules = iptables_save.parse(text, family=family)
     network = model(family, rules, ipset.parse(sets) if sets else {})
     return Links(network), dict(_placed(rules))
@@ -561,6 +581,9 @@ def _with_rules(case: Case, keep: Callable[[Place, Rule], Rule | None]) -> Case:
 
 
 def _fewer_rules(case: Case) -> Iterator[Case]:
+    if fuzz_nft.is_nft(case.rules):
+        yield from (replace(case, rules=rules) for rules in fuzz_nft.fewer_rules(case.rules))
+        return
     places = [place for place, _ in _placed(iptables_save.parse(case.rules, family=case.family))]
     size = len(places)
     while size >= 1:
@@ -571,6 +594,9 @@ def _fewer_rules(case: Case) -> Iterator[Case]:
 
 
 def _fewer_matches(case: Case) -> Iterator[Case]:
+    if fuzz_nft.is_nft(case.rules):
+        yield from (replace(case, rules=rules) for rules in fuzz_nft.fewer_statements(case.rules))
+        return
     for place, rule in _placed(iptables_save.parse(case.rules, family=case.family)):
         for n in range(len(rule.matches)):
             less = replace(rule, matches=rule.matches[:n] + rule.matches[n + 1 :])
@@ -581,6 +607,8 @@ def _fewer_matches(case: Case) -> Iterator[Case]:
 
 
 def _simpler_chains(case: Case) -> Iterator[Case]:
+    if fuzz_nft.is_nft(case.rules):
+        return
     for line in case.rules.split("\n"):
         if " DROP [" in line:
             yield replace(case, rules=case.rules.replace(line, line.replace(" DROP [", " ACCEPT ["), 1))

@@ -85,34 +85,45 @@ class Stage:
 def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
     """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking.
 
-    Of one priority the kernel runs what registered first (nf_hook_entries_grow): here its own functions, then iptables, then
-    nft's chains in the order of the dump; a dump does not say who was first.
+    Of one priority the kernel runs first what registered last (netfilter/core.c nf_hook_entries_grow). Here iptables registered
+    first, then nft's chains in the order of the dump, NAT with the first chain that is of it, and connection tracking with the
+    first rule that wants it, which is behind them all. (A dump does not say whether iptables or nft was first.)
     """
     if not ruleset.tables and not ruleset.nft_tables:
         return []
     asked: list[tuple[int, int, NatChain]] = []
     entries: list[tuple[int, int, Stage]] = []
-    count = 0
-    for table, chain in ruleset.base_chains(hook):
-        count += 1
-        if table.name == "nat":
-            asked.append((chain.priority, count, (table, chain)))
+    registered = [(table, chain) for table in ruleset.tables for chain in table.chains.values() if chain.hook is not None]
+    nft_registered = nftables.base_chains(ruleset)
+    first_nat: int | None = None
+    for number, (table, chain) in enumerate(registered):
+        is_nat = table.name == "nat"
+        if is_nat and first_nat is None:
+            first_nat = number
+        if chain.hook is not hook:
+            continue
+        if is_nat:
+            asked.append((chain.priority, -number, (table, chain)))
         else:
-            entries.append((chain.priority, count, Stage(table, chain)))
-    for nft in nftables.base_chains(ruleset, hook):
-        count += 1
-        if nft[1].type == "nat":
-            asked.append((nft[1].priority, count, nft))
+            entries.append((chain.priority, -number, Stage(table, chain)))
+    for number, nft in enumerate(nft_registered, len(registered)):
+        is_nat = nft[1].type == "nat"
+        if is_nat and first_nat is None:
+            first_nat = number
+        if nft[1].hook is not hook:
+            continue
+        if is_nat:
+            asked.append((nft[1].priority, -number, nft))
         else:
-            entries.append((nft[1].priority, count, Stage(nft=nft)))
+            entries.append((nft[1].priority, -number, Stage(nft=nft)))
     asked.sort(key=lambda e: e[:2])
     nat = tuple(each for _, _, each in asked)
-    has_nat = any(table.name == "nat" for table in ruleset.tables) or nftables.has_nat(ruleset)
+    last = len(registered) + len(nft_registered)
     for priority, function in KERNEL_FUNCTIONS[hook] if wants_conntrack(ruleset) else ():
         if function not in (Function.NAT_DST, Function.NAT_SRC):
-            entries.append((priority, 0, Stage(function=function)))
-        elif has_nat:
-            entries.append((priority, 0, Stage(function=function, chains=nat)))
+            entries.append((priority, -last, Stage(function=function)))
+        elif first_nat is not None:
+            entries.append((priority, -first_nat, Stage(function=function, chains=nat)))
     entries.sort(key=lambda e: e[:2])
     return [stage for _, _, stage in entries]
 

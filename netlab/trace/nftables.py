@@ -9,7 +9,7 @@ What a NAT statement does to a connection is netfilter.py's. Sources: net/netfil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +20,7 @@ from netlab.linux.addr import Ip, ip, mask_of
 from netlab.linux.conntrack import CtState, CtView
 from netlab.linux.nft import Element, Expression, NftChain, NftRule, NftTable, Statement
 from netlab.linux.packet import SCTP, TCP, UDP
-from netlab.linux.rules import Hook, Ruleset
+from netlab.linux.rules import Ruleset
 from netlab.linux.targets import Dnat, Masquerade, NatRange, Netmap, Redirect, Snat
 from netlab.linux.text import nft_words as words
 from netlab.linux.text.nft_check import expressions_of
@@ -56,13 +56,15 @@ _REJECTS: Final = {
 # -- what a ruleset registers ------------------------------------------------------------------------------------------
 
 
-def base_chains(ruleset: Ruleset, hook: Hook) -> Iterator[tuple[NftTable, NftChain]]:
-    """nft's base chains at a hook, in the order of the dump; a dormant table has none."""
-    for table in ruleset.nft_tables:
-        if table.family in ("ip", "ip6", "inet") and "dormant" not in table.flags:
-            for chain in table.chains.values():
-                if chain.hook is hook:
-                    yield table, chain
+def base_chains(ruleset: Ruleset) -> list[tuple[NftTable, NftChain]]:
+    """nft's base chains at the five hooks, in the order of the dump; a dormant table has none."""
+    return [
+        (table, chain)
+        for table in ruleset.nft_tables
+        if table.family in ("ip", "ip6", "inet") and "dormant" not in table.flags
+        for chain in table.chains.values()
+        if chain.hook is not None
+    ]
 
 
 def wants_conntrack(tables: Iterable[NftTable]) -> bool:
@@ -83,11 +85,6 @@ def _needs_conntrack(statement: Statement) -> bool:
     if isinstance(statement, n.Nat | n.UnknownStatement):
         return True
     return any(isinstance(expression, n.CtKey | n.UnknownExpression) for expression in expressions_of(statement))
-
-
-def has_nat(ruleset: Ruleset) -> bool:
-    """Whether an nft chain of type nat is there: its NAT functions run at all four hooks (nf_nat_core.c nf_nat_register_fn)."""
-    return any(chain.type == "nat" for hook in Hook for _, chain in base_chains(ruleset, hook))
 
 
 def ingress(ruleset: Ruleset, device: str) -> str:
@@ -325,6 +322,9 @@ class _Walk:
                     connection.mark = number
                     self.effects.append(f"ct mark {number:#x}")
             case n.CtKey(direction=direction):  # nft_ct_set_zone_eval: only the first counts
+                if skb.ct is not None and skb.ct.connection is None:
+                    # the template then stands for the connection, NAT marks it, and the next packet of this CPU sees that
+                    return self._unknown("a zone for a packet that connection tracking has let pass without a connection")
                 if skb.ct is None and (skb.template is None or skb.template.connection is None):
                     skb.untracked, skb.zone = False, number
                     skb.zone_direction = {"original": "orig"}.get(direction, direction)

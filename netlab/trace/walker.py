@@ -222,7 +222,9 @@ class Walk:
             return None
         if skb.local and packet.protocol in (ICMP, ICMPV6) and packet.icmp_type in (ECHO_REPLY, TIMESTAMP_REPLY, V6_ECHO_REPLY):
             return None  # icmp_xmit_lock: the kernel's one ICMP socket is busy sending the reply that is refused
-        source = packet.dst if is_local(skb.netns, packet.dst) else Ip(packet.family, 0)
+        # icmp_send looks at the route: a reject of PREROUTING makes one to the sender (nf_reject_ipv4.c nf_reject_fill_skb_dst)
+        asked = is_local(skb.netns, packet.dst) and (packet.family == 6 or skb.routed is not None)
+        source = packet.dst if asked else Ip(packet.family, 0)
         if packet.family == 6 and source.value == 0 and skb.indev:  # icmp6_send: of the device that it came in through
             source = select_source(skb.netns, skb.indev, packet.src) or source
         protocol = ICMP if packet.family == 4 else ICMPV6
