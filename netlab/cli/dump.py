@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from netlab.linux.netns import Netns
     from netlab.linux.network import Network
 
-WHAT = ("iptables-save", "ip6tables-save", "addr", "link", "route", "rule", "neigh", "fdb")
-LATER = ("nft", "ipset", "ipvsadm")  # not modelled yet
+WHAT = ("iptables-save", "ip6tables-save", "nft", "addr", "link", "route", "rule", "neigh", "fdb")
+LATER = ("ipset", "ipvsadm")  # not modelled yet
 
 
 def dump(
@@ -30,7 +30,7 @@ def dump(
     *,
     output: Annotated[
         Literal["text", "json"],
-        Parameter(alias="-o", group=OUTPUT, help="json is what `ip -j` and `bridge -j` print; iptables-save has none."),
+        Parameter(alias="-o", group=OUTPUT, help="json is what `nft -j`, `ip -j` and `bridge -j` print; iptables-save has none."),
     ] = "text",
     family: Annotated[
         Literal[4, 6] | None, Parameter(group=OUTPUT, help="`ip -4` (the default) or `ip -6`, for route and rule.")
@@ -41,6 +41,7 @@ def dump(
 
     For example:
       netlab dump node-1 iptables-save -f cluster.json
+      netlab dump node-1 nft -o json
       netlab dump node-1 route
       netlab dump pod/web-0 addr -o json
       netlab dump node-2 fdb --observed node-2=dumps/node-2/
@@ -118,6 +119,12 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
         of = 6 if what == "ip6tables-save" else 4
         ruleset = netns.rulesets.get(of)
         return write(ruleset, family=of) if ruleset is not None else ""
+    if what == "nft":
+        from netlab.linux.rules import nft_tables
+        from netlab.linux.text.nft import write_json, write_text
+
+        tables = nft_tables(netns.rulesets)
+        return write_json(tables) if json else write_text(tables)
     from netlab.linux.text import iproute
 
     match what:
@@ -136,7 +143,7 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
 
 
 def _nothing(netns: Netns, cluster: Cluster, what: str) -> str:
-    """The note for nft, ipset and ipvsadm: that nothing is there, only where that is certain; else InputError."""
+    """The note for ipset and ipvsadm: that nothing is there, only where that is certain; else InputError."""
     from netlab.linux.netns import NetnsKind
 
     pod = netns.kind is NetnsKind.POD  # netlab puts nothing of the kind into pods

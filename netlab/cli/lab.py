@@ -203,8 +203,11 @@ def verify(
         int, Parameter(group=LAB, metavar="N", help="Instead: N random clusters, 60 random flows through each, by --seed.")
     ] = 0,
     rulesets: Annotated[
-        int, Parameter(group=LAB, metavar="N", help="Instead: N random iptables rulesets, 60 conversations through each.")
+        int, Parameter(group=LAB, metavar="N", help="Instead: N random rulesets, 60 conversations through each.")
     ] = 0,
+    nftables: Annotated[
+        bool, Parameter(group=LAB, negative=(), help="The random rulesets are nft's own, not those of iptables.")
+    ] = False,
     iptables: Iptables = "legacy",
     kernel: Kernel = "auto",
     cluster: ClusterFlags = ClusterFlags(),
@@ -220,6 +223,7 @@ def verify(
       netlab lab verify -f cluster.json --flows 5000 --seed 7 --iptables nft
       netlab lab verify --random 100 --seed 1
       netlab lab verify --rulesets 50 --seed 1 --iptables nft
+      netlab lab verify --rulesets 50 --seed 1 --nftables
     """
     from netlab.lab import verify as comparing
     from netlab.lab.frequencies import choosing, frequencies
@@ -235,7 +239,9 @@ def verify(
                 "--random and --rulesets make their own clusters and rules, on the running kernel",
                 hint="leave out -f, --observed and --kernel uml",
             )
-        return _verify_random(cluster, random, rulesets, seed, rules, iptables)
+        return _verify_random(cluster, random, rulesets, seed, rules, iptables, nftables)
+    if nftables:
+        raise InputError("--nftables goes with --rulesets", hint="netlab lab verify --rulesets 50 --nftables")
     stdin = sys.stdin.read() if "-" in cluster.filename else None
     declared, tracer, network = _open(cluster, stdin)
     plan = make_plan(network, variant=iptables)
@@ -268,7 +274,7 @@ def verify(
     return 1 if report.disagreements or counted.disagreements or not all(chance.fits for chance in chances) else 0
 
 
-def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, rules: int, iptables: str) -> int:
+def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, rules: int, iptables: str, nftables: bool) -> int:
     """Random clusters, then random rulesets; the exit code is 1 if Linux disagrees with netlab on any packet."""
     if random < 0 or rulesets < 0:
         raise InputError("--random and --rulesets must be at least 0")
@@ -284,7 +290,8 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
         from netlab.lab.fuzz_rules import fuzz_rulesets
 
         show = progress(flags, rulesets, "rulesets")
-        report = fuzz_rulesets(rulesets, seed, iptables, progress=lambda report: show(report.rulesets))
+        variant = "nftables" if nftables else iptables
+        report = fuzz_rulesets(rulesets, seed, variant, progress=lambda report: show(report.rulesets))
         emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary())
         failed = failed or bool(report.disagreements)
     return 1 if failed else 0

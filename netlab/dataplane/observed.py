@@ -1,7 +1,7 @@
 """What was read from a node in place of what would have been compiled for it.
 
-    DIR/iptables-save ip6tables-save ipset ip-link.json ip-addr.json ip-route.json ip6-route.json ip-rule.json ip6-rule.json
-        ip-neigh.json fdb.json sysctl   each optional; netlab/lab/snapshot.sh writes them
+    DIR/iptables-save ip6tables-save nft.json nft ipset ip-link.json ip-addr.json ip-route.json ip6-route.json
+        ip-rule.json ip6-rule.json ip-neigh.json fdb.json sysctl   each optional; netlab/lab/snapshot.sh writes them
 
 Law: a file replaces its kind of table and nothing else; `Netns.origins` says which. Dumps speak of one node only, so three
 things are inferred, and said where they are not certain: which device is the node's port on the fabric (the one with its
@@ -24,14 +24,17 @@ from netlab.errors import InputError, did_you_mean
 from netlab.linux.derived import derived_routes, in_kernel_order, link_local
 from netlab.linux.netns import LOCAL, Device, DeviceKind, FdbEntry, Neighbour, Netns, NetnsKind, PolicyRule, Route, RouteType
 from netlab.linux.network import Network
+from netlab.linux.nft import NftTable
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
-from netlab.linux.text import iproute, ipset, iptables_save, sysctl
+from netlab.linux.text import iproute, ipset, iptables_save, nft, sysctl
 from netlab.refs import Ref
 
 FILES = {  # file name -> the command that writes it
     "iptables-save": "iptables-save",
     "ip6tables-save": "ip6tables-save",
+    "nft.json": "nft -j list ruleset",
+    "nft": "nft list ruleset",
     "ipset": "ipset save",
     "ip-link.json": "ip -d -j link",
     "ip-addr.json": "ip -j addr",
@@ -96,12 +99,10 @@ def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
         found = f"found: {', '.join(others[:6])}" if others else "the directory is empty"
         raise InputError(f"no dump in {directory} ({found})", hint="netlab looks for " + ", ".join(FILES))
     others = [name for name in others if not _says_nothing(directory, name)]
-    tables = _foreign_tables(directory) if "nft.json" in others else None
-    if tables is not None:
-        others.remove("nft.json")
     notes = [f"{directory}: not read: {', '.join(others)}"] if others else []
-    if tables:
-        notes.append(f"{directory}: nftables has rules of its own, which are not looked at: {', '.join(tables)}")
+    if "nft.json" in texts and "nft" in texts:
+        notes.append(f"{directory}: nft.json is read, nft (the same as text) is not")
+        del texts["nft"]
     for name in ("iptables-save", "ip6tables-save"):
         text = texts.get(name, "")
         strange = re.findall(r"^# Table .(\w+). .*incompatible", text, re.MULTILINE) if "incompatible" in text else []
@@ -119,28 +120,8 @@ def _says_nothing(directory: str, name: str) -> bool:
     return name == "ipvsadm" and os.path.isfile(path) and os.path.getsize(path) == 0
 
 
-class _Table(msgspec.Struct, frozen=True, gc=False):
-    family: str
-    name: str
-
-
-class _Entry(msgspec.Struct, frozen=True, gc=False):
-    table: _Table | None = None
-
-
-class _Listing(msgspec.Struct, frozen=True):
-    nftables: list[_Entry]
-
-
-def _foreign_tables(directory: str) -> list[str] | None:
-    """The tables in nft.json that iptables-save does not show; None where that is not what the file is."""
-    try:
-        with open(os.path.join(directory, "nft.json"), "rb") as file:
-            entries = msgspec.json.decode(file.read(), type=_Listing).nftables
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    tables = [entry.table for entry in entries if entry.table is not None]
-    return [f"{table.family} {table.name}" for table in tables if (table.family, table.name) not in _XTABLES]
+def any_rule(table: NftTable) -> bool:
+    return any(chain.rules for chain in table.chains.values())
 
 
 def _read(path: str) -> str:
@@ -236,7 +217,36 @@ class _Observation:
         if "ip6tables-save" in self.texts:
             self.origins["ip6tables"] = "observed"
             made[6] = partial(self.ruleset, "ip6tables-save", 6)
+        own = self.nft_tables()
+        if own is not None or "iptables" in self.origins or "ip6tables" in self.origins:
+            return Lazy({family: partial(self.with_nft, family, make, own) for family, make in made.items()})
         return Lazy(made)
+
+    def nft_tables(self) -> tuple[NftTable, ...] | None:
+        """What nft.json (or nft) holds, without the tables of iptables-nft, which iptables-save shows; None: no such file."""
+        name = next((name for name in ("nft.json", "nft") if name in self.texts), None)
+        if name is None:
+            return None
+        self.origins["nft"] = "observed"
+        found = (nft.read_json if name == "nft.json" else nft.read_text)(self.texts[name], self.path(name))
+        others = [f"{table.family} {table.name}" for table in found if table.family in ("arp", "bridge") and any_rule(table)]
+        if others:
+            self.assumptions.append(f"{self.name}: tables that no IP hook asks are not looked at: {', '.join(others)}")
+        return tuple(table for table in found if (table.family, table.name) not in _XTABLES)
+
+    def with_nft(
+        self, family: int, make: Callable[[], Ruleset], own: tuple[NftTable, ...] | None
+    ) -> Ruleset:
+        """The family's rules with nft's tables: those of the dump, else the expected ones."""
+        ruleset = make()
+        if own is None:
+            expected = self.expected.rulesets.get(family)
+            if expected is None or ruleset is expected:
+                return ruleset
+            return msgspec.structs.replace(ruleset, nft_tables=expected.nft_tables, nft_origin=expected.nft_origin)
+        families = ("ip" if family == 4 else "ip6", "inet", "netdev")
+        tables = tuple(table for table in own if table.family in families)
+        return msgspec.structs.replace(ruleset, nft_tables=tables, nft_origin="observed")
 
     def ruleset(self, name: str, family: int) -> Ruleset:
         return iptables_save.parse(self.texts[name], family=family, file=self.path(name), origin="observed")

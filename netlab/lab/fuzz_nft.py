@@ -2,8 +2,8 @@
 
     table FAMILY fuzz: sets, maps | chains that all hooks share | base chains of filter, route and nat
 
-Law: a generator is a function of its random numbers; whatever it makes, nft loads. A rule counts (`counter`) just before what ends
-it; where the last word may itself not hold (vmap, NAT by map) it does not count, and the chains behind it tell.
+Law: a generator is a function of its random numbers; whatever it makes, nft loads. A rule counts (`counter`) just before its
+end; where the last word may itself not hold (vmap, NAT by map) it does not count, and the chains behind it tell.
 Left out: rates, clocks, users, and what netlab calls unknown.
 """
 
@@ -168,7 +168,7 @@ class NftMaker(Maker):
         return Value(str(self.one(self.addresses)))
 
     def compare(self, protocol: int | None, hook: Hook | None) -> Compare:
-        kinds = ["address"] * 5 + ["device", "l4", "mark"] * 2 + ["length", "pkttype", "ttl", "fib", "fib", "concat", "raw"]
+        kinds = ["address"] * 5 + ["device", "l4", "mark"] * 2 + ["length", "pkttype", "ttl", "fib", "fib", "concat"]
         kinds += ["numgen"] if self.often(20) else []
         kinds += ["hash"] if self.often(40) else []
         if self.tracked:
@@ -187,7 +187,7 @@ class NftMaker(Maker):
                 return self.device(sign)
             case "l4":
                 if protocol is None or self.often(30):
-                    return Compare(n.Meta("l4proto"), "!=" if protocol else sign, self.literal([Value("sctp"), Value("gre")], 2))
+                    return Compare(n.Meta("l4proto"), "!=" if protocol else sign, self.literal([Value("sctp"), Value(253)], 2))
                 return Compare(n.Meta("l4proto"), "==", Value(self.l4[protocol]))
             case "mark":
                 return self.marked(n.Meta("mark"), sign)
@@ -201,9 +201,6 @@ class NftMaker(Maker):
                 return self.fib(sign, hook)
             case "concat":
                 return self.concat(protocol, sign)
-            case "raw":
-                base = (n.RawPayload("nh", 64, 8), 64) if self.family == 4 else (n.RawPayload("nh", 56, 8), 64)
-                return Compare(base[0], self.one(("==", "!=", "<", ">")), Value(self.one((62, 63, 64))))
             case "numgen":
                 modulus = self.one((1, 2, 3, 10))
                 return Compare(n.Numgen("random", modulus), self.one(("==", "!=", "<")), Value(self.rng.randrange(modulus)))

@@ -32,7 +32,9 @@ from netlab.linux.netns import (
     RouteType,
 )
 from netlab.linux.network import Network
+from netlab.linux.rules import nft_tables
 from netlab.linux.text import ipset, iptables_save
+from netlab.linux.text.nft import write_text
 
 FABRIC = "netlab_fabric"  # holds the bridges that play the segments; no Kubernetes name has an underscore
 VARIANTS = ("legacy", "nft")
@@ -253,6 +255,9 @@ def _furnish(netns: Netns, variant: str, notes: list[str]) -> Iterator[Action]:
         if ruleset is not None and ruleset.tables:
             tool = f"{'iptables' if family == 4 else 'ip6tables'}-{variant}-restore"
             yield Run(ns, (tool,), iptables_save.write(ruleset, family=family))
+    tables = nft_tables(netns.rulesets)
+    if tables:
+        yield Run(ns, ("nft", "-f", "-"), write_text(tables))
 
 
 def _ip_lines(netns: Netns, notes: list[str]) -> Iterator[str]:

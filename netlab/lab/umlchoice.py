@@ -84,6 +84,8 @@ def requirements(network: Network, variant: str = "legacy") -> frozenset[str]:
             found.add("ipset")
         if any(ruleset.tables for ruleset in netns.rulesets.values()):
             found.add(f"iptables-{variant}")
+        if any(ruleset.nft_tables for ruleset in netns.rulesets.values()):
+            found.add("nftables")
     return frozenset(found)
 
 

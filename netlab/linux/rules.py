@@ -63,12 +63,13 @@ class Ruleset(msgspec.Struct, frozen=True):
     """All tables that an IP packet of one family can meet in one namespace; `tables` keeps their order in the dump.
 
     `tables` are those of iptables, `nft_tables` those of nft (of the family, and inet). `origin` is "expected" (compiled from
-    the cluster) or "observed" (read from a node).
+    the cluster) or "observed" (read from a node); `nft_origin` that of `nft_tables`.
     """
 
     tables: tuple[Table, ...] = ()
     origin: str = "expected"
     nft_tables: tuple[NftTable, ...] = ()
+    nft_origin: str = "expected"
 
     def table(self, name: str) -> Table | None:
         for table in self.tables:
@@ -83,4 +84,14 @@ class Ruleset(msgspec.Struct, frozen=True):
             yield table, chain
 
 
-__all__ = ["Chain", "Hook", "Rule", "Ruleset", "Table"]
+def nft_tables(rulesets: Mapping[int, Ruleset]) -> list[NftTable]:
+    """The tables of nft that a namespace holds, each once (those of inet are in the rulesets of both families)."""
+    found: dict[tuple[str, str], NftTable] = {}
+    for family in (4, 6):
+        ruleset = rulesets.get(family)
+        for table in ruleset.nft_tables if ruleset is not None else ():
+            found.setdefault((table.family, table.name), table)
+    return list(found.values())
+
+
+__all__ = ["Chain", "Hook", "Rule", "Ruleset", "Table", "nft_tables"]

@@ -477,7 +477,7 @@ def _fib6_type(view: View, address: Ip, device: str, mark: bool) -> Part:
 def _fib_device(view: View, address: Ip, device: str, mark: bool, to_destination: bool, by_iif: bool) -> str:
     """The device that an address is reached through, "" where there is none; with a device given, that one or none."""
     packet, netns = view.packet, view.netns
-    if view.hook is Hook.PREROUTING and view.indev == "lo":
+    if view.hook in (Hook.PREROUTING, Hook.INPUT) and view.indev == "lo":  # nft_fib.h nft_fib_can_skip
         return "lo"
     if packet.family == 4 and packet.src.value >> 24 == 0 and (
         packet.dst.value == 0xFFFFFFFF or packet.dst.value >> 8 == 0xE00000
@@ -487,7 +487,7 @@ def _fib_device(view: View, address: Ip, device: str, mark: bool, to_destination
     if by_iif and not to_destination and view.hook is Hook.FORWARD:
         iif = view.outdev
     other = packet.src if to_destination else packet.dst
-    oif = device if packet.family == 6 else ""
+    oif = device if packet.family == 6 and address.is_link_local else ""
     ways = lookup(netns, address, src=other, mark=packet.mark if mark else 0, iif=iif, oif=oif)
     first = ways[0]
     if first.undecided is not None:

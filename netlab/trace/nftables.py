@@ -206,6 +206,8 @@ class _Walk:
                     if self.skb.ct is None and self.skb.template is None:  # nft_ct.c nft_notrack_eval
                         self.skb.untracked = True
                         self.skb.template = self.view.ct = CtView(CtState.UNTRACKED)
+                    elif self.skb.ct is not None and self.skb.ct.connection is None:  # INVALID, that is: no longer
+                        self.skb.ct = self.view.ct = CtView(CtState.UNTRACKED)
                     self.effects.append("notrack")
                 case n.SetChange():
                     self._change(statement)
@@ -514,7 +516,7 @@ class _Walk:
 
     def _ended(self, verdict: str, by: str) -> None:
         if self.tried or verdict != "accept":
-            origin = self.skb.netns.rulesets[self.view.packet.family].origin
+            origin = self.skb.netns.rulesets[self.view.packet.family].nft_origin
             self.netfilter.emit(
                 self.skb.netns.name,
                 HookStep(self.view.hook.value, self.name, self.base.name, verdict, by, self.tried, origin),
