@@ -151,8 +151,7 @@ def test_one_family_of_routes(netlab: Any) -> None:
     [
         ("node-1", "ipset", 0, "ipset would print nothing"),
         ("node-1", "ipvsadm", 0, "kube-proxy runs in iptables mode"),
-        ("pod/web-0", "nft", 0, "nft would print nothing"),
-        ("node-1", "nft", 2, "nft is not modelled"),
+        ("pod/web-0", "ipset", 0, "ipset would print nothing"),
     ],
 )
 def test_dump_says_that_nothing_is_there_only_where_it_knows(netlab: Any, where: str, what: str, code: int, says: str) -> None:

@@ -120,6 +120,13 @@ def _says_nothing(directory: str, name: str) -> bool:
     return name == "ipvsadm" and os.path.isfile(path) and os.path.getsize(path) == 0
 
 
+def _is_iptables(table: NftTable) -> bool:
+    """Made by iptables-nft: its name, and base chains called as iptables' are (nft.c nft_is_table_compatible asks the same)."""
+    if (table.family, table.name) not in _XTABLES:
+        return False
+    return all(chain.name == chain.hook.value for chain in table.chains.values() if chain.hook is not None)
+
+
 def any_rule(table: NftTable) -> bool:
     return any(chain.rules for chain in table.chains.values())
 
@@ -232,7 +239,7 @@ class _Observation:
         others = [f"{table.family} {table.name}" for table in found if table.family in ("arp", "bridge") and any_rule(table)]
         if others:
             self.assumptions.append(f"{self.name}: tables that no IP hook asks are not looked at: {', '.join(others)}")
-        return tuple(table for table in found if (table.family, table.name) not in _XTABLES)
+        return tuple(table for table in found if not _is_iptables(table))
 
     def with_nft(
         self, family: int, make: Callable[[], Ruleset], own: tuple[NftTable, ...] | None

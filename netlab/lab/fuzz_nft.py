@@ -187,7 +187,10 @@ class NftMaker(Maker):
                 return self.device(sign)
             case "l4":
                 if protocol is None or self.often(30):
-                    return Compare(n.Meta("l4proto"), "!=" if protocol else sign, self.literal([Value("sctp"), Value(253)], 2))
+                    # `meta l4proto 253` alone, with `th dport` behind it, is what nft 1.0.6 cannot list
+                    several = SetLiteral((Element(Value("sctp")), Element(Value(253))))
+                    other = Value("sctp") if self.often(50) else several
+                    return Compare(n.Meta("l4proto"), "!=" if protocol else sign, other)
                 return Compare(n.Meta("l4proto"), "==", Value(self.l4[protocol]))
             case "mark":
                 return self.marked(n.Meta("mark"), sign)

@@ -317,7 +317,7 @@ def _payload(expression: n.Payload, packet: Packet) -> Part | None:
         if field == "dport":
             return Part(packet.dport)
         if field == "flags" and number == TCP:
-            return Part(packet.tcp_flags, ~0xC0, "ECN flags of TCP are not modelled")
+            return Part(packet.tcp_flags)  # netlab's senders do not ask for ECN
         if field == "length" and number == UDP:
             return Part(packet.length - (20 if packet.family == 4 else 40))
     elif number in (ICMP, ICMPV6):
@@ -389,8 +389,8 @@ def _ct(expression: n.CtKey, view: View) -> Part | None:
     ct, key = view.ct, expression.key
     if key == "state":
         return Part(_STATES[CtState.INVALID if ct is None else ct.state])
-    if ct is None or ct.connection is None:
-        return None
+    if ct is None or ct.connection is None or ct.connection.original.protocol == 0:
+        return None  # of the template that `ct zone set` attaches nothing else is told
     connection = ct.connection
     tuple_ = connection.reply if expression.direction == "reply" else connection.original
     match key:

@@ -491,7 +491,7 @@ def _returns(rule: RuleStep) -> bool:
 def _quiet_block(hop: int, runs: Sequence[_Run]) -> _Block:
     ends = [run.end for run in runs if run.end]
     tried = sum(end.tried for end in ends)
-    names = ", ".join(end.table for end in ends)
+    names = ", ".join(dict.fromkeys(end.table for end in ends))
     chains = ", ".join(dict.fromkeys(end.chain for end in ends))
     steps = tuple(step for run in runs for step in run.steps)
     if not tried:  # empty chains: the hop's heading names their tables

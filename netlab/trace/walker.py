@@ -225,6 +225,10 @@ class Walk:
         # icmp_send looks at the route: a reject of PREROUTING makes one to the sender (nf_reject_ipv4.c nf_reject_fill_skb_dst)
         asked = is_local(skb.netns, packet.dst) and (packet.family == 6 or skb.routed is not None)
         source = packet.dst if asked else Ip(packet.family, 0)
+        if packet.family == 4 and skb.routed is None and is_local(skb.netns, packet.src):
+            if not is_local(skb.netns, packet.dst):
+                return None  # that route is local, so the source would be the address that was asked, which is not ours
+            source = packet.dst
         if packet.family == 6 and source.value == 0 and skb.indev:  # icmp6_send: of the device that it came in through
             source = select_source(skb.netns, skb.indev, packet.src) or source
         protocol = ICMP if packet.family == 4 else ICMPV6

@@ -2,7 +2,7 @@
 
 Law: `statement_text` is what `nft list ruleset` prints for a statement. How a constant is spelled depends on the data type
 of what it is compared with (a mark is 0x00000010, a device name stands in quotes), which `datatype` tells.
-Sources: nft(8), and nft itself (tests/kernel/test_nft_text.py loads what is written here and lists it again).
+Sources: nft(8), and nft itself (tests/kernel/test_nft_listing.py loads what is written here and lists it again).
 """
 
 from __future__ import annotations
