@@ -243,7 +243,7 @@ def test_every_row_that_cannot_be_asked_is_told(netlab: Any) -> None:
         (["schema", "trcae"], 'no schema "trcae"\n  did you mean "trace"?'),
         (["dump", "node-1"], "WHAT requires an argument"),
         (["dump", "node-1", "iptable-save"], 'cannot dump "iptable-save"\n  did you mean "iptables-save"'),
-        (["dump", "node-1", "wuff"], "there is iptables-save, ip6tables-save, addr"),
+        (["dump", "node-1", "wuff"], "there is iptables-save, ip6tables-save, nft, addr"),
         (["dump", "node-1", "iptables-save", "-o", "json"], "iptables-save has no JSON form"),
         (["dump", "node-1", "addr", "--family", "4"], "--family does not go with addr"),
         (["check", "no-such.yaml"], "no-such.yaml: no such file"),
