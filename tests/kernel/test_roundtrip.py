@@ -272,7 +272,7 @@ def test_what_nft_put_there_is_told(namespaces: Namespaces, tmp_path: Path) -> N
     code, _, err = script(namespaces, tmp_path / "s")
     assert code == 0
     assert "table nat has rules that nft made" in err
-    assert read_directory(str(tmp_path / "s"))[1] == []  # nft.json has it
+    assert not any("not looked at" in note for note in read_directory(str(tmp_path / "s"))[1])  # nft.json has it
     tables_read = nft.read_json((tmp_path / "s" / "nft.json").read_text())
     assert ["mine"] in [list(table.chains) for table in tables_read]
     (tmp_path / "s" / "nft.json").unlink()
