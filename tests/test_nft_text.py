@@ -123,9 +123,10 @@ def test_reading_undoes_writing(seed: int, family: int) -> None:
 
 def without_dynamic(tables: tuple[NftTable, ...]) -> list[NftTable]:
     """JSON of nft 1.0.6 does not have that flag."""
-    return [
-        replace(t, sets={k: replace(s, flags=tuple(f for f in s.flags if f != "dynamic")) for k, s in t.sets.items()}) for t in tables
-    ]
+    def without(made: n.NftSet) -> n.NftSet:
+        return replace(made, flags=tuple(flag for flag in made.flags if flag != "dynamic"))
+
+    return [replace(t, sets={name: without(made) for name, made in t.sets.items()}) for t in tables]
 
 
 # -- one statement -----------------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ def rule(*statements: Any) -> str:
         (rule({"match": {"op": "=="}}), "nftables[3].rule.expr[0].match.left", "expected"),
         (rule({"match": {"op": "=~"}}), "nftables[3].rule.expr[0].match", "unknown operator"),
         (document(part("set", name="s", type="ipv4_addr", elem=["10.0.0"])), "ip t set s", "not an IPv4 address"),
-        (document(part("map", name="m", type="mark", map="verdict", elem=[[5]])), "nftables[2].map.elem[0]", "pair of key and data"),
+        (document(part("map", name="m", type="mark", map="verdict", elem=[[5]])), "nftables[2].map.elem[0]", "a pair of key"),
         (document(part("map", name="m", type="mark", map="verdict", elem=[[5, {"goto": {"target": "x"}}]])), "map", "chain x"),
         (document(part("chain", name="c", hook="input")), "nftables[2].chain", "prio is missing"),
         (document(part("gizmo", name="c")), "nftables[2].gizmo", "unknown object 'gizmo'"),

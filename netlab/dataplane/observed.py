@@ -106,7 +106,8 @@ def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
     for name in ("iptables-save", "ip6tables-save"):
         text = texts.get(name, "")
         strange = re.findall(r"^# Table .(\w+). .*incompatible", text, re.MULTILINE) if "incompatible" in text else []
-        if strange:  # nft.c nft_is_table_compatible: chains that nft made there are passed over
+        # nft.c nft_is_table_compatible: chains that nft made there are passed over
+        if strange and "nft.json" not in texts and "nft" not in texts:
             notes.append(f"{directory}: {name} does not show what nft put into {', '.join(strange)}: it is not looked at")
     empty = [name for name in texts if name in ("iptables-save", "ip6tables-save") and not texts[name].strip()]
     if empty:  # what iptables-nft-save prints where there are no rules, and what a failed sudo leaves

@@ -215,7 +215,8 @@ def _hits(hops: Iterable[Hop]) -> dict[Place, int]:
     counted: Counter[Place] = Counter()
     for hop in hops:
         for step in hop.steps:
-            if isinstance(step, RuleStep):
+            # nft's own rules have no counters: what they do is seen in the verdict
+            if isinstance(step, RuleStep) and not step.table.startswith("nft "):
                 counted[hop.where, step.table, step.chain, step.number] += 1
     return dict(counted)
 
