@@ -798,5 +798,5 @@ def _hit(lab: Lab, network: Network, variant: str) -> dict[tuple[int, Place], in
     return {
         (family, place): count
         for family in (4, 6)
-        for place, count in counters(lab, nodes, family, variant)[0].items()
+        for place, count in counters(lab, nodes, family, variant).items()
     }

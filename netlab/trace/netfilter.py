@@ -375,6 +375,8 @@ class Netfilter:
             if packet.protocol == TCP and not is_reply and not _is_expected(connection, packet.tcp_flags):
                 return CtView(CtState.INVALID)
             _assure(connection, packet, is_reply)
+            if packet.protocol == TCP and packet.tcp_flags & RST and not connection.seen_reply:
+                self._forget(skb.netns.name, connection)
             if is_reply:
                 connection.seen_reply = True
                 return CtView(CtState.ESTABLISHED, connection, True)
@@ -383,6 +385,11 @@ class Netfilter:
             return CtView(CtState.INVALID)
         picked_up = packet.protocol == TCP and packet.tcp_flags & SYN == 0
         return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone, skb.zone_direction, picked_up=picked_up))
+
+    def _forget(self, where: str, connection: Connection) -> None:
+        """nf_ct_kill: a connection leaves the table. TCP's does where a reset is the only answer (nf_conntrack_tcp_packet)."""
+        entries = self.connections[where]
+        self.connections[where] = {key: known for key, known in entries.items() if known[0] is not connection}
 
     def _confirm(self, skb: Skb) -> Outcome | None:
         """nf_conntrack_confirm: both tuples enter the table once the packet has survived.
@@ -422,8 +429,7 @@ class Netfilter:
                 connection.dst_done = True
         elif source and connection.masq_dev not in ("", view.outdev) and view.hook is Hook.POSTROUTING and not ct.is_reply:
             # nf_nat.h nf_nat_oif_changed: killed, and the packet with it
-            entries = self.connections[skb.netns.name]
-            self.connections[skb.netns.name] = {key: known for key, known in entries.items() if known[0] is not connection}
+            self._forget(skb.netns.name, connection)
             was = f"a connection that MASQUERADE gave an address of {connection.masq_dev}"
             return Outcome("dropped", f"{was} leaves through {view.outdev} now: it is forgotten", skb.netns.name)
         manipulated = (connection.snat if source else connection.dnat) if not ct.is_reply else (
