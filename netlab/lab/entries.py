@@ -30,7 +30,7 @@ ANY = -1  # a port or id that is one of many
 
 
 class Entry(msgspec.Struct, frozen=True, order=True):
-    """One entry as both sides can tell it: tuples (protocol, source, sport or id, destination, dport or type), the rest as text."""
+    """One entry as both sides tell it: tuples (protocol, source, sport or id, destination, dport or type), the rest as text."""
 
     original: tuple[int, str, int, str, int]
     reply: tuple[int, str, int, str, int]

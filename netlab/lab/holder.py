@@ -405,7 +405,8 @@ class Probe:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if protocol == TCP:  # a reset at the end leaves no TIME_WAIT
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.bind((spec.get("src") or "", spec["sport"]))
+            source = spec.get("src") or (self._source(family) if protocol == SCTP else "")
+            sock.bind((source, spec["sport"]))
             self._within(spec["timeout"])
             self.state = "connecting"
             result = sock.connect_ex((spec["dst"], spec["dport"]))
@@ -419,6 +420,13 @@ class Probe:
                 self._say()
         except OSError as error:
             self._end(self._error(error.errno or 0))
+
+    def _source(self, family: int) -> str:
+        """The address that the kernel would choose. An SCTP socket without one offers all that the host has (RFC 9260, 5.1.2), and
+        is asked at each of them whether it is there: packets that no walk speaks of."""
+        with self.holder.inside(self.spec["ns"]), socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((self.spec["dst"], self.spec["dport"]))
+            return str(asking.getsockname()[0])
 
     def _within(self, seconds: float) -> None:
         self.deadline += 1

@@ -643,6 +643,7 @@ def _is_expected(connection: Connection, flags: int) -> bool:
 def _assure(connection: Connection, packet: Packet, is_reply: bool) -> None:
     """nf_conntrack_proto_tcp.c, nf_conntrack_proto_gre.c: when a connection that has seen a reply becomes ASSURED.
 
+    SCTP: with the COOKIE-ACK (nf_conntrack_proto_sctp.c: the reply that makes it ESTABLISHED), the reply after a COOKIE-ECHO.
     TCP: with the ACK that ends the handshake; a connection picked up in its middle with any ACK. (UDP: after two seconds.)
     """
     if not connection.seen_reply:
@@ -650,6 +651,9 @@ def _assure(connection: Connection, packet: Packet, is_reply: bool) -> None:
     if packet.protocol == TCP:
         plain = packet.tcp_flags & (SYN | ACK | FIN | RST) == ACK
         connection.assured |= plain and (not is_reply or connection.picked_up)
+    elif packet.protocol == SCTP:
+        connection.cookie |= not is_reply and bool(packet.tcp_flags & ACK)
+        connection.assured |= is_reply and connection.cookie
     elif packet.protocol == _GRE:
         connection.assured = True
 
