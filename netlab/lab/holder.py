@@ -422,8 +422,8 @@ class Probe:
             self._end(self._error(error.errno or 0))
 
     def _source(self, family: int) -> str:
-        """The address that the kernel would choose. An SCTP socket without one offers all that the host has (RFC 9260, 5.1.2), and
-        is asked at each of them whether it is there: packets that no walk speaks of."""
+        """The address that the kernel would choose. An SCTP socket without one offers all that the host has (RFC 9260, 5.1.2),
+        and is asked at each of them whether it is there: packets that no walk speaks of."""
         with self.holder.inside(self.spec["ns"]), socket.socket(family, socket.SOCK_DGRAM) as asking:
             asking.connect((self.spec["dst"], self.spec["dport"]))
             return str(asking.getsockname()[0])

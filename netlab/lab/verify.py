@@ -133,6 +133,8 @@ def destinations(cluster: Cluster, network: Network) -> list[tuple[Ip, int, int]
             for listener in listeners:
                 found[address, listener.port, listener.protocol] = None
                 found[address, listener.port, UDP if listener.protocol == TCP else TCP] = None
+                if listener.protocol == SCTP:
+                    found[address, listener.port + 1, SCTP] = None
             found[address, 9, TCP] = None
             found[address, 9, UDP] = None
             found[address, 0, _ping(address)] = None
