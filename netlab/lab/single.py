@@ -1,8 +1,8 @@
 """One packet, predicted and sent: its way as Linux went it, in the form of a trace.
 
-Law: the rules in what is printed are those that Linux walked, in Linux's order (with iptables-legacy, which tells no order, those
-that it counted); between them stand the steps of the branch that ends as Linux did. It is called the same only if rules, devices
-and connections of every namespace are. Where they differ both sides are shown.
+Law: first the trace of the branch that ends as Linux did, then what Linux itself showed, namespace by namespace: frames on
+devices, the rules that each packet walked in the order of the kernel's trace (with iptables-legacy, which tells no order, those
+that it counted), connections. Both are called the same only if all of that is; where they part, the place is named.
 """
 
 from __future__ import annotations
