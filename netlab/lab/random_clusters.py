@@ -611,6 +611,9 @@ class RandomReport(msgspec.Struct):
         """Take in what was found in other clusters."""
         for name in _FIGURES:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.how = other.how or self.how
+        self.crossings += other.crossings
+        self.entries += other.entries
         self.verdicts.update(other.verdicts)
         self.again += other.again
         self.disagreements += other.disagreements
