@@ -41,7 +41,7 @@ lab = App(
 For example:
   netlab lab up                                        the example cluster; -f as for the other commands
   netlab lab exec pod/web-0 -- curl -s 10.96.0.20      any command in a pod's or node's network
-  netlab lab trace web-0 svc/api                       one real packet, and the rules that counted it
+  netlab lab trace web-0 svc/api                       one real packet, and its way through Linux
   netlab lab verify --flows 1000                       many flows, predicted and sent
   netlab lab down""",
 )
@@ -156,10 +156,11 @@ def trace(
     color_: Annotated[Color, Parameter(name="--color")] = "auto",
     packet: PacketFlags = PacketFlags(),
 ) -> int:
-    """Send one real packet, and print its way as Linux counted it, rule by rule.
+    """Send one real packet, and print its way through Linux, rule by rule.
 
-    The way is printed as `netlab trace` prints it, the branch that Linux took; below stands what Linux did, and every rule that
-    counted otherwise than netlab says. The exit code is 0 delivered, 1 not, or a difference.
+    The branch that Linux took is printed as `netlab trace` prints it; below stands what Linux did: devices, rules in the order of
+    its own trace (with iptables-legacy as counted) and connections, and where they part from netlab's. The exit code is 0
+    delivered, 1 not, or a difference.
 
     For example:
       netlab lab trace web-0 svc/api
@@ -197,7 +198,7 @@ def verify(
     flows: Annotated[int, Parameter(group=LAB, metavar="N", help="How many flows to send.")] = 500,
     seed: Annotated[int, Parameter(group=LAB, metavar="S", help="Which flows: the same seed gives the same ones.")] = 1,
     rules: Annotated[
-        int, Parameter(group=LAB, metavar="N", help="How many of them to send once more, alone, to compare every rule's counter.")
+        int, Parameter(group=LAB, metavar="N", help="How many to send once more, alone, to compare rules, devices, connections.")
     ] = 50,
     random: Annotated[
         int, Parameter(group=LAB, metavar="N", help="Instead: N random clusters, 60 random flows through each, by --seed.")
@@ -215,7 +216,8 @@ def verify(
     """Predict many flows, send them in a lab of their own, and print each on which netlab and Linux differ.
 
     Compared are the verdict, the endpoint, the source address that it saw, the kind of error and who sent it; for --rules flows
-    also how often every rule of every node counted. Three flows that fork are sent 300 times each, and how often each branch was
+    also the rules of every node (with --iptables nft in the kernel's own order, with legacy by their counters), the devices
+    crossed and the connections left behind. Three flows that fork are sent 300 times each, and how often each branch was
     taken is held against its probability (chi-squared, p > 1e-6). The exit code is 0 all agree, 1 some differ, 2 error.
 
     For example:
@@ -234,11 +236,10 @@ def verify(
     if flows < 1 or rules < 0:
         raise InputError("--flows must be at least 1, --rules at least 0")
     if random or rulesets:
-        if cluster.filename or cluster.observed or kernel == "uml":
-            raise InputError(
-                "--random and --rulesets make their own clusters and rules, on the running kernel",
-                hint="leave out -f, --observed and --kernel uml",
-            )
+        if cluster.filename or cluster.observed:
+            raise InputError("--random and --rulesets make their own clusters and rules", hint="leave out -f and --observed")
+        if kernel == "uml":
+            return _random_in_uml(cluster, random, rulesets, seed, rules, iptables)
         return _verify_random(cluster, random, rulesets, seed, rules, iptables, nftables)
     if nftables:
         raise InputError("--nftables goes with --rulesets", hint="netlab lab verify --rulesets 50 --nftables")
@@ -272,6 +273,20 @@ def verify(
         for chance in chances:
             emit(str(chance))
     return 1 if report.disagreements or counted.disagreements or not all(chance.fits for chance in chances) else 0
+
+
+def _random_in_uml(flags: ClusterFlags, random: int, rulesets: int, seed: int, rules: int, iptables: str) -> int:
+    """The same command in user-mode Linux: with SCTP, and with iptables-legacy alone."""
+    from netlab.lab import umllab
+    from netlab.lab.umlchoice import choose_kernel, modules
+
+    if rulesets:
+        raise InputError("--rulesets runs on the running kernel", hint="leave out --kernel uml")
+    needs = frozenset({"veth", "bridge", "br_netfilter", "vxlan", "IPv6", f"iptables-{iptables}"})
+    note(flags, f"in user-mode Linux: {choose_kernel(needs, 'uml').reason}")
+    inside = ["lab", "verify", "--random", str(random), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
+    inside += ["--kernel", "host", *_arguments(flags)]
+    return umllab.once(inside, (sys.stdout.buffer, sys.stderr.buffer), stdin=None, modules=modules(needs))
 
 
 def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, rules: int, iptables: str, nftables: bool) -> int:

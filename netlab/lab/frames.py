@@ -12,11 +12,12 @@ import struct
 import msgspec
 
 from netlab.linux.addr import Ip
-from netlab.linux.packet import ICMP, ICMPV6, TCP, UDP, Packet
+from netlab.linux.packet import ACK, ICMP, ICMPV6, RST, SCTP, TCP, UDP, Packet
 
 ETHERTYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _PORTS = (TCP, UDP)
 _ECHO = {ICMP: (0, 8, 13, 14, 15, 16, 17, 18), ICMPV6: (128, 129)}  # ICMP types whose next word is an identifier
+_CHUNKS = {1: 0, 6: RST | ACK}  # SCTP chunks (RFC 9260): INIT, ABORT; all others are of an association that exists
 _ERRORS = {ICMP: (3, 4, 5, 11, 12), ICMPV6: (1, 2, 3, 4)}  # ICMP types that quote a packet
 
 
@@ -102,6 +103,9 @@ def decode(data: bytes, quoted: bool = False) -> Packet | None:
         inner = decode(body[8:], quoted=True) if icmp_type in _ERRORS[kind] and not quoted else None
         identity = word >> 16 if icmp_type in _ECHO[kind] else 0
         return msgspec.structs.replace(packet, icmp_type=icmp_type, icmp_code=code, icmp_id=identity, quoted=inner)
+    if kind == SCTP and len(body) >= 13:  # the first chunk's type, as the walk tells an INIT from its answers (walker.reply_to)
+        sport, dport = struct.unpack("!HH", body[:4])
+        return msgspec.structs.replace(packet, sport=sport, dport=dport, tcp_flags=_CHUNKS.get(body[12], ACK))
     return packet
 
 

@@ -4,7 +4,8 @@
 
 Started under `unshare -nmp` (root) or `unshare -Urnmp` (anyone). Law: all that it makes lives in its namespaces, so whatever
 ends it (end of its control connection, SIGTERM, kill -9) makes the kernel remove everything. It decides nothing: the plan and the
-probes come from outside, answers go back as they were seen. Only the standard library is imported, to start at once.
+probes come from outside, answers go back as they were seen. Only the standard library is imported, to start at once, and
+watching.py, which lies beside this file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import heapq
+import importlib.util
 import itertools
 import json
 import os
@@ -26,7 +28,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netlab.lab.watching import Watches
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
@@ -70,6 +75,7 @@ class Holder:
         self.listening: dict[tuple[str, int, int, str, int], str] = {}
         self.controls = 0
         self.stays = False
+        self.watches = _watches(self)
 
     # -- namespaces ----------------------------------------------------------------------------------------------------
 
@@ -282,6 +288,13 @@ class Holder:
                     with self.inside(ns):
                         _flush_conntrack()
                 answer({})
+            case "watch":
+                self.watches.watch(request["spaces"], request["rules"])
+                answer({})
+            case "seen":  # what is still in a queue of the kernel's gets the time to come out of it
+                self.later(request["settle"], lambda: answer({"spaces": self.watches.take()}))
+            case "dump":
+                answer({"spaces": self.watches.dump(request["spaces"], request["what"])})
             case "pid":  # as the host sees it: /proc is the host's
                 answer({"pid": int(os.readlink("/proc/self"))})
             case "stay":
@@ -392,7 +405,8 @@ class Probe:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if protocol == TCP:  # a reset at the end leaves no TIME_WAIT
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            sock.bind((spec.get("src") or "", spec["sport"]))
+            source = spec.get("src") or (self._source(family) if protocol == SCTP else "")
+            sock.bind((source, spec["sport"]))
             self._within(spec["timeout"])
             self.state = "connecting"
             result = sock.connect_ex((spec["dst"], spec["dport"]))
@@ -406,6 +420,13 @@ class Probe:
                 self._say()
         except OSError as error:
             self._end(self._error(error.errno or 0))
+
+    def _source(self, family: int) -> str:
+        """The address that the kernel would choose. An SCTP socket without one offers all that the host has (RFC 9260, 5.1.2),
+        and is asked at each of them whether it is there: packets that no walk speaks of."""
+        with self.holder.inside(self.spec["ns"]), socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((self.spec["dst"], self.spec["dport"]))
+            return str(asking.getsockname()[0])
 
     def _within(self, seconds: float) -> None:
         self.deadline += 1
@@ -527,6 +548,18 @@ class Probe:
         if self.sock is not None:
             self.holder.forget(self.sock)
         self.done(result)
+
+
+def _watches(holder: Holder) -> Watches:
+    """watching.py, found beside this file: there is no package where this runs."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watching.py")
+    spec = importlib.util.spec_from_file_location("watching", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made: Watches = module.Watches(holder.inside)
+    return made
 
 
 def _flush_conntrack() -> None:

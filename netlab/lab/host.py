@@ -86,6 +86,12 @@ def missing_tools(plan: Plan) -> list[tuple[str, str]]:
     return [(tool, PACKAGES.get(tool, tool)) for tool in wanted if shutil.which(tool, path=path) is None]
 
 
+def require(tool: str, purpose: str) -> None:
+    """InputError, with the package that brings it, where this machine lacks a tool."""
+    if shutil.which(tool, path=os.environ.get("PATH", "") + _SBIN) is None:
+        raise InputError(f"{purpose} needs {tool}", hint=f"on Debian or Ubuntu: apt-get install {PACKAGES.get(tool, tool)}")
+
+
 def unshare_command(user_namespace: bool | None = None) -> list[str]:
     """How to make the private namespaces; root needs no user namespace, but may have one."""
     own = os.geteuid() != 0 if user_namespace is None else user_namespace

@@ -600,6 +600,9 @@ class RandomReport(msgspec.Struct):
     paths: int = 0
     paths_agreed: int = 0
     path_rules: int = 0
+    how: str = ""  # rules were compared
+    crossings: int = 0
+    entries: int = 0
     verdicts: Counter[str] = msgspec.field(default_factory=Counter)
     again: list[Found] = msgspec.field(default_factory=list)  # agreed at the second try
     disagreements: list[Found] = msgspec.field(default_factory=list)
@@ -608,6 +611,9 @@ class RandomReport(msgspec.Struct):
         """Take in what was found in other clusters."""
         for name in _FIGURES:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.how = other.how or self.how
+        self.crossings += other.crossings
+        self.entries += other.entries
         self.verdicts.update(other.verdicts)
         self.again += other.again
         self.disagreements += other.disagreements
@@ -627,6 +633,9 @@ class RandomReport(msgspec.Struct):
         self.paths += one.flows - one.passed_over
         self.paths_agreed += one.agreed
         self.path_rules += len(one.rules)
+        self.how = "in the kernel's order" if one.ordered else "by their counters"
+        self.crossings += one.crossings
+        self.entries += one.entries
         self.disagreements += [Found(seed, found) for found in one.disagreements]
 
     @property
@@ -636,7 +645,8 @@ class RandomReport(msgspec.Struct):
         text = f"{self.clusters} random clusters, {self.flows} flows: {self.agreed} agree ({what}), "
         text += f"{len(self.disagreements)} disagree\n{self.hits} hits on {self.rules} rules"
         if self.paths:
-            text += f"; {self.paths} flows compared rule by rule, {self.paths_agreed} agree, on {self.path_rules} rules"
+            text += f"; {self.paths} flows sent alone, {self.paths_agreed} agree: {self.path_rules} rules {self.how}, "
+            text += f"{self.crossings} device crossings, {self.entries} connections"
         if self.again:
             text += f"\n{len(self.again)} flows agreed at the second try"
         if self.unknown:
@@ -666,7 +676,7 @@ def verify_random(
     flows : int
         How many flows through each.
     rules : int
-        How many of them are sent once more, alone, to compare every rule's counter.
+        How many of them are sent once more, alone, to compare rules, devices and connections.
     variant : str
         "legacy" or "nft".
     progress : callable
@@ -798,5 +808,5 @@ def _hit(lab: Lab, network: Network, variant: str) -> dict[tuple[int, Place], in
     return {
         (family, place): count
         for family in (4, 6)
-        for place, count in counters(lab, nodes, family, variant)[0].items()
+        for place, count in counters(lab, nodes, family, variant).items()
     }

@@ -1,11 +1,11 @@
-"""The rules that a packet hits, predicted and counted: netlab's RuleSteps against the per-rule counters of a real node.
+"""One flow, sent alone and compared in full: rules that it meets, devices that it crosses, connections that it leaves.
 
-    read counters -> one connection, nothing else -> read counters       the difference is the kernel's own rule path
+    watch -> one connection, nothing else -> what was seen, every namespace, both directions  ==  one predicted branch
 
-Law: exact. For TCP three packets are sent (SYN, SYN-ACK, ACK; the connection is held until the counters are read), for UDP and
-ping two, for what is refused the error as well; every rule of every node must have counted as often as the walk says, both ways,
-encapsulated packets included. Connection tracking is emptied before each flow, as a walk begins. Counters know no order: that a
-chain was walked in order follows from which rules hit.
+Law: exact. For TCP three packets are sent (SYN, SYN-ACK, ACK; the connection is held until all is read), for SCTP four, for UDP
+and ping two, for what is refused the error as well; packets in tunnels count. With iptables-nft and nft the rules are compared
+in the kernel's order (kernel_trace.py), with iptables-legacy by the counter of every rule, which knows no order. Connection
+tracking is emptied before each flow, as a walk begins.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
 
 import msgspec
 
-from netlab.lab.host import Lab, Seen, Shot
+from netlab.lab import kernel_trace
+from netlab.lab.crossings import Crossing, drawn_ends, first_parting, predicted_crossings, seen_crossings
+from netlab.lab.entries import Entry, differences, predicted_entries, seen_entries
+from netlab.lab.host import Lab, Seen, Shot, require
+from netlab.lab.kernel_trace import Rule, first_mismatch, passes, predicted_passes, rule_numbers
 from netlab.lab.verify import FIRST_PORT, PAUSE, PORTS, Flow, assumed_listeners, fits, predict, seen_text, shot
 from netlab.linux.addr import Ip, ip
 from netlab.linux.bridge import Links
@@ -30,6 +35,7 @@ from netlab.linux.packet import (
     ICMP,
     ICMPV6,
     PROTOCOL_NUMBERS,
+    SCTP,
     SYN,
     TCP,
     V6_ECHO_REQUEST,
@@ -38,39 +44,59 @@ from netlab.linux.packet import (
 from netlab.trace.choices import Chooser, explore
 from netlab.trace.query import Tracer
 from netlab.trace.skb import socket_text
-from netlab.trace.steps import Hop, RuleStep, Sent, Trace, Verdict
+from netlab.trace.steps import Hop, MtuStep, RuleStep, Sent, Trace, Verdict
 from netlab.trace.walker import Expected, Walk, reply_to
 
 Place = tuple[str, str, str, int]  # namespace, table, chain, number of the rule
 _LENGTHS = {TCP: 60, ICMP: 84, ICMPV6: 104}
 
 _COUNTED = re.compile(r"^\[(\d+):\d+\] -A (\S+)", re.ASCII)
+SETTLE = 0.01  # seconds for what the sender's answer did not wait for
 ATTEMPTS = 3  # neighbour discovery and multicast reports count too; they do not come every time
 
 
 class Path(msgspec.Struct, frozen=True):
-    """A predicted branch with what every rule should count."""
+    """A predicted branch: what every rule should count, the rules of each pass through each namespace in order, the devices
+    crossed (None: not told, for fragments are followed as one packet), and the connections at its end."""
 
     verdict: str
     endpoint: str | None
     hits: dict[Place, int]
+    rules: dict[str, list[tuple[Rule, ...]]] = {}
+    crossings: dict[str, list[Crossing]] | None = None
+    entries: dict[str, list[Entry]] = {}
     remembered: bool = False  # `-m recent` has written the sender down
 
 
+class Observed(msgspec.Struct, frozen=True):
+    """What Linux showed of one flow: the counters of the rules that were hit, or (`ordered`) the rules in order; devices
+    crossed; connections. `lost` says that the kernel's buffers were too small to show all."""
+
+    counted: dict[Place, int]
+    rules: dict[str, list[tuple[Rule, ...]]]
+    ordered: bool
+    crossings: dict[str, list[Crossing]]
+    entries: dict[str, list[Entry]]
+    lost: bool = False
+
+    @property
+    def hits(self) -> dict[Place, int]:
+        """How often each rule was met."""
+        if not self.ordered:
+            return self.counted
+        return dict(Counter((ns, *rule) for ns, made in self.rules.items() for rules in made for rule in rules))
+
+
 class PathDisagreement(msgspec.Struct, frozen=True):
-    """A flow whose rules counted otherwise than netlab says; `texts` are the rules of the places that differ."""
+    """A flow that went another way than netlab says; `lines` tell where they part."""
 
     flow: Flow
     seen: Seen
-    predicted: tuple[Path, ...]
-    counted: dict[Place, int]
-    texts: dict[Place, str]
+    lines: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{self.flow}: Linux {seen_text(self.seen)}; rules counted otherwise than netlab says"]
-        if not self.predicted:
-            return lines[0] + ": no predicted branch fits"
-        return "\n".join(lines + different(self.predicted, self.counted, self.texts))
+        head = f"{self.flow}: Linux {seen_text(self.seen)}; the way was another than netlab says"
+        return "\n".join([head, *self.lines])
 
 
 class PathReport(msgspec.Struct):
@@ -78,29 +104,37 @@ class PathReport(msgspec.Struct):
 
     flows: int = 0
     agreed: int = 0
-    passed_over: int = 0  # not countable, or not to be sent by this kernel
-    packets: int = 0  # rule hits counted, over all flows
+    passed_over: int = 0  # not comparable, or not to be sent by this kernel
+    packets: int = 0  # rule hits compared, over all flows
     rules: set[Place] = msgspec.field(default_factory=set)
+    ordered: bool = False
+    crossings: int = 0
+    entries: int = 0
     disagreements: list[PathDisagreement] = msgspec.field(default_factory=list)
+
+    @property
+    def compared(self) -> str:
+        """What was compared, in words."""
+        how = "in the kernel's order" if self.ordered else "by their counters"
+        return (
+            f"{self.packets} hits on {len(self.rules)} rules, {how}; {self.crossings} device crossings; "
+            f"{self.entries} connections"
+        )
 
     @property
     def summary(self) -> str:
         """One line."""
-        text = (
-            f"{self.flows} flows counted rule by rule: {self.agreed} agree, {len(self.disagreements)} disagree; "
-            f"{self.packets} rule hits on {len(self.rules)} rules"
-        )
-        return text + (f"; {self.passed_over} could not be compared" if self.passed_over else "")
+        text = f"{self.flows} flows sent alone: {self.agreed} agree, {len(self.disagreements)} disagree"
+        return f"{text}; compared: {self.compared}" + (f"; {self.passed_over} could not be compared" if self.passed_over else "")
 
 
 # -- counting ----------------------------------------------------------------------------------------------------------
 
 
-def counters(lab: Lab, nodes: Iterable[str], family: int, variant: str) -> tuple[dict[Place, int], dict[Place, str]]:
-    """The packet counter of every rule, and the text of every rule that has counted anything."""
+def counters(lab: Lab, nodes: Iterable[str], family: int, variant: str) -> dict[Place, int]:
+    """The packet counter of every rule that has counted anything."""
     tool = f"{'iptables' if family == 4 else 'ip6tables'}-{variant}-save"
     found: dict[Place, int] = {}
-    texts: dict[Place, str] = {}
     for node in nodes:
         table = ""
         numbers: Counter[str] = Counter()
@@ -112,21 +146,63 @@ def counters(lab: Lab, nodes: Iterable[str], family: int, variant: str) -> tuple
                 chain = match[2]
                 numbers[chain] += 1
                 if match[1] != "0":
-                    place = (node, table, chain, numbers[chain])
-                    found[place] = int(match[1])
-                    texts[place] = line.partition("] ")[2]
-    return found, texts
+                    found[node, table, chain, numbers[chain]] = int(match[1])
+    return found
 
 
-def different(predicted: Sequence[Path], counted: dict[Place, int], texts: dict[Place, str]) -> list[str]:
-    """The rules on which the counters and the nearest of the predicted paths differ, a line each."""
-    nearest = min((p.hits for p in predicted), key=lambda hits: len(_differences(hits, counted)))
-    lines = []
-    for place in _differences(nearest, counted):
-        ns, table, chain, number = place
-        said, found = nearest.get(place, 0), counted.get(place, 0)
-        lines.append(f"  {ns} {table} {chain} rule {number}: netlab {said}, Linux {found}: {texts.get(place, '')}")
+def partings(predicted: Sequence[Path], found: Observed, network: Network, family: int) -> list[str]:
+    """Where Linux and the nearest of the predicted paths part, a line each; none where one path fits in everything."""
+    return min((_partings(path, found, network, family) for path in predicted), key=len, default=["  no predicted branch fits"])
+
+
+def _partings(path: Path, found: Observed, network: Network, family: int) -> list[str]:
+    lines: list[str] = []
+    if found.ordered:
+        lines += _order_partings(path, found, network, family)
+    else:
+        for place in _differences(path.hits, found.counted):
+            ns, rule = place[0], (place[1], place[2], place[3])
+            said, counted = path.hits.get(place, 0), found.counted.get(place, 0)
+            lines.append(f"  {ns} {_rule(network, ns, family, rule)}: netlab {said}, Linux {counted}")
+    if path.crossings is not None:
+        for ns in sorted(path.crossings.keys() | found.crossings.keys()):
+            parted = first_parting(path.crossings.get(ns, ()), found.crossings.get(ns, ()))
+            if parted is not None:
+                lines.append(f"  {ns} device crossing {parted.number + 1}: netlab {parted.said}, Linux {parted.found}")
+    for ns in sorted(path.entries.keys() | found.entries.keys()):
+        unmet, unsaid = differences(path.entries.get(ns, ()), found.entries.get(ns, ()))
+        lines += [f"  {ns} connection only in netlab: {entry}" for entry in unmet]
+        lines += [f"  {ns} connection only in Linux: {entry}" for entry in unsaid]
     return lines
+
+
+def _order_partings(path: Path, found: Observed, network: Network, family: int) -> list[str]:
+    lines = []
+    for ns in sorted(path.rules.keys() | found.rules.keys()):
+        parted = first_mismatch(path.rules.get(ns, ()), found.rules.get(ns, ()))
+        if parted is None:
+            continue
+        said, theirs = (_rule(network, ns, family, rule) for rule in (parted.said, parted.found))
+        after = f", after {_rule(network, ns, family, parted.before)}" if parted.before is not None else ""
+        lines.append(f"  {ns} packet {parted.number + 1}, rule {parted.place + 1}{after}: netlab {said}, Linux {theirs}")
+    return lines
+
+
+def _rule(network: Network, ns: str, family: int, rule: Rule | None) -> str:
+    if rule is None:
+        return "none"
+    table, chain, number = rule
+    return f"{table} {chain} rule {number} ({rule_text(network, ns, family, rule)})"
+
+
+def rule_text(network: Network, ns: str, family: int, rule: Rule) -> str:
+    """A rule in its tool's words, as the model has it; the lab's rules were made from there."""
+    table, chain, number = rule
+    ruleset = network.namespaces[ns].rulesets.get(family)
+    made = ruleset.table(table) if ruleset is not None else None
+    if made is not None and chain in made.chains and number <= len(made.chains[chain].rules):
+        return f"-A {chain} {made.chains[chain].rules[number - 1]}".rstrip()
+    return "not a rule of netlab's" if made is not None else chain
 
 
 def _remembers(netns: Netns) -> bool:
@@ -187,24 +263,42 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
             back = walk.local_out(network.namespaces[out.netns], reply_to(out.packet), out.owner)
             hops += walk.take_hops()
             kind = back.kind
-            if back.kind == "delivered" and protocol == TCP:
+            if back.kind == "delivered" and protocol in (TCP, SCTP):
                 sent = next(s.packet for hop in hops for s in hop.steps if isinstance(s, Sent))  # with its source
                 third = msgspec.structs.replace(packet, src=ip(sent.source), tcp_flags=ACK, length=52)
                 walk.expected = Expected(out.netns, out.packet.flow.reversed(), out.owner)
-                kind = walk.local_out(home, third, trace.source.name).kind
+                last = walk.local_out(home, third, trace.source.name)
                 hops += walk.take_hops()
+                if last.kind == "delivered" and last.packet is not None and protocol == SCTP:  # COOKIE-ECHO, COOKIE-ACK
+                    walk.expected = Expected(trace.source.where, third.flow, trace.source.name)
+                    last = walk.local_out(network.namespaces[last.netns], reply_to(last.packet), last.owner or out.owner)
+                    hops += walk.take_hops()
+                kind = last.kind
             elif back.answer is not None:
                 walk.send_answer(back)
                 hops += walk.take_hops()
         elif out.answer is not None:
             back = walk.send_answer(out)
             hops += walk.take_hops()
-        return Path(kind, endpoint, _hits(hops), _is_remembered(hops))
+        drawn = drawn_ends(hops)
+        return Path(
+            kind,
+            endpoint,
+            _hits(hops),
+            predicted_passes(hops),
+            None if _fragments(hops) else predicted_crossings(hops),
+            {ns: made for ns, known in walk.netfilter.connections.items() if (made := predicted_entries(known, drawn))},
+            _is_remembered(hops),
+        )
 
     found = explore(run, lambda path: (path.verdict, path.endpoint), lambda path, label: Path("unknown", None, {}))
     if any(w.outcome.verdict == "unknown" for w in found):
         return None
     return [w.outcome for w in found if w.probability > 0]
+
+
+def _fragments(hops: Iterable[Hop]) -> bool:
+    return any(isinstance(step, MtuStep) and "fragments" in step.note for hop in hops for step in hop.steps)
 
 
 def _is_remembered(hops: Iterable[Hop]) -> bool:
@@ -233,7 +327,7 @@ def verify_paths(
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> PathReport:
-    """Send flows one at a time and compare the counters of every rule of every node with the walk.
+    """Send flows one at a time and compare the rules, the devices and the connections with the walk.
 
     Parameters
     ----------
@@ -246,82 +340,126 @@ def verify_paths(
     variant : str
         "legacy" or "nft", as the lab was made.
     """
-    bench = Bench(network, lab, variant)
-    report = PathReport()
+    report = PathReport(ordered=variant == "nft")
     port = 0
-    for n, flow in enumerate(wanted):
-        report.flows += 1
-        for attempt in range(ATTEMPTS):
-            port += 1
-            sport = FIRST_PORT + (PORTS // 2 + port) % PORTS
-            trace = predict(tracer, flow, sport)
-            lab.listen(assumed_listeners(network, [trace]))
-            one = bench.measure(shot(flow, trace, sport), trace)
-            if one.likely is None:
-                report.passed_over += 1
-                break
-            if one.agrees:
-                report.agreed += 1
-                report.packets += sum(one.counted.values())
-                report.rules |= one.counted.keys()
-                break
-            if attempt == ATTEMPTS - 2:
-                time.sleep(PAUSE)
-            elif attempt == ATTEMPTS - 1:
-                report.disagreements.append(PathDisagreement(flow, one.seen, tuple(one.likely), one.counted, one.texts))
-        progress(n + 1)
+    with Bench(network, lab, variant) as bench:
+        for n, flow in enumerate(wanted):
+            report.flows += 1
+            for attempt in range(ATTEMPTS):
+                port += 1
+                sport = FIRST_PORT + (PORTS // 2 + port) % PORTS
+                trace = predict(tracer, flow, sport)
+                lab.listen(assumed_listeners(network, [trace]))
+                one = bench.measure(shot(flow, trace, sport), trace)
+                if one.likely is None:
+                    report.passed_over += 1
+                    break
+                if not one.partings:
+                    _count(report, one.observed)
+                    break
+                if attempt == ATTEMPTS - 2:
+                    time.sleep(PAUSE)
+                elif attempt == ATTEMPTS - 1:
+                    report.disagreements.append(PathDisagreement(flow, one.seen, tuple(one.partings)))
+            progress(n + 1)
     return report
 
 
-def _is_countable(trace: Trace) -> bool:
-    """Not what netlab does not know; nor a routing loop (of which one lap is walked); nor questions for an IPv6 neighbour that
-    does not answer, which are packets that the rules count too."""
+def _count(report: PathReport, found: Observed) -> None:
+    report.agreed += 1
+    report.packets += sum(found.hits.values())
+    report.rules |= found.hits.keys()
+    report.crossings += sum(len(made) for made in found.crossings.values())
+    report.entries += sum(len(made) for made in found.entries.values())
+
+
+def _is_comparable(trace: Trace, ordered: bool) -> bool:
+    """Not what netlab does not know; nor a routing loop (of which one lap is walked); nor, by counters, questions for an IPv6
+    neighbour that does not answer, which are packets that the rules count too."""
     if trace.verdict is Verdict.UNKNOWN:
         return False
     reasons = [branch.reason or "" for branch in trace.branches]
     asks = ":" in trace.destination.ip and any(reason.startswith("nobody on") for reason in reasons)
-    return not asks and not any("routing loop" in reason for reason in reasons)
+    return (ordered or not asks) and not any("routing loop" in reason for reason in reasons)
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One packet that was sent: what became of it, the rules that counted, and the predicted paths that end so (None: such a flow
-    cannot be compared by counters)."""
+    """One packet that was sent: what became of it, what Linux showed, the predicted paths that end so (None: such a flow cannot
+    be compared), and the lines that tell where the nearest of them parts from Linux."""
 
     seen: Seen
-    counted: dict[Place, int]
-    texts: dict[Place, str]
+    observed: Observed
     likely: list[Path] | None
-
-    @property
-    def agrees(self) -> bool:
-        return self.likely is not None and any(path.hits == self.counted for path in self.likely)
+    partings: list[str]
 
 
 class Bench:
-    """A lab whose nodes are read before and after each packet."""
+    """A lab in which every namespace is watched while one packet is under way; as a context manager it stops watching."""
 
     def __init__(self, network: Network, lab: Lab, variant: str) -> None:
         self.network, self.lab, self.variant = network, lab, variant
+        self.ordered = variant == "nft"
         self.links = Links(network)
         self.nodes = [name for name, space in network.namespaces.items() if space.rulesets]
         self.recent = [name for name in self.nodes if _remembers(network.namespaces[name])]
+        self.spaces = {lab.file(name): name for name in network.namespaces}
+        self.numbers: dict[str, dict[tuple[str, str, int], Rule]] = {}
+
+    def __enter__(self) -> Bench:
+        files = [self.lab.file(name) for name in self.nodes]
+        if self.ordered:
+            require("nft", "the kernel's trace of rules")
+            for name in self.nodes:
+                self.lab.run(name, "nft", "-f", "-", stdin=kernel_trace.START)
+            dumped = self.lab.ask("dump", spaces=files, what="rules")["spaces"]
+            self.numbers = {ns: rule_numbers(messages) for ns, messages in dumped.items()}
+        self.lab.ask("watch", spaces=list(self.spaces), rules=files if self.ordered else [])
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.lab.ask("watch", spaces=[], rules=[])
+        for name in self.nodes if self.ordered else ():
+            self.lab.run(name, "nft", "-f", "-", stdin=kernel_trace.STOP)
 
     def measure(self, packet: Shot, trace: Trace) -> Measured:
         """Send one packet alone; `trace` is what netlab says of it."""
-        lab, tcp = self.lab, packet.protocol == TCP
-        said = paths(self.network, self.links, trace, packet.sport) if _is_countable(trace) else None
+        lab, held = self.lab, packet.protocol in (TCP, SCTP)
+        said = paths(self.network, self.links, trace, packet.sport) if _is_comparable(trace, self.ordered) else None
         family = ip(packet.dst).family
         if not forget(lab, self.nodes, self.recent) and said is not None and any(path.remembered for path in said):
             said = None
-        before, _ = counters(lab, self.nodes, family, self.variant)
+        before = {} if self.ordered else counters(lab, self.nodes, family, self.variant)
+        lab.ask("seen", settle=0)
         # less than a second: TCP must not send its SYN again
-        seen = lab.probe([msgspec.structs.replace(packet, hold=tcp, timeout=0.8)])[0]
-        after, texts = counters(lab, self.nodes, family, self.variant)
+        seen = lab.probe([msgspec.structs.replace(packet, hold=held, timeout=0.8)])[0]
+        found = self._observe(before, family)
         if seen.result == "connected":
             seen = lab.finish([seen])[0]
-        counted = {place: count - before.get(place, 0) for place, count in after.items() if count != before.get(place, 0)}
         likely = None if said is None or seen.result == "unsupported" else _fitting(said, trace, seen, not packet.dport)
-        return Measured(seen, counted, texts, likely)
+        if found.lost:
+            likely = None
+        return Measured(seen, found, likely, partings(likely, found, self.network, family) if likely is not None else [])
+
+    def _observe(self, before: dict[Place, int], family: int) -> Observed:
+        shown = self.lab.ask("seen", settle=SETTLE)["spaces"]
+        tracked = self.lab.ask("dump", spaces=[self.lab.file(name) for name in self.nodes], what="connections")["spaces"]
+        after = {} if self.ordered else counters(self.lab, self.nodes, family, self.variant)
+        rules, crossings, entries = {}, {}, {}
+        for file, what in shown.items():
+            name = self.spaces[file]
+            if self.ordered and file in self.numbers:
+                met = [one.rules for one in passes(what["trace"], self.numbers[file]) if one.rules]
+                if met:
+                    rules[name] = met
+            crossed = seen_crossings(self.network.namespaces[name], what["frames"])
+            if crossed:
+                crossings[name] = crossed
+        for file, messages in tracked.items():
+            known = seen_entries(messages)
+            if known:
+                entries[self.spaces[file]] = known
+        counted = {place: count - before.get(place, 0) for place, count in after.items() if count != before.get(place, 0)}
+        return Observed(counted, rules, self.ordered, crossings, entries, any(what["lost"] for what in shown.values()))
 
 
 def _fitting(said: list[Path], trace: Trace, seen: Seen, ping: bool) -> list[Path]:

@@ -24,7 +24,7 @@ from netlab.linux.network import Network
 from netlab.linux.packet import ICMP, ICMPV6, PROTOCOL_NUMBERS, SCTP, TCP, UDP, Packet
 from netlab.trace.query import Request, Tracer
 from netlab.trace.skb import icmp_text
-from netlab.trace.steps import Branch, Delivered, Rejected, Trace, Verdict
+from netlab.trace.steps import Branch, Delivered, Rejected, Sent, Trace, Verdict
 
 FIRST_PORT, PORTS = 33000, 27000  # source ports: above the default NodePort range
 BATCH = 128  # flows under way at the same time
@@ -133,6 +133,8 @@ def destinations(cluster: Cluster, network: Network) -> list[tuple[Ip, int, int]
             for listener in listeners:
                 found[address, listener.port, listener.protocol] = None
                 found[address, listener.port, UDP if listener.protocol == TCP else TCP] = None
+                if listener.protocol == SCTP:
+                    found[address, listener.port + 1, SCTP] = None
             found[address, 9, TCP] = None
             found[address, 9, UDP] = None
             found[address, 0, _ping(address)] = None
@@ -232,11 +234,32 @@ def _same_error(branch: Branch, seen: Seen) -> bool:
     if last is None:
         return False
     if seen.icmp is None:
-        return last.packet.protocol == "TCP" and seen.errno == "ECONNREFUSED"
+        if last.packet.protocol == "SCTP" or branch_protocol(branch) != "SCTP":
+            return last.packet.protocol in ("TCP", "SCTP") and seen.errno == "ECONNREFUSED"
+        return seen.errno == ICMP_ERRNOS.get(last.packet.flags)  # sctp/input.c sctp_v4_err queues no error: no type, no sender
     protocol = ICMPV6 if ":" in last.packet.source else ICMP
     nobody = ip(last.packet.source)
     told = icmp_text(Packet(nobody, nobody, protocol, icmp_type=seen.icmp[0], icmp_code=seen.icmp[1]))
     return last.packet.flags == told and last.packet.source == seen.icmp_from
+
+
+# icmp.c icmp_err_convert, ipv6/icmp.c tab_unreach: what an unreachable error makes of a socket
+ICMP_ERRNOS = {
+    "net unreachable": "ENETUNREACH",
+    "host unreachable": "EHOSTUNREACH",
+    "port unreachable": "ECONNREFUSED",
+    "net prohibited": "ENETUNREACH",
+    "host prohibited": "EHOSTUNREACH",
+    "admin prohibited": "EHOSTUNREACH",
+    "time exceeded": "EHOSTUNREACH",
+    "no route": "ENETUNREACH",
+    "address unreachable": "EHOSTUNREACH",
+}
+
+
+def branch_protocol(branch: Branch) -> str:
+    """The protocol of the packet that a branch follows."""
+    return next((s.packet.protocol for hop in branch.hops for s in hop.steps if isinstance(s, Sent)), "")
 
 
 def _errno(name: str) -> int:

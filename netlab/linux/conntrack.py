@@ -44,6 +44,7 @@ class Connection(msgspec.Struct):
     dnat: bool = False  # IPS_DST_NAT
     masq_dev: str = ""  # the device that MASQUERADE saw it leave through (nf_conn_nat.masq_index)
     picked_up: bool = False  # TCP: begun without a SYN (nf_conntrack_tcp_loose)
+    cookie: bool = False  # SCTP: the COOKIE-ECHO has passed
     random_port: bool = False  # --random or --random-fully chose the source port: its value is one of many
 
 

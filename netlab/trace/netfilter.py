@@ -429,6 +429,8 @@ class Netfilter:
             if packet.protocol == TCP and not is_reply and not _is_expected(connection, packet.tcp_flags):
                 return CtView(CtState.INVALID)
             _assure(connection, packet, is_reply)
+            if packet.protocol == TCP and packet.tcp_flags & RST and not connection.seen_reply:
+                self._forget(skb.netns.name, connection)
             if is_reply:
                 connection.seen_reply = True
                 return CtView(CtState.ESTABLISHED, connection, True)
@@ -437,6 +439,11 @@ class Netfilter:
             return CtView(CtState.INVALID)
         picked_up = packet.protocol == TCP and packet.tcp_flags & SYN == 0
         return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone, skb.zone_direction, picked_up=picked_up))
+
+    def _forget(self, where: str, connection: Connection) -> None:
+        """nf_ct_kill: a connection leaves the table. TCP's does where a reset is the only answer (nf_conntrack_tcp_packet)."""
+        entries = self.connections[where]
+        self.connections[where] = {key: known for key, known in entries.items() if known[0] is not connection}
 
     def _confirm(self, skb: Skb) -> Outcome | None:
         """nf_conntrack_confirm: both tuples enter the table once the packet has survived.
@@ -479,8 +486,7 @@ class Netfilter:
                 connection.dst_done = True
         elif source and connection.masq_dev not in ("", view.outdev) and view.hook is Hook.POSTROUTING and not ct.is_reply:
             # nf_nat.h nf_nat_oif_changed: killed, and the packet with it
-            entries = self.connections[skb.netns.name]
-            self.connections[skb.netns.name] = {key: known for key, known in entries.items() if known[0] is not connection}
+            self._forget(skb.netns.name, connection)
             was = f"a connection that MASQUERADE gave an address of {connection.masq_dev}"
             return Outcome("dropped", f"{was} leaves through {view.outdev} now: it is forgotten", skb.netns.name)
         manipulated = (connection.snat if source else connection.dnat) if not ct.is_reply else (
@@ -694,6 +700,7 @@ def _is_expected(connection: Connection, flags: int) -> bool:
 def _assure(connection: Connection, packet: Packet, is_reply: bool) -> None:
     """nf_conntrack_proto_tcp.c, nf_conntrack_proto_gre.c: when a connection that has seen a reply becomes ASSURED.
 
+    SCTP: with the COOKIE-ACK (nf_conntrack_proto_sctp.c: the reply that makes it ESTABLISHED), the reply after a COOKIE-ECHO.
     TCP: with the ACK that ends the handshake; a connection picked up in its middle with any ACK. (UDP: after two seconds.)
     """
     if not connection.seen_reply:
@@ -701,6 +708,9 @@ def _assure(connection: Connection, packet: Packet, is_reply: bool) -> None:
     if packet.protocol == TCP:
         plain = packet.tcp_flags & (SYN | ACK | FIN | RST) == ACK
         connection.assured |= plain and (not is_reply or connection.picked_up)
+    elif packet.protocol == SCTP:
+        connection.cookie |= not is_reply and bool(packet.tcp_flags & ACK)
+        connection.assured |= is_reply and connection.cookie
     elif packet.protocol == _GRE:
         connection.assured = True
 

@@ -104,13 +104,14 @@ class NeighbourStep(Step, frozen=True, tag="neighbour"):
 
 
 class Bridged(Step, frozen=True, tag="bridged"):
-    """A bridge moved the frame from one port to another (or up to the host: out is the bridge itself)."""
+    """A bridge moved the frame from one port to another (or up to the host: out is the bridge itself, or down from it)."""
 
     bridge: str
     port_in: str
     port_out: str
     mac: str = ""
     note: str = ""
+    packet: Header | None = None  # as the bridge hands it on
 
 
 class Conntracked(Step, frozen=True, tag="conntrack"):

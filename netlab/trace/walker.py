@@ -526,7 +526,7 @@ class Walk:
         mac = skb.packet.dst_mac
         own = {bridge.mac} | {netns.devices[p].mac for p in self.links.ports(netns, bridge.name)}
         if mac in own:
-            self.emit(netns.name, Bridged(bridge.name, port.name, bridge.name, mac, "up to the host"))
+            self.emit(netns.name, Bridged(bridge.name, port.name, bridge.name, mac, "up to the host", self._header(skb.packet)))
             skb.indev = bridge.name
             return self._ip_rcv(skb)
         out = self.links.port_towards(netns.name, bridge.name, mac)
@@ -536,7 +536,8 @@ class Walk:
             self.emit(netns.name, Bridged(bridge.name, port.name, out, mac, "hairpin mode is off"))
             reason = f"{bridge.name} does not send a frame back through the port it came from, {out} (hairpin mode is off)"
             return self._drop(netns.name, reason)
-        self.emit(netns.name, Bridged(bridge.name, port.name, out, mac, "hairpin" if out == port.name else ""))
+        note = "hairpin" if out == port.name else ""
+        self.emit(netns.name, Bridged(bridge.name, port.name, out, mac, note, self._header(skb.packet)))
         leaving = netns.devices[out]
         if skb.bridge_prerouted:
             skb.physout = out
@@ -589,7 +590,7 @@ class Walk:
         out = self.links.port_towards(netns.name, bridge.name, mac)
         if out is None:
             return self._drop(netns.name, f"no port of {bridge.name} leads to MAC {mac}: flooded, and nobody takes it")
-        self.emit(netns.name, Bridged(bridge.name, bridge.name, out, mac))
+        self.emit(netns.name, Bridged(bridge.name, bridge.name, out, mac, packet=self._header(skb.packet)))
         return self._transmit(skb, netns.devices[out])
 
     # -- VXLAN ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The kernel as the judge of whole clusters: flows predicted and sent, every rule's counter compared, and what students touch.
+"""The kernel as the judge of whole clusters: flows predicted and sent, their ways compared, and what students touch.
 
 Law: the kernel is right. A flow that differs is a failed test that prints both sides.
 """
@@ -21,6 +21,8 @@ from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
+from netlab.lab import rulepath
+from netlab.lab.crossings import Crossing, predicted_crossings
 from netlab.lab.host import Lab, Shot, unshare_command
 from netlab.lab.plan import make_plan, script
 from netlab.lab.rulepath import verify_paths
@@ -28,7 +30,9 @@ from netlab.lab.verify import Flow, flows, lab_network, verify
 from netlab.linux.addr import ip, prefix
 from netlab.linux.netns import Netns, NextHop, Route
 from netlab.linux.text import iproute, iptables_save
+from netlab.trace import netfilter
 from netlab.trace.query import Tracer
+from netlab.trace.steps import Hop
 
 DATA = Path(__file__).parent.parent / "data" / "kube-proxy-1.30.5"
 RECORDED = ("services", "dualstack", "random-11")
@@ -62,6 +66,9 @@ def test_linux_does_what_netlab_says(name: str, variant: str) -> None:
     assert min(report.verdicts[verdict] for verdict in ("delivered", "dropped", "rejected")) > 20
     assert counted.agreed >= 18
     assert len(counted.rules) > 30
+    assert counted.ordered == (variant == "nft")
+    assert counted.crossings > 100
+    assert counted.entries > 20
 
 
 def test_an_ordinary_user_gets_the_same() -> None:
@@ -257,6 +264,60 @@ def test_a_wrong_prediction_is_found() -> None:
     assert len(counted.disagreements) == 2  # rules have moved down by one
 
 
+SWAPPED = (":A - [0:0]\n:B - [0:0]\n", "-A A -m comment --comment a\n-A B -m comment --comment b\n")
+
+
+def two_chains(*order: str) -> Change:
+    """Table raw of node-1 alone: PREROUTING jumps to both chains, in this order."""
+
+    def change(tracer: Tracer) -> Tracer:
+        jumps = "".join(f"-A PREROUTING -j {chain}\n" for chain in order)
+        text = f"*raw\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{SWAPPED[0]}{jumps}{SWAPPED[1]}COMMIT\n"
+        made = iptables_save.parse(text, family=4, file="test")
+        return changed(tracer, "node-1", lambda n: replace(n, rulesets={**n.rulesets, 4: made}))
+
+    return change
+
+
+def ways(declared: Cluster, stands: Change, asked: Change, variant: str) -> list[str]:
+    """What differs on one flow between the lab of one network and the predictions from another."""
+    real, said = stands(Tracer(declared)), asked(Tracer(declared))
+    with Lab.start(make_plan(lab_network(declared, real.network), variant=variant)) as lab:
+        report = verify_paths(said, lab_network(declared, said.network), lab, [Flow("web-0", POD, "tcp")], variant)
+    assert report.flows - report.passed_over == 1
+    return [line.strip() for d in report.disagreements for line in str(d).splitlines()[1:]]
+
+
+def test_two_rules_in_the_wrong_order_are_seen_by_the_kernels_trace_and_not_by_counters() -> None:
+    declared = cluster("topology")
+    assert ways(declared, two_chains("A", "B"), two_chains("B", "A"), "legacy") == []
+    assert ways(declared, two_chains("A", "B"), two_chains("A", "B"), "nft") == []
+    assert ways(declared, two_chains("A", "B"), two_chains("B", "A"), "nft") == [
+        "node-1 packet 1, rule 2, after raw PREROUTING rule 1 (-A PREROUTING -j B): "
+        "netlab raw B rule 1 (-A B -m comment --comment b), Linux raw A rule 1 (-A A -m comment --comment a)"
+    ]
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_a_device_that_netlab_forgets_is_seen(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_bridge(hops: tuple[Hop, ...]) -> dict[str, list[Crossing]]:
+        return {ns: [c for c in made if c.device != "cni0"] for ns, made in predicted_crossings(hops).items()}
+
+    monkeypatch.setattr(rulepath, "predicted_crossings", without_bridge)
+    first, *_ = ways(cluster("topology"), lambda t: t, lambda t: t, variant)
+    assert first.startswith("node-1 device crossing 2: netlab out flannel.1: TCP SYN 10.244.")
+    assert ", Linux in cni0: TCP SYN 10.244." in first
+
+
+def test_a_connection_that_netlab_gets_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netfilter, "_assure", lambda connection, packet, is_reply: None)
+    lines = ways(cluster("topology"), lambda t: t, lambda t: t, "legacy")
+    assert lines[0].startswith("node-1 connection only in netlab: tcp 10.244.")
+    assert lines[0].endswith("[seen reply]")
+    assert lines[1].startswith("node-1 connection only in Linux: tcp 10.244.")
+    assert lines[1].endswith("[seen reply, assured]")
+
+
 # -- what stands is what was meant -------------------------------------------------------------------------------------
 
 
@@ -369,7 +430,7 @@ def test_up_exec_status_down(lab_command: Cli) -> None:
     assert 'did you mean "web-0"' in lab_command("exec", "pod/wbe-0", "--", "true", code=2)
     trace = lab_command("trace", "web-0", "svc/api")
     assert "verdict: delivered (exit 0)" in trace
-    assert "each as often as netlab says" in trace
+    assert "as netlab says; so are rules, devices and connections:\n" in trace
     assert "rejected: ECONNREFUSED" in lab_command("trace", "web-0", "api-1:1", code=1)
     assert lab_command("down") == "lab lab is down\n"
     assert 'no lab "lab" is up' in lab_command("down", code=2)
