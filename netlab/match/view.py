@@ -12,6 +12,7 @@ from fractions import Fraction
 import msgspec
 
 from netlab.linux.conntrack import CtView
+from netlab.linux.ipvs_connections import IpvsConnections
 from netlab.linux.netns import Netns
 from netlab.linux.packet import Packet
 from netlab.linux.rules import Hook
@@ -52,3 +53,5 @@ class View:
     local: bool = False
     recent: set[tuple[str, int]] = field(default_factory=set)
     changed_sets: set[str] = field(default_factory=set)
+    ipvs: bool = False  # skb->ipvs_property
+    virtual: IpvsConnections | None = None  # IPVS's connections here

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from netlab.linux.addr import V4_ALL, V6_ALL, Ip
 from netlab.linux.conntrack import Connection, CtState, CtView
-from netlab.linux.hooks import KERNEL_FUNCTIONS, Function
+from netlab.linux.hooks import IPVS_FUNCTIONS, KERNEL_FUNCTIONS, Function
 from netlab.linux.matches import Comment, Connmark, Conntrack, State, UnknownMatch
 from netlab.linux.netns import Netns
 from netlab.linux.packet import ACK, FIN, ICMP, ICMPV6, RST, SCTP, SYN, TCP, UDP, Flow, Packet
@@ -47,6 +47,7 @@ from netlab.linux.targets import (
 from netlab.match.naive import rule_holds
 from netlab.match.view import Chance, View
 from netlab.trace.choices import Chooser
+from netlab.trace.ipvs import Ipvs
 from netlab.trace.skb import Outcome, Skb, nice
 from netlab.trace.steps import AnyStep, Conntracked, HookStep, Natted, RuleStep
 
@@ -59,6 +60,9 @@ _CONNTRACK_MATCHES = frozenset({Conntrack, State, Connmark, UnknownMatch})
 
 _GRE = 47
 _ICMP_REQUESTS = {ICMP: (8, 13, 15, 17), ICMPV6: (128,)}  # nf_conntrack_proto_icmp{,v6}.c: what may open a connection
+
+
+_NO_RULES = Ruleset(())
 
 
 class Stage:
@@ -76,10 +80,9 @@ class Stage:
         self.table, self.chain, self.function, self.chains = table, chain, function, chains
 
 
-def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
-    """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking."""
-    if not ruleset.tables:
-        return []
+def plan(ruleset: Ruleset, hook: Hook, ipvs: bool = False) -> list[Stage]:
+    """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking, which IPVS does
+    not need."""
     nat = tuple((t, c) for t, c in ruleset.base_chains(hook) if t.name == "nat")
     entries: list[tuple[int, int, Stage]] = []
     for priority, function in KERNEL_FUNCTIONS[hook] if wants_conntrack(ruleset) else ():
@@ -88,6 +91,7 @@ def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
     for n, (table, chain) in enumerate(ruleset.base_chains(hook), 1):
         if table.name != "nat":
             entries.append((chain.priority, n, Stage(table, chain)))
+    entries += [(priority, -1, Stage(function=function)) for priority, function in IPVS_FUNCTIONS[hook] if ipvs]
     entries.sort(key=lambda e: e[:2])
     return [stage for _, _, stage in entries]
 
@@ -111,24 +115,26 @@ def wants_conntrack(ruleset: Ruleset) -> bool:
 def plans(netns: Netns, family: int) -> dict[Hook, list[Stage]]:
     """The plans of all hooks of a namespace for one family, kept in the namespace's cache."""
     ruleset = netns.rulesets.get(family)
-    if ruleset is None:
+    if ruleset is None and not netns.ipvs:
         return {}
     key = f"plans{family}"
     known = netns.cache.get(key)
-    if isinstance(known, tuple) and known[0] is ruleset:
-        found: dict[Hook, list[Stage]] = known[1]
+    if isinstance(known, tuple) and known[0] is ruleset and known[1] is netns.ipvs:
+        found: dict[Hook, list[Stage]] = known[2]
         return found
-    made = {hook: plan(ruleset, hook) for hook in Hook}
-    netns.cache[key] = (ruleset, made)
+    ipvs = any(service.family == family for service in netns.ipvs)
+    made = {hook: plan(ruleset if ruleset is not None else _NO_RULES, hook, ipvs) for hook in Hook}
+    netns.cache[key] = (ruleset, netns.ipvs, made)
     return made
 
 
 class Netfilter:
     """Hooks and connection tracking of all namespaces during one run."""
 
-    def __init__(self, chooser: Chooser, emit: Emit) -> None:
+    def __init__(self, chooser: Chooser, emit: Emit, ipvs: Ipvs) -> None:
         self.chooser = chooser
         self.emit = emit
+        self.ipvs = ipvs
         self.connections: dict[str, dict[ZonedTuple, tuple[Connection, bool]]] = {}
         self.recent: dict[str, set[tuple[str, int]]] = {}
         self.changed_sets: dict[str, set[str]] = {}
@@ -152,6 +158,8 @@ class Netfilter:
             local=skb.socket,
             recent=self.recent.setdefault(skb.netns.name, set()),
             changed_sets=self.changed_sets.setdefault(skb.netns.name, set()),
+            ipvs=skb.ipvs,
+            virtual=self.ipvs.connections(skb.netns) if skb.netns.ipvs else None,
         )
         for stage in stages:
             if stage.chain is not None and stage.table is not None:
@@ -162,7 +170,13 @@ class Netfilter:
             elif stage.function is Function.CONNTRACK:
                 outcome = self._conntrack_in(skb, view)
             elif stage.function is Function.CONFIRM:
-                outcome = self._confirm(skb)
+                outcome = self.confirm(skb)
+            elif stage.function is Function.IPVS_REPLY:
+                outcome = self.ipvs.reply(skb, view)
+            elif stage.function is Function.IPVS_REQUEST:
+                outcome = self.ipvs.request(skb, view)
+            elif stage.function is Function.IPVS_ICMP:
+                outcome = self.ipvs.forward_icmp(skb, view)
             else:
                 outcome = self._nat(skb, view, stage.function is Function.NAT_SRC, stage.chains)
                 if hook is Hook.OUTPUT and skb.ct is not None and _has_other_destination(skb.ct):
@@ -384,7 +398,7 @@ class Netfilter:
         picked_up = packet.protocol == TCP and packet.tcp_flags & SYN == 0
         return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone, skb.zone_direction, picked_up=picked_up))
 
-    def _confirm(self, skb: Skb) -> Outcome | None:
+    def confirm(self, skb: Skb) -> Outcome | None:
         """nf_conntrack_confirm: both tuples enter the table once the packet has survived.
 
         An error or reset made for a packet that did not survive belongs to its connection but does not confirm it.

@@ -1,0 +1,265 @@
+"""Runs inside user-mode Linux: hand-made virtual services on the example cluster's nodes, predicted and performed.
+
+    python tests/kernel/ipvs_cases.py CASE ...      prints one line of JSON a case
+
+kube-proxy's rules are taken away; in their place stand rules that count what IPVS makes of a packet at every hook.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec.structs import replace
+
+from netlab.kube.embedded import path_of_default
+from netlab.kube.load import load
+from netlab.lab.host import Lab
+from netlab.lab.plan import make_plan
+from netlab.lab.rulepath import verify_paths
+from netlab.lab.verify import Flow, verify
+from netlab.linux.addr import ip
+from netlab.linux.ipvs import Method, RealServer, VirtualService
+from netlab.linux.netns import Address, Device, DeviceKind, Listener, Netns
+from netlab.linux.packet import SCTP, TCP, UDP
+from netlab.linux.text import iptables_save
+from netlab.trace.ipvs import _service_rest, service_options
+from netlab.trace.query import Tracer
+
+NODES = ("node-1", "node-2", "node-3")
+M, G, I = Method.MASQUERADE, Method.ROUTE, Method.TUNNEL
+VIP = {4: "10.96.100.{}", 6: "fd00:10:96::100:{}"}
+API = {4: ("10.244.0.11", "10.244.1.11", "10.244.2.11"), 6: ("fd00:10:244::11", "fd00:10:244:1::11", "fd00:10:244:2::11")}
+WEB = {4: ("10.244.0.10", "10.244.1.10"), 6: ("fd00:10:244::10", "fd00:10:244:1::10")}
+DNS = {4: "10.244.2.53", 6: "fd00:10:244:2::53"}
+HOST = {4: "192.168.50.{}", 6: "fd00:192:168:50::{}"}
+OUTSIDE = {4: "198.51.100.7", 6: "2001:db8:1::7"}
+
+# Rules of every node, of both families; {pods} is the family's pod network.
+RULES = """*mangle
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+{mark}
+{ipvs}
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -p tcp -m tcp --dport 80
+-A INPUT -m ipvs --ipvs
+-A OUTPUT -m ipvs --ipvs
+{masquerade}
+COMMIT
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+{filter}
+COMMIT
+"""
+STATES = ("NEW", "ESTABLISHED", "RELATED", "INVALID", "UNTRACKED", "SNAT", "DNAT")
+IPVS = (
+    "--ipvs", "! --ipvs", "--vproto 6", "--vport 80", "! --vport 80", "--vdir ORIGINAL", "--vdir REPLY", "--vmethod MASQ",
+    "--vmethod GATE", "--vaddr {net}", "! --vaddr {net}", "--vportctl 80",
+)  # fmt: skip
+
+
+def rules(family: int, mark: str = "", masquerade: str = "") -> str:
+    """The rules of a node as iptables-save prints them."""
+    net = "10.96.100.0/24" if family == 4 else "fd00:10:96::100:0/112"
+    asked = [f"-A {hook} -m ipvs {text.format(net=net)}" for hook in ("INPUT", "FORWARD", "OUTPUT", "POSTROUTING") for text in IPVS]
+    seen = []
+    for hook in ("INPUT", "FORWARD", "OUTPUT"):
+        seen += [f"-A {hook} -m conntrack --ctstate {state}" for state in STATES]
+        seen += [f"-A {hook} -d {net}", f"-A {hook} -s {net}", f"-A {hook} -m ttl --ttl-eq 63" if family == 4 else f"-A {hook} -m hl --hl-eq 63"]
+    seen.append("-A OUTPUT -o eth0")
+    return RULES.format(mark=mark, ipvs="\n".join(asked), masquerade=masquerade, filter="\n".join(seen))
+
+
+def service(family: int, n: int, port: int, servers: Iterable[tuple[str, int]], method: Method = M, proto: int = TCP, **more: object) -> VirtualService:
+    real = tuple(RealServer(ip(a), p, method) for a, p in servers)
+    return VirtualService(proto, ip(VIP[family].format(n)), port, more.pop("scheduler", "rr"), real, family=family, **more)  # type: ignore[arg-type]
+
+
+def at(family: int, addresses: Iterable[str], port: int) -> list[tuple[str, int]]:
+    return [(address, port) for address in addresses]
+
+
+def base(family: int) -> list[VirtualService]:
+    """Services that every node has."""
+    host = [HOST[family].format(n) for n in (11, 12)]
+    return [
+        service(family, 1, 80, at(family, API[family], 9000)),
+        service(family, 2, 80, at(family, [*API[family], *WEB[family]], 9000), scheduler="sh", flags=("sh-port",)),
+        service(family, 3, 53, [(DNS[family], 53)], proto=UDP),
+        service(family, 4, 80, []),
+        service(family, 4, 53, [], proto=UDP),
+        service(family, 5, 80, [(host[0], 10250), (host[1], 10250)]),  # the nodes themselves
+        service(family, 6, 80, at(family, API[family], 9001)),  # nobody listens there
+        service(family, 7, 53, at(family, API[family], 53), proto=UDP),  # nor there: ICMP port unreachable
+        service(family, 8, 80, [(OUTSIDE[family], 443)]),
+        service(family, 9, 80, at(family, API[family], 9000), timeout=300, scheduler="wlc"),
+        service(family, 10, 0, at(family, API[family], 0), timeout=300, netmask=24 if family == 4 else 64),
+        service(family, 11, 9000, at(family, API[family], 9000), proto=SCTP),
+        service(family, 12, 80, [("10.244.0.99" if family == 4 else "fd00:10:244::99", 9000)]),  # nobody there
+        service(family, 13, 53, [(DNS[family], 53)], proto=UDP, one_packet=True),
+        service(family, 14, 80, at(family, API[family], 9000), scheduler="fo"),
+        service(family, 15, 80, at(family, API[family], 9000), scheduler="mh", flags=("mh-port",)),
+        service(family, 16, 21, at(family, API[family], 9000)),
+        service(family, 17, 80, at(family, [API[family][0]], 9000), method=G),  # nobody has the address there
+        *(
+            replace(service(family, 0, 30080, at(family, API[family], 9000)), ip=ip(HOST[family].format(n)))
+            for n in (11, 12, 13)
+        ),
+    ]
+
+
+def text(services: Iterable[VirtualService]) -> str:
+    """What `ipvsadm -R` reads."""
+    lines = []
+    for one in services:
+        netmask = f" -M {one.netmask if one.family == 6 else '255.255.255.0'}" if one.netmask else ""
+        lines.append(f"-A {service_options(one)} {_service_rest(one)}{netmask}")
+        lines += [f"-a {service_options(one)} -r {r.ip.port(r.port)} {r.method.value} -w {r.weight}" for r in one.servers]
+    return "".join(f"{line}\n" for line in lines)
+
+
+Change = Callable[[Netns], Netns]
+
+
+def node(
+    services: Mapping[int, list[VirtualService]], conntrack: int, mark: Mapping[int, str] = {}, masquerade: Mapping[int, str] = {}
+) -> Change:
+    """A node with virtual services, their addresses on kube-ipvs0, and the rules that count."""
+
+    def change(old: Netns) -> Netns:
+        own = {a.ip for d in old.devices.values() for a in d.addresses}
+        addresses = dict.fromkeys(
+            Address(s.ip, s.ip.bits) for family in (4, 6) for s in services[family] if s.ip is not None and s.ip not in own
+        )
+        others = {ip(HOST[f].format(n)) for f in (4, 6) for n in (11, 12, 13)}
+        dummy = Device(
+            "kube-ipvs0", DeviceKind.DUMMY, 90, mac="02:00:00:00:00:90", up=False,
+            addresses=tuple(a for a in addresses if a.ip not in others),
+        )  # fmt: skip
+        made = {f: iptables_save.parse(rules(f, mark.get(f, ""), masquerade.get(f, "")), family=f, file="test") for f in (4, 6)}
+        return replace(
+            old,
+            devices={**old.devices, "kube-ipvs0": dummy},
+            rulesets=made,
+            sets={},
+            ipvs=tuple(s for f in (4, 6) for s in services[f]),
+            sysctls={**old.sysctls, "ipv4.vs.conntrack": conntrack},
+            cache={},
+        )
+
+    return change
+
+
+def with_address(old: Netns, *addresses: str) -> Netns:
+    """Addresses on lo: what a real server of direct routing needs."""
+    lo = old.devices["lo"]
+    more = tuple(Address(ip(a), ip(a).bits) for a in addresses)
+    return replace(old, devices={**old.devices, "lo": replace(lo, addresses=(*lo.addresses, *more))}, cache={})
+
+
+def tracer_of(changes: Mapping[str, Change]) -> Tracer:
+    tracer = Tracer(load([str(path_of_default())]))
+    spaces = {name: changes[name](space) if name in changes else space for name, space in tracer.network.namespaces.items()}
+    tracer.network = replace(tracer.network, namespaces=spaces)
+    tracer._networks.clear()
+    return tracer
+
+
+def all_masquerade(family: int) -> str:
+    pods = "10.244.0.0/16" if family == 4 else "fd00:10:244::/56"
+    return f"-A POSTROUTING -s {pods} -d {pods} -j RETURN\n-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE"
+
+
+def marks(family: int) -> str:
+    """Everything to a virtual service is masqueraded."""
+    net = "10.96.100.0/24" if family == 4 else "fd00:10:96::100:0/112"
+    return "\n".join(f"-A {hook} -d {net} -j MARK --set-xmark 0x4000/0x4000" for hook in ("PREROUTING", "OUTPUT"))
+
+
+def plain(conntrack: int) -> tuple[Tracer, list[Flow]]:
+    services = {4: base(4), 6: base(6)}
+    return tracer_of(dict.fromkeys(NODES, node(services, conntrack))), all_flows()
+
+
+def masqueraded(conntrack: int) -> tuple[Tracer, list[Flow]]:
+    services = {4: base(4), 6: base(6)}
+    force = {f: "-A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE" for f in (4, 6)}
+    return tracer_of(dict.fromkeys(NODES, node(services, conntrack, {f: marks(f) for f in (4, 6)}, force))), all_flows()
+
+
+SOURCES = ("web-0", "api-0", "api-1", "node/node-1", "node/node-2", "kube-system/dns-0")
+
+
+def all_flows(numbers: Iterable[int] = range(1, 18)) -> list[Flow]:
+    found = []
+    for family in (4, 6):
+        for source in SOURCES:
+            for n in numbers:
+                vip = VIP[family].format(n)
+                found += [Flow(source, ip(vip).port(port), proto) for port, proto in ((80, "tcp"), (53, "udp"))]
+                if n in (1, 4, 10):
+                    found += [Flow(source, ip(vip).port(81), "tcp"), Flow(source, vip, "icmp"), Flow(source, ip(vip).port(81), "udp")]
+                if n == 11:
+                    found.append(Flow(source, ip(vip).port(9000), "sctp"))
+                if n == 16:
+                    found += [Flow(source, ip(vip).port(port), "tcp") for port in (21, 20, 2000)]
+            found += [Flow(source, ip(HOST[family].format(k)).port(30080), "tcp") for k in (11, 12, 13)]
+        outside = "203.0.113.7" if family == 4 else "2001:db8::7"
+        found += [Flow(outside, ip(HOST[family].format(k)).port(30080), "tcp") for k in (11, 12, 13)]
+    return found
+
+
+CASES: dict[str, Callable[[], tuple[Tracer, list[Flow]]]] = {
+    "conntrack": lambda: plain(1),
+    "no conntrack": lambda: plain(0),
+    "masqueraded": lambda: masqueraded(1),
+    "masqueraded, no conntrack": lambda: masqueraded(0),
+}
+
+
+def perform(name: str, count: int) -> dict[str, object]:
+    begun = time.monotonic()
+    tracer, wanted = CASES[name]()
+    with Lab.start(make_plan(tracer.network)) as lab:
+        for space in tracer.network.namespaces.values():
+            if space.ipvs:
+                lab.run(space.name, "ipvsadm", "-R", stdin=text(space.ipvs))
+                lab.run(space.name, "sysctl", "-qw", f"net.ipv4.vs.conntrack={space.sysctls['ipv4.vs.conntrack']}")
+        report = verify(tracer, lab, wanted)
+        step = max(len(wanted) // count, 1) if count else len(wanted) + 1
+        counted = verify_paths(tracer, tracer.network, lab, wanted[::step] if count else [], "legacy")
+    return {
+        "case": name,
+        "summary": report.summary,
+        "disagreements": [str(d) for d in report.disagreements],
+        "agreed": report.agreed,
+        "unknown": report.unknown,
+        "again": [str(d) for d in report.again],
+        "counted": counted.agreed,
+        "miscounted": [str(d) for d in counted.disagreements],
+        "rules": len(counted.rules),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def main() -> None:
+    count = int(sys.argv[1])
+    for name in sys.argv[2:] or CASES:
+        print(json.dumps(perform(name, count)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
