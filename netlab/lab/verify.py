@@ -232,7 +232,7 @@ def _same_error(branch: Branch, seen: Seen) -> bool:
     if last is None:
         return False
     if seen.icmp is None:
-        return last.packet.protocol == "TCP" and seen.errno == "ECONNREFUSED"
+        return last.packet.protocol in ("TCP", "SCTP") and seen.errno == "ECONNREFUSED"
     protocol = ICMPV6 if ":" in last.packet.source else ICMP
     nobody = ip(last.packet.source)
     told = icmp_text(Packet(nobody, nobody, protocol, icmp_type=seen.icmp[0], icmp_code=seen.icmp[1]))

@@ -1,11 +1,11 @@
-"""IPVS's schedulers: which real server a new connection gets (net/netfilter/ipvs/ip_vs_{rr,wrr,lc,wlc,sed,nq,fo,ovf,lblc,lblcr,dh,sh,mh}.c).
+"""IPVS's schedulers: which real server a new connection gets (net/netfilter/ipvs/ip_vs_rr.c and its siblings).
 
     hash (dh, sh, mh)              the very server: no scheduler has a secret of its own or of the boot
     best weight (fo, ovf)          the very server, as long as none is overloaded
     state (rr, wrr, lc, wlc, ...)  every server that may be next, with its share
 
-Law: the arithmetic is the kernel's, bit for bit, on a 64-bit machine (32-bit ones hash otherwise for mh). The kernel puts a new real
-server before the older ones (ip_vs_ctl.c __ip_vs_update_dest), so its list is `VirtualService.servers` from behind.
+Law: the arithmetic is the kernel's, bit for bit, on a 64-bit machine (32-bit ones hash otherwise for mh). The kernel puts a new
+real server before the older ones (ip_vs_ctl.c __ip_vs_update_dest), so its list is `VirtualService.servers` from behind.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _MH_KEY, _MH_SKIP_KEY = 2654435761, 2654446892  # ip_vs_mh.c generate_hash_secre
 class Scheduled(msgspec.Struct, frozen=True):
     """What a scheduler says of one packet.
 
-    `shares` pairs each server that may be chosen with its probability (adding up to 1; empty: no server, ip_vs_leave). `why` says in a
-    few words how it chooses; `assumes` what was taken for granted, "" for nothing; `unknown` names what is not modelled.
+    `shares` pairs each server that may be chosen with its probability (adding up to 1; empty: no server, ip_vs_leave). `why`
+    says in a few words how it chooses; `assumes` what was taken for granted ("": nothing); `unknown` names what is not modelled.
     """
 
     shares: tuple[tuple[RealServer, Fraction], ...] = ()
@@ -69,7 +69,7 @@ def schedule(service: VirtualService, asked: Asked, cache: dict[object, object] 
     >>> servers = tuple(RealServer(ip(f"10.1.0.{n}"), 80) for n in (2, 3))
     >>> found = schedule(VirtualService(6, ip("10.0.0.1"), 80, "sh", servers), Asked(ip("10.2.0.7"), ip("10.0.0.1")))
     >>> [(str(server.ip), str(share)) for server, share in found.shares]
-    [('10.1.0.3', '1')]
+    [('10.1.0.2', '1')]
     """
     how = _SCHEDULERS.get(service.scheduler)
     if how is None:
@@ -121,7 +121,8 @@ def _least(kind: str, weighted: bool, first: Callable[[Sequence[RealServer]], Re
         begin = first(servers)
         empty = f"; on an empty table the first is {begin.ip.port(begin.port)}" if begin is not None else ""
         what = "as its weight says" if weighted else "as likely"
-        assumes = f"how many connections each real server has is not known: each {what}, as with many that last equally long{empty}"
+        counts = "how many connections each real server has is not known"
+        assumes = f"{counts}: each {what}, as with many that last equally long{empty}"
         return _shared(servers, kind, assumes, weighted)
 
     return how
@@ -270,7 +271,7 @@ def _mh_hash(address: Ip, port: int, key: int, offset: int) -> int:
 
 
 def _siphash13(word: int, key: int) -> int:
-    """lib/siphash.c hsiphash of one 32-bit word on a 64-bit machine, where both halves of the key are `key`: SipHash-1-3, low half."""
+    """lib/siphash.c hsiphash_1u32 on a 64-bit machine, both halves of the key being `key`: SipHash-1-3, its low half."""
     v0, v1 = 0x736F6D6570736575 ^ key, 0x646F72616E646F6D ^ key
     v2, v3 = 0x6C7967656E657261 ^ key, 0x7465646279746573 ^ key
     message = 4 << 56 | word

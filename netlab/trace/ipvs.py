@@ -1,10 +1,11 @@
 """IPVS for one walk: what happens to a packet of a virtual service at the hooks where IPVS looks.
 
-    LOCAL_IN, LOCAL_OUT:  reply (source back to the virtual service), then request (schedule, or an existing connection) -> transmit
+    LOCAL_IN, LOCAL_OUT:  reply (source back to the virtual service), then request (schedule, or a known connection) -> transmit
     FORWARD:              ICMP errors, then reply
 
-Law: each function is one of net/netfilter/ipvs/{ip_vs_core,ip_vs_xmit,ip_vs_nfct}.c, in its order, as in Linux 6.1 and later. Which server is
-chosen is linux/ipvs_schedulers.py's matter; routing and sending are the walker's. What is not modelled ends as `unknown` by name.
+Law: each function is one of net/netfilter/ipvs/{ip_vs_core,ip_vs_xmit,ip_vs_nfct}.c, in its order, as in Linux 6.1 and later.
+Which server is chosen is linux/ipvs_schedulers.py's matter; routing and sending are the walker's. What is not modelled ends as
+`unknown` by name.
 """
 
 from __future__ import annotations
@@ -51,12 +52,18 @@ class Ipvs:
     """IPVS of all namespaces during one run."""
 
     def __init__(
-        self, chooser: Chooser, emit: Callable[[str, AnyStep], None], assume: Callable[[str], None], transmitter: Transmitter
+        self,
+        chooser: Chooser,
+        emit: Callable[[str, AnyStep], None],
+        assume: Callable[[str], None],
+        transmitter: Transmitter,
+        forget: Callable[[Netns, CtView], None],
     ) -> None:
         self.chooser = chooser
         self.emit = emit
         self.assume = assume
         self.transmitter = transmitter
+        self.forget = forget
         self._tables: dict[str, IpvsConnections] = {}
 
     def connections(self, netns: Netns) -> IpvsConnections:
@@ -77,17 +84,27 @@ class Ipvs:
         found = self.connections(skb.netns).outgoing(packet.flow)
         if found is None:
             return self._icmp_send(skb, packet)
-        if found.method is not Method.MASQUERADE:
-            return None
-        sport = {"sport": found.vport}
-        self._answered(skb, view, found, replace(packet, src=found.virtual, sport_random=False, **sport), "")
+        if found.method is Method.MASQUERADE:
+            self._answered(skb, view, found, replace(packet, src=found.virtual, sport=found.vport, sport_random=False), "")
+        else:
+            self.mark(skb, view, found, request=False)
         return None
 
     def _reply_icmp(self, skb: Skb, view: View, packet: Packet, quoted: Packet) -> Outcome | None:
         """ip_vs_out_icmp, handle_response_icmp: an error about a translated request, whoever sent it, comes from the service."""
         found = self.connections(skb.netns).outgoing(quoted.flow, inverse=True)
-        if found is None or found.method is not Method.MASQUERADE:
+        if found is None:
             return None
+        if found.method is not Method.MASQUERADE:
+            self.mark(skb, view, found, request=False)
+            return None
+        if packet.family == 6 and not _nat_checks(skb):
+            # handle_response_icmp: ip_vs_checksum_complete leaves out IPv6's pseudo header, so that no unchecked sum is right
+            if view.hook is Hook.OUTPUT:
+                what = "IPVS takes the checksum of this host's own ICMPv6 error for wrong where NAT has not looked at it before"
+                return Outcome("dropped", what, skb.netns.name)
+            where = skb.netns.name
+            self.assume(f"the device that ICMPv6 errors come in through on {where} vouches for their checksums, as veth does")
         quoted = replace(quoted, dst=found.virtual, dport=found.vport)
         self._answered(skb, view, found, replace(packet, src=found.virtual, quoted=quoted), f"and in the quoted packet: {quoted}")
         return None
@@ -99,7 +116,7 @@ class Ipvs:
         remote = skb.routed is not None and skb.routed.type is not RouteType.LOCAL
         if remote and view.hook is not Hook.INPUT and skb.netns.sysctl("ipv4.vs.snat_reroute", 1):
             skb.reroute = packet  # ip_vs_route_me_harder
-        self.mark(skb, view, found, translated=True, request=False)
+        self.mark(skb, view, found, request=False)
 
     def _icmp_send(self, skb: Skb, packet: Packet) -> Outcome | None:
         """net.ipv4.vs.nat_icmp_send: a real server that speaks without a connection would be told port unreachable."""
@@ -107,7 +124,7 @@ class Ipvs:
             return None
         for service in skb.netns.ipvs:
             if service.protocol == packet.protocol and any((r.ip, r.port) == (packet.src, packet.sport) for r in service.servers):
-                what = f"net.ipv4.vs.nat_icmp_send=1, and {packet.src.port(packet.sport)} is a real server without this connection"
+                what = f"net.ipv4.vs.nat_icmp_send=1 for real server {packet.src.port(packet.sport)} without a connection"
                 return Outcome("unknown", f"{what} (not modelled)", skb.netns.name)
         return None
 
@@ -132,11 +149,14 @@ class Ipvs:
             found = made
         else:
             self._step(skb, view, found.service, found.real, "connection")
-        return self.transmitter.ipvs_transmit(skb, view, found)
+        outcome = self.transmitter.ipvs_transmit(skb, view, found)
+        if found.service.one_packet and packet.protocol == UDP and found.conntrack and skb.ct is not None:
+            self.forget(skb.netns, skb.ct)  # ip_vs_conn_put: the connection has expired, and takes that of conntrack with it
+        return outcome
 
     def forward_icmp(self, skb: Skb, view: View) -> Outcome | None:
-        """ip_vs_in_icmp: an error from a client about a reply goes on to the real server; one about our own IPIP packet is told to
-        the client."""
+        """ip_vs_in_icmp: an error from a client about a reply goes on to the real server, one about our own IPIP packet to the
+        client."""
         packet, quoted = view.packet, view.packet.quoted
         if skb.ipvs or quoted is None:
             return None
@@ -261,7 +281,7 @@ class Ipvs:
 
     # -- what stays with the packet ----------------------------------------------------------------------------------------
 
-    def mark(self, skb: Skb, view: View, connection: IpvsConnection, translated: bool, request: bool) -> None:
+    def mark(self, skb: Skb, view: View, connection: IpvsConnection, request: bool) -> None:
         """skb->ipvs_property, and connection tracking: without net.ipv4.vs.conntrack the packet is UNTRACKED from here on
         (ip_vs_notrack), with it the reply that is waited for comes from the real server (ip_vs_nfct.c ip_vs_update_conntrack)."""
         skb.ipvs = view.ipvs = True
@@ -270,7 +290,7 @@ class Ipvs:
             if tracked is not None:
                 skb.ct = view.ct = CtView(CtState.UNTRACKED)
             return
-        if tracked is None or tracked.confirmed or not translated or skb.ct is None or skb.ct.is_reply:
+        if tracked is None or tracked.confirmed or skb.ct is None or skb.ct.is_reply or connection.method is not Method.MASQUERADE:
             return
         old = tracked.reply
         icmp = old.protocol in (ICMP, ICMPV6)
@@ -278,6 +298,12 @@ class Ipvs:
             tracked.reply = replace(old, src=connection.server, sport=old.sport if icmp else connection.dport)
         else:
             tracked.reply = replace(old, dst=connection.virtual, dport=old.dport if icmp else connection.vport)
+
+
+def _nat_checks(skb: Skb) -> bool:
+    """nf_nat_proto.c nf_nat_icmpv6_reply_translation: the sum of errors about tracked connections was checked."""
+    ruleset = skb.netns.rulesets.get(skb.packet.family)
+    return skb.ct is not None and skb.ct.connection is not None and ruleset is not None and ruleset.table("nat") is not None
 
 
 def find_service(netns: Netns, packet: Packet) -> VirtualService | None:

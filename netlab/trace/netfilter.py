@@ -81,8 +81,7 @@ class Stage:
 
 
 def plan(ruleset: Ruleset, hook: Hook, ipvs: bool = False) -> list[Stage]:
-    """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking, which IPVS does
-    not need."""
+    """What runs at a hook, in order. Without any table not even connection tracking has registered there; IPVS does without."""
     nat = tuple((t, c) for t, c in ruleset.base_chains(hook) if t.name == "nat")
     entries: list[tuple[int, int, Stage]] = []
     for priority, function in KERNEL_FUNCTIONS[hook] if wants_conntrack(ruleset) else ():
@@ -412,6 +411,11 @@ class Netfilter:
                 table.setdefault((zone, is_reply, flow), (connection, is_reply))
         return None
 
+    def forget(self, netns: Netns, ct: CtView) -> None:
+        """nf_ct_kill: the connection leaves the table."""
+        entries = self.connections.get(netns.name, {})
+        self.connections[netns.name] = {key: known for key, known in entries.items() if known[0] is not ct.connection}
+
     # -- NAT -----------------------------------------------------------------------------------------------------------
 
     def _nat(self, skb: Skb, view: View, source: bool, chains: tuple[tuple[Table, Chain], ...]) -> Outcome | None:
@@ -436,8 +440,7 @@ class Netfilter:
                 connection.dst_done = True
         elif source and connection.masq_dev not in ("", view.outdev) and view.hook is Hook.POSTROUTING and not ct.is_reply:
             # nf_nat.h nf_nat_oif_changed: killed, and the packet with it
-            entries = self.connections[skb.netns.name]
-            self.connections[skb.netns.name] = {key: known for key, known in entries.items() if known[0] is not connection}
+            self.forget(skb.netns, ct)
             was = f"a connection that MASQUERADE gave an address of {connection.masq_dev}"
             return Outcome("dropped", f"{was} leaves through {view.outdev} now: it is forgotten", skb.netns.name)
         manipulated = (connection.snat if source else connection.dnat) if not ct.is_reply else (

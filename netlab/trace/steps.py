@@ -165,8 +165,8 @@ class Natted(Step, frozen=True, tag="nat"):
 class IpvsStep(Step, frozen=True, tag="ipvs"):
     """IPVS looked at a packet for a virtual service.
 
-    `action`: "scheduled" a new connection, "connection" one that it knows, "no server" that takes it. `service` and `rule` (the real
-    server's line) are in ipvsadm's words. `method`: masquerade, tunnel or direct route. `why`: how the scheduler chose.
+    `action`: "scheduled" a new connection, "connection" one that it knows, "no server" that takes it. `service` and `rule` (the
+    real server's line) are in ipvsadm's words. `method`: masquerade, tunnel or direct route. `why`: how the scheduler chose.
     `chance` is the probability of this server, "" where it was certain.
     """
 

@@ -17,7 +17,7 @@ from fractions import Fraction
 
 from msgspec.structs import replace
 
-from netlab.linux.addr import Ip
+from netlab.linux.addr import Ip, Prefix, mask_of
 from netlab.linux.bridge import Links
 from netlab.linux.conntrack import CtState, CtView
 from netlab.linux.ipvs import Method
@@ -88,6 +88,7 @@ from netlab.trace.steps import (
 
 IPIP_OVERHEAD = {4: 20, 6: 40}  # bytes of the outer header
 IPV6_IN_IPV6 = 41
+XMIT_RECURSION = 8  # net/core/dev.h XMIT_RECURSION_LIMIT
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes: outer IP 20/40, UDP 8, VXLAN 8, inner Ethernet 14
 TIMESTAMP, TIMESTAMP_REPLY = 13, 14  # RFC 792
 _BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
@@ -143,13 +144,15 @@ class Walk:
         self.links = links
         self.chooser = chooser
         self.assumptions: dict[str, None] = {}
-        self.ipvs = Ipvs(chooser, self.emit, self._assume, self)
+        self.ipvs = Ipvs(chooser, self.emit, self._assume, self, lambda netns, ct: self.netfilter.forget(netns, ct))
         self.netfilter = Netfilter(chooser, self.emit, self.ipvs)
         self._headers: dict[int, tuple[Packet, Header]] = {}
         self.hops: list[tuple[str, list[AnyStep]]] = []
         self.expected: Expected | None = None
         self._forwarded: dict[tuple[str, str, Packet], int] = {}  # packets that were forwarded, but for their TTL -> its value
         self._multipath: dict[tuple[str, str, Ip, Ip], int] = {}  # which of equal next hops a flow takes, once it is chosen
+        self._nested = 0  # how often a tunnel device is sending at this moment
+        self._believed: dict[tuple[str, str, Ip], int] = {}  # who of several was the first to answer for an address
         self._looped = False
 
     # -- the record ----------------------------------------------------------------------------------------------------
@@ -237,6 +240,7 @@ class Walk:
         if packet.family == 6 and source.value == 0 and skb.indev:  # icmp6_send: of the device that it came in through
             source = select_source(skb.netns, skb.indev, packet.src) or source
         protocol = ICMP if packet.family == 4 else ICMPV6
+        inner = packet.inner if packet.protocol == IPIP else None
         length = min(packet.length + (28 if packet.family == 4 else 48), 576 if packet.family == 4 else 1280)
         return Packet(
             src=source,
@@ -246,7 +250,7 @@ class Walk:
             icmp_code=code,
             length=length,
             df=False,
-            quoted=replace(packet, quoted=None, inner=None, mark=0, src_mac="", dst_mac=""),
+            quoted=replace(packet, quoted=None, inner=inner, mark=0, src_mac="", dst_mac=""),
         )
 
     def _refuse(self, skb: Skb, what: str, reason: str, ct: bool = True) -> Outcome:
@@ -458,13 +462,20 @@ class Walk:
         """Who on the link answers for an address, and with which MAC.
 
         ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; proxy_arp
-        answers for what the host would route elsewhere (arp.c arp_process).
+        answers for what the host would route elsewhere (arp.c arp_process). Of several that answer the first is believed, and
+        which that is depends on the wire: each is as likely.
         """
         domain = self.links.domain((netns.name, device.name))
         asked = [*domain.by_ip.get(ip, ()), *(domain.by_host.get(ip, ()) if ip.family == 4 else ())]
-        for place in asked:
-            if place[0] != netns.name:
-                return self.network.namespaces[place[0]].devices[place[1]].mac, f"{place[0]}/{place[1]}"
+        answers = [place for place in asked if place[0] != netns.name and self._answers_arp(place, device, ip)]
+        if answers:
+            key = (netns.name, device.name, ip)
+            if len(answers) > 1 and key not in self._believed:
+                names = [f"ARP: {place[0]}/{place[1]} answers first for {ip}" for place in answers]
+                shares = [Fraction(1, len(answers))] * len(answers)
+                self._believed[key] = self.chooser.choose(shares, f"who answers first for {ip}", names)
+            place = answers[self._believed.get(key, 0)]
+            return self.network.namespaces[place[0]].devices[place[1]].mac, f"{place[0]}/{place[1]}"
         if ip.family == 4:
             for place in domain.proxies:
                 if place[0] == netns.name:
@@ -474,6 +485,26 @@ class Walk:
                 if back.type is RouteType.UNICAST and back.dev != place[1]:
                     return owner.devices[place[1]].mac, f"{place[0]}/{place[1]} (proxy_arp)"
         return None
+
+    def _answers_arp(self, place: tuple[str, str], device: Device, ip: Ip) -> bool:
+        """net/ipv4/arp.c arp_ignore: kube-proxy's strictARP sets 1, so that kube-ipvs0's addresses are not answered for."""
+        netns = self.network.namespaces[place[0]]
+        asked = netns.devices[place[1]]
+        own = [a for a in asked.addresses if a.ip == ip]
+        if ip.family == 6:
+            return bool(own)
+        match max(netns.sysctl("ipv4.conf.all.arp_ignore"), netns.sysctl(f"ipv4.conf.{asked.name}.arp_ignore")):
+            case 1:
+                return bool(own)
+            case 2:
+                return any(sender.ip in Prefix(4, a.ip.value & mask_of(4, a.length), a.length)
+                           for a in own for sender in device.addresses if sender.ip.family == 4)  # fmt: skip
+            case 3:
+                return any(a.ip == ip and a.scope != "host" for d in netns.devices.values() for a in d.addresses)
+            case 8:
+                return False
+            case _:
+                return True
 
     # -- wires ---------------------------------------------------------------------------------------------------------
 
@@ -503,6 +534,7 @@ class Walk:
         """Over a wire into another namespace: skb_scrub_packet forgets mark and connection."""
         packet = replace(skb.packet, mark=0) if skb.packet.mark else skb.packet
         self.emit(skb.netns.name, Transmitted(device.name, f"{to[0]}/{to[1]}", self._header(packet)))
+        self._nested = 0
         return self._receive(Skb(packet, self.network.namespaces[to[0]]), to[1])
 
     def _receive(self, skb: Skb, dev: str) -> Outcome:
@@ -640,7 +672,12 @@ class Walk:
             vni=vxlan.vni,
         )
         self.emit(netns.name, Encapsulated(device.name, vxlan.vni, self._header(outer)))
-        return self.local_out(netns, outer, f"{device.name} on {netns.name}")
+        if self._nested >= XMIT_RECURSION:
+            return self._drop(netns.name, f"dead loop on virtual device {device.name}: its own packets come back to it")
+        self._nested += 1
+        outcome = self.local_out(netns, outer, f"{device.name} on {netns.name}")
+        self._nested = 0
+        return outcome
 
     def _vxlan_rcv(self, skb: Skb) -> Outcome | None:
         """vxlan_rcv: None where no tunnel end here takes the packet."""
@@ -681,7 +718,7 @@ class Walk:
         loopback_source = packet.src.is_loopback and (packet.family == 4 or skb.indev in ("", "lo"))
         if (not local and loopback_source) or (local and not masquerade and not was_local):
             self._routed(aim, found)
-            reason = f"IPVS does not cross between local and other addresses: from {packet.src} to real server {connection.server}"
+            reason = f"IPVS does not cross between local and other addresses: {packet.src} to real server {connection.server}"
             return self._told(self._drop(netns.name, reason))
         if local and masquerade and connection.server.is_loopback and skb.indev not in ("", "lo"):
             return self._told(self._drop(netns.name, f"IPVS does not translate to a loopback address: {connection.server}"))
@@ -692,7 +729,7 @@ class Walk:
         if masquerade:
             self._translate(skb, view, connection)
         if method is not Method.TUNNEL or local:
-            self.ipvs.mark(skb, view, connection, masquerade, request=True)
+            self.ipvs.mark(skb, view, connection, request=True)
         if local:
             return None
         if method is Method.TUNNEL:
@@ -918,7 +955,7 @@ class Walk:
                 return Outcome("delivered", "", netns.name, packet, f"kernel of {netns.name}")
             return self._drop(netns.name, f"ICMP {icmp_text(packet)} that nobody asked for")
         if packet.protocol == IPIP:
-            return self._unknown(netns.name, "IPIP packet")
+            return self._unknown(netns.name, "IPIP packet for a host without a tunnel that takes it")
         if packet.tcp_flags & RST:
             return self._drop(netns.name, "TCP RST for a connection that does not exist here")
         if packet.protocol == TCP and packet.tcp_flags & ACK:

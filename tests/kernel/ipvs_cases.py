@@ -79,7 +79,7 @@ def rules(family: int, mark: str = "", masquerade: str = "") -> str:
     for hook in ("INPUT", "FORWARD", "OUTPUT"):
         seen += [f"-A {hook} -m conntrack --ctstate {state}" for state in STATES]
         seen += [f"-A {hook} -d {net}", f"-A {hook} -s {net}", f"-A {hook} -m ttl --ttl-eq 63" if family == 4 else f"-A {hook} -m hl --hl-eq 63"]
-    seen.append("-A OUTPUT -o eth0")
+    seen += ["-A OUTPUT -o eth0", "-A OUTPUT -p udp -m udp --dport 8472 -m ipvs --ipvs", "-A OUTPUT -p udp -m udp --dport 8472"]
     return RULES.format(mark=mark, ipvs="\n".join(asked), masquerade=masquerade, filter="\n".join(seen))
 
 
@@ -200,6 +200,68 @@ def masqueraded(conntrack: int) -> tuple[Tracer, list[Flow]]:
     return tracer_of(dict.fromkeys(NODES, node(services, conntrack, {f: marks(f) for f in (4, 6)}, force))), all_flows()
 
 
+FABRIC_VIP = {4: "192.168.50.{}", 6: "fd00:192:168:50::{}"}
+
+
+def methods(conntrack: int, mark: bool = False) -> tuple[Tracer, list[Flow]]:
+    """node-1 is the director of addresses on the nodes' own link; node-2 and node-3 are real servers that hold them on lo."""
+    nodes = {f: [HOST[f].format(n) for n in (12, 13)] for f in (4, 6)}
+    vip = {f: {n: FABRIC_VIP[f].format(n) for n in (100, 101, 102, 103, 104)} for f in (4, 6)}
+    services: dict[int, list[VirtualService]] = {4: [], 6: []}
+    wanted: list[Flow] = []
+    for family in (4, 6):
+        own = [HOST[family].format(11)]
+        for number, method, servers, port in (
+            (100, G, nodes[family], 9100),
+            (100, G, [*nodes[family], *own], 10250),
+            (100, G, nodes[family], 9),  # nothing listens
+            (101, I, nodes[family], 9100),
+            (101, I, [*nodes[family], *own], 10250),
+            (101, I, nodes[family], 9),
+            (102, M, nodes[family], 9100),
+            (102, M, own, 10250),
+            (101, I, ["10.244.1.99"], 77),  # nobody there: the error about the tunnel is told to the client
+        ):
+            if method is I and family == 6:
+                continue
+            servers_at = at(family, servers, port)
+            services[family].append(replace(service(family, 0, port, servers_at, method), ip=ip(vip[family][number])))
+            outside = "203.0.113.7" if family == 4 else "2001:db8::7"
+            wanted += [
+                Flow(source, ip(vip[family][number]).port(port), "tcp") for source in (outside, "web-0", "node/node-1", "node/node-2")
+            ]
+            services[family].append(replace(services[family][-1], protocol=UDP))
+            wanted += [Flow(source, ip(vip[family][number]).port(port), "udp") for source in (outside, "web-0", "node/node-1")]
+        wanted += [Flow(outside, ip(vip[family][102]).port(9100), "tcp", size) for size in (1400, 1500)]
+        wanted += [Flow(outside, ip(vip[family][101]).port(9), "udp", size) for size in (1400, 1490, 1500) if family == 4]
+        # a mark stays on the tunnel's packet, too: the service catches it, if that is not on this node
+        services[family].append(VirtualService(0, None, 0, "rr", (RealServer(ip(API[family][0]), 0, M),), 7, family))
+        services[family].append(VirtualService(0, None, 0, "rr", (RealServer(ip(API[family][1]), 0, M),), 8, family))
+        for n in (103, 104):
+            wanted += [Flow(s, ip(vip[family][n]).port(p), "tcp") for s in (outside, "web-0", "node/node-1") for p in (9000, 77)]
+
+    def director(old: Netns) -> Netns:
+        made = node(
+            services, conntrack,
+            {f: "\n".join(f"-A {h} -d {vip[f][96 + m]} -p tcp -j MARK --set-xmark {m:#x}/0xffffffff"
+                          for h in ("PREROUTING", "OUTPUT") for m in (7, 8)) for f in (4, 6)},
+            {f: "-A POSTROUTING -d 10.244.0.0/16 -m ipvs --vdir ORIGINAL -j MASQUERADE" if mark and f == 4 else "" for f in (4, 6)},
+        )(old)  # fmt: skip
+        eth0 = made.devices["eth0"]
+        more = tuple(Address(ip(vip[f][n]), ip(vip[f][n]).bits) for f in (4, 6) for n in vip[f])
+        bare = replace(made.devices["kube-ipvs0"], addresses=())
+        return replace(made, devices={**made.devices, "eth0": replace(eth0, addresses=(*eth0.addresses, *more)), "kube-ipvs0": bare})
+
+    def server(old: Netns) -> Netns:
+        tunnel = Device("tunl0", DeviceKind.IPIP, 91, mtu=1480)
+        made = with_address(old, *(vip[f][n] for f in (4, 6) for n in (100, 101)))
+        sysctls = {**old.sysctls, "ipv4.conf.all.arp_ignore": 1, "ipv4.conf.all.arp_announce": 2}
+        ruleset = {f: iptables_save.parse(rules(f), family=f, file="test") for f in (4, 6)}
+        return replace(made, devices={**made.devices, "tunl0": tunnel}, sysctls=sysctls, rulesets=ruleset, sets={})
+
+    return tracer_of({"node-1": director, "node-2": server, "node-3": server}), wanted
+
+
 SOURCES = ("web-0", "api-0", "api-1", "node/node-1", "node/node-2", "kube-system/dns-0")
 
 
@@ -209,7 +271,10 @@ def all_flows(numbers: Iterable[int] = range(1, 18)) -> list[Flow]:
         for source in SOURCES:
             for n in numbers:
                 vip = VIP[family].format(n)
-                found += [Flow(source, ip(vip).port(port), proto) for port, proto in ((80, "tcp"), (53, "udp"))]
+                port, proto = (53, "udp") if n in (3, 7, 13) else (80, "tcp")
+                found.append(Flow(source, ip(vip).port(port), proto))
+                if n == 4:
+                    found.append(Flow(source, ip(vip).port(53), "udp"))
                 if n in (1, 4, 10):
                     found += [Flow(source, ip(vip).port(81), "tcp"), Flow(source, vip, "icmp"), Flow(source, ip(vip).port(81), "udp")]
                 if n == 11:
@@ -222,11 +287,20 @@ def all_flows(numbers: Iterable[int] = range(1, 18)) -> list[Flow]:
     return found
 
 
+def few() -> tuple[Tracer, list[Flow]]:
+    tracer, _ = plain(1)
+    return tracer, [Flow("web-0", "10.96.100.1:80", "tcp")] * 6 + [Flow("web-0", "10.96.100.17:80", "tcp"), Flow("api-0", "10.96.100.17:80", "tcp")]
+
+
 CASES: dict[str, Callable[[], tuple[Tracer, list[Flow]]]] = {
     "conntrack": lambda: plain(1),
     "no conntrack": lambda: plain(0),
     "masqueraded": lambda: masqueraded(1),
     "masqueraded, no conntrack": lambda: masqueraded(0),
+    "few": few,
+    "methods": lambda: methods(1),
+    "methods, no conntrack": lambda: methods(0),
+    "methods, masqueraded": lambda: methods(1, True),
 }
 
 
@@ -235,6 +309,9 @@ def perform(name: str, count: int) -> dict[str, object]:
     tracer, wanted = CASES[name]()
     with Lab.start(make_plan(tracer.network)) as lab:
         for space in tracer.network.namespaces.values():
+            if "tunl0" in space.devices:
+                lab.run(space.name, "ip", "link", "add", "tunl0", "index", "91", "type", "ipip")
+                lab.run(space.name, "ip", "link", "set", "tunl0", "up")
             if space.ipvs:
                 lab.run(space.name, "ipvsadm", "-R", stdin=text(space.ipvs))
                 lab.run(space.name, "sysctl", "-qw", f"net.ipv4.vs.conntrack={space.sysctls['ipv4.vs.conntrack']}")
