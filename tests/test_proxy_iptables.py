@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from netlab.dataplane.proxy.endpoints import Backend, select
-from netlab.dataplane.proxy.iptables import compile_ruleset, listeners
+from netlab.dataplane.proxy.iptables import compile_ruleset
 from netlab.dataplane.proxy.names import chain_hash, endpoint_chain
+from netlab.dataplane.proxy.node import listeners
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster, Proxy
 from netlab.kube.load import load

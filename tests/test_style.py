@@ -36,8 +36,9 @@ STAGES: dict[str, set[str]] = {
     "match": {"linux"},
     "trace": {"match", "linux", "dataplane", "kube"},
     "lab": {"trace", "linux", "dataplane", "kube"},
-    "render": {"trace", "linux"},
-    "cli": {"linux", "kube", "dataplane", "match", "trace", "render", "lab"},
+    "reach": {"trace", "linux", "dataplane", "kube"},
+    "render": {"trace", "reach", "linux"},
+    "cli": {"linux", "kube", "dataplane", "match", "trace", "reach", "render", "lab"},
 }
 EVERYBODY = {"errors", "refs"}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -112,6 +112,18 @@ def color(choice: str) -> bool:
     if choice != "auto":
         return choice == "always"
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def progress(flags: ClusterFlags, total: int, what: str) -> Callable[[int], None]:
+    """A line on a terminal that counts up; silence anywhere else."""
+    if flags.quiet or not sys.stderr.isatty():
+        return lambda done: None
+
+    def show(done: int) -> None:
+        end = "\r\x1b[K" if done >= total else "\r"
+        print(f"\r{done} of {total} {what}", end=end, file=sys.stderr, flush=True)
+
+    return show
 
 
 def open_cluster(flags: ClusterFlags) -> Cluster:

@@ -10,12 +10,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
-from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, note, open_tracer, request
+from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, note, open_tracer, progress, request
 from netlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -251,7 +250,7 @@ def verify(
         return umllab.once(inside, (sys.stdout.buffer, sys.stderr.buffer), stdin=stdin, modules=modules)
     wanted = comparing.flows(declared, network, flows, seed)
     with Lab.start(plan) as connection:
-        report = comparing.verify(tracer, connection, wanted, progress=_progress(cluster, len(wanted), "flows sent"))
+        report = comparing.verify(tracer, connection, wanted, progress=progress(cluster, len(wanted), "flows sent"))
         emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary)
         counted = verify_paths(
             tracer,
@@ -259,7 +258,7 @@ def verify(
             connection,
             wanted[:rules],
             iptables,
-            progress=_progress(cluster, min(rules, len(wanted)), "flows counted"),
+            progress=progress(cluster, min(rules, len(wanted)), "flows counted"),
         )
         emit("".join(f"{difference}\n\n" for difference in counted.disagreements) + counted.summary)
         many = comparing.flows(declared, network, max(flows, 300), seed)
@@ -277,14 +276,14 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
     if random:
         from netlab.lab.random_clusters import verify_random
 
-        show = _progress(flags, random, "clusters")
+        show = progress(flags, random, "clusters")
         found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, _: show(done))
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
         failed = bool(found.disagreements)
     if rulesets:
         from netlab.lab.fuzz_rules import fuzz_rulesets
 
-        show = _progress(flags, rulesets, "rulesets")
+        show = progress(flags, rulesets, "rulesets")
         report = fuzz_rulesets(rulesets, seed, iptables, progress=lambda report: show(report.rulesets))
         emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary())
         failed = failed or bool(report.disagreements)
@@ -450,15 +449,3 @@ def _age(started: float) -> str:
     if seconds < 7200:
         return f"{seconds // 60}m"
     return f"{seconds // 3600}h" if seconds < 172800 else f"{seconds // 86400}d"
-
-
-def _progress(cluster: ClusterFlags, total: int, what: str) -> Callable[[int], None]:
-    """A line on a terminal that counts up; silence anywhere else."""
-    if cluster.quiet or not sys.stderr.isatty():
-        return lambda done: None
-
-    def show(done: int) -> None:
-        end = "\r\x1b[K" if done >= total else "\r"
-        print(f"\r{done} of {total} {what}", end=end, file=sys.stderr, flush=True)
-
-    return show

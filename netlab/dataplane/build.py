@@ -20,6 +20,8 @@ import msgspec
 
 from netlab.dataplane.cni import flannel
 from netlab.dataplane.proxy import iptables as proxy_iptables
+from netlab.dataplane.proxy import ipvs as proxy_ipvs
+from netlab.dataplane.proxy import node as proxy_node
 from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
@@ -117,7 +119,7 @@ def build(
     places = _Places(cluster)
     pods_of = _pods_by_node(cluster, not_modelled)
     ports, external = _endpoint_ports(cluster, places)
-    nodes: dict[str, Netns] = {}
+    nodes: dict[str, Callable[[], Netns]] = {}
     pod_spaces: dict[str, Callable[[], Netns]] = {}
     host_pods = _host_pods(cluster)
     # the services that make kube-proxy listen; it looks at all that it is given, for every node
@@ -131,27 +133,8 @@ def build(
         pods = pods_of[name]
         eth0 = _node_port(cluster, node)
         wiring = flannel.on_node(cluster, node, pods, leases, remotes, 3) if wired else flannel.Wiring()
-        proxied = _PROXIES[cluster.proxy.mode](cluster, node, (loopback(), eth0, *wiring.devices), checked)
-        devices = (loopback(), eth0, *wiring.devices, *proxied.devices)
-        routes = [*derived_routes(devices, True), *_gateway_routes(cluster, eth0), *wiring.routes]
-        nodes[name] = Netns(
-            name,
-            NetnsKind.NODE,
-            devices={device.name: device for device in devices},
-            routes=in_kernel_order(routes),
-            rules=RULES,
-            neighbours=wiring.neighbours,
-            fdb=wiring.fdb,
-            rulesets=_rulesets(cluster, node, proxied),
-            sets=proxied.sets,
-            ipvs=proxied.ipvs,
-            sysctls={**_node_sysctls(), **proxied.sysctls, **cluster.sysctls},
-            listeners=(
-                *_node_listeners(node, host_pods.get(name, ()), ports),
-                *_host_ports(pods),
-                *proxied.listeners,
-            ),
-        )
+        sockets = (*_node_listeners(node, host_pods.get(name, ()), ports), *_host_ports(pods))
+        nodes[name] = partial(_node, cluster, node, eth0, wiring, sockets, checked)
         indexes = {device.peer[0]: device.index for device in wiring.devices if device.peer is not None}
         for pod in pods:
             pod_spaces[pod.key] = partial(_pod, cluster, node, pod, indexes.get(pod.key), ports)
@@ -160,9 +143,7 @@ def build(
             _check_leases(cluster, node, leases[name], assumptions)
 
     internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at)
-    namespaces: Lazy[str, Netns] = Lazy(
-        {**{name: partial(_same, netns) for name, netns in nodes.items()}, **pod_spaces, INTERNET: partial(_same, internet)}
-    )
+    namespaces: Lazy[str, Netns] = Lazy({**nodes, **pod_spaces, INTERNET: partial(_same, internet)})
     network = Network(namespaces, {FABRIC: Segment(FABRIC, cluster.fabric.mtu)}, (*nodes, INTERNET))
     return Built(network, tuple(not_modelled), tuple(assumptions))
 
@@ -313,6 +294,29 @@ def _same(netns: Netns) -> Netns:
     return netns
 
 
+def _node(
+    cluster: Cluster, node: Node, eth0: Device, wiring: flannel.Wiring, sockets: Sequence[Listener], checked: Cluster
+) -> Netns:
+    """A node's namespace: what the CNI left, and what kube-proxy programs upon it; `sockets` are those of others."""
+    proxied = _PROXIES[cluster.proxy.mode](cluster, node, (loopback(), eth0, *wiring.devices), checked)
+    devices = (loopback(), eth0, *wiring.devices, *proxied.devices)
+    routes = [*derived_routes(devices, True), *_gateway_routes(cluster, eth0), *wiring.routes]
+    return Netns(
+        node.name,
+        NetnsKind.NODE,
+        devices={device.name: device for device in devices},
+        routes=in_kernel_order(routes),
+        rules=RULES,
+        neighbours=wiring.neighbours,
+        fdb=wiring.fdb,
+        rulesets=_rulesets(cluster, node, proxied),
+        sets=proxied.sets,
+        ipvs=proxied.ipvs,
+        sysctls={**_node_sysctls(), **proxied.sysctls, **cluster.sysctls},
+        listeners=(*sockets, *proxied.listeners),
+    )
+
+
 def _pod(
     cluster: Cluster,
     node: Node,
@@ -344,11 +348,28 @@ def _iptables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], che
         ruleset=lambda family: proxy_iptables.compile_ruleset(cluster, node.name, family, local_addresses=addresses),
         # pkg/proxy/iptables/proxier.go: written once, for `all`
         sysctls={"ipv4.conf.all.route_localnet": 1} if cluster.proxy.localhost_nodeports else {},
-        listeners=proxy_iptables.listeners(checked, node.name, local_addresses=addresses),
+        listeners=proxy_node.listeners(checked, node.name, local_addresses=addresses),
     )
 
 
-_PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {"iptables": _iptables_proxy}
+def _ipvs_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], checked: Cluster) -> Programmed:
+    """kube-proxy's IPVS mode, which programs both families."""
+    addresses = _addresses(devices)
+    both = {f: proxy_ipvs.compile_family(cluster, node.name, f, local_addresses=addresses) for f in (4, 6)}
+    return Programmed(
+        ruleset=lambda family: proxy_ipvs.compile_ruleset(cluster, node.name, both[family]),
+        devices=(proxy_ipvs.device(both.values(), 1 + max(device.index for device in devices)),),
+        sets={name: each for family in both.values() for name, each in family.sets.items()},
+        ipvs=(*both[4].services, *both[6].services),
+        sysctls=proxy_ipvs.sysctls(cluster),
+        listeners=proxy_node.listeners(checked, node.name, local_addresses=addresses),
+    )
+
+
+_PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {
+    "iptables": _iptables_proxy,
+    "ipvs": _ipvs_proxy,
+}
 
 
 def _rulesets(cluster: Cluster, node: Node, proxied: Programmed) -> Lazy[int, Ruleset]:

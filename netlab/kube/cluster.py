@@ -44,6 +44,9 @@ class Proxy(msgspec.Struct, frozen=True):
     masquerade_all: bool = False
     localhost_nodeports: bool = True
     nodeport_addresses: tuple[Prefix, ...] = ()
+    scheduler: str = "rr"  # ipvs.scheduler
+    strict_arp: bool = False  # ipvs.strictARP
+    exclude_cidrs: tuple[Prefix, ...] = ()  # ipvs.excludeCIDRs: virtual services there are not cleaned up
 
 
 class Cluster(msgspec.Struct, frozen=True):

@@ -44,6 +44,8 @@ _INT = re.compile(r"[-+]?(0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|0|[1-9][0-9]
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _SPECIAL = {".nan": "nan", ".inf": "inf", "+.inf": "inf", "-.inf": "-inf"}
 _TAG = "tag:yaml.org,2002:"
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
+_NO_OBJECT = "this is not a Kubernetes object"
 _HELM = "is this a Helm template? render it first: helm template ..."
 
 
@@ -189,7 +191,7 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
                 value = _scalar(event)
         elif kind is MappingStartEvent or kind is SequenceStartEvent:
             if len(stack) >= MAX_DEPTH:
-                raise fail(f"nested deeper than {MAX_DEPTH} levels", event, "this is not a Kubernetes object")
+                raise fail(_TOO_DEEP, event, _NO_OBJECT)
             if len(stack) == 2 and kind is MappingStartEvent and stack[0].key == "items" and type(stack[1].box) is list:
                 item_lines.append(event.start_mark.line + 1)
             elif not stack:
@@ -267,6 +269,8 @@ def _syntax(error: Any, text: bytes, number: int, file: str) -> InputError:
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
     line = mark.line + 1 if mark is not None else None
+    if "maximum nesting depth" in problem:  # libyaml looks far ahead in flow style, and newer ones give up before netlab does
+        return InputError(_TOO_DEEP, Ref(file=file, line=line, document=number or None), _NO_OBJECT)
     hint = None
     if b"{{" in text[:65536]:
         hint = _HELM

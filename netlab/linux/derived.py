@@ -70,7 +70,9 @@ def derived_routes(devices: Iterable[Device], forwarding6: bool) -> list[Route]:
     Parameters
     ----------
     devices : iterable of Device
-        Those that are down add nothing.
+        Those that are down add nothing, for they lost their routes when they went down. A dummy device is taken to have been
+        down from the start (kube-ipvs0): addresses that it was given then are local, and no more (fib_frontend.c
+        fib_add_ifaddr, addrconf.c ipv6_add_addr).
     forwarding6 : bool
         net.ipv6.conf.all.forwarding: routers also answer to the subnet-router anycast address (RFC 4291, 2.6.1;
         addrconf_join_anycast).
@@ -78,6 +80,8 @@ def derived_routes(devices: Iterable[Device], forwarding6: bool) -> list[Route]:
     found: list[Route] = []
     for device in devices:
         if not device.up:
+            if device.kind is DeviceKind.DUMMY:
+                found += [_local(address.ip, (NextHop(device.name),)) for address in device.addresses]
             continue
         is_loopback = device.kind is DeviceKind.LOOPBACK
         hops = (NextHop(device.name),)
@@ -92,6 +96,12 @@ def derived_routes(devices: Iterable[Device], forwarding6: bool) -> list[Route]:
                 Route(_MULTICAST_NET, hops, RouteType.MULTICAST, metric=_CONNECTED6_METRIC, table=LOCAL, protocol="kernel")
             )
     return found
+
+
+def _local(ip: Ip, hops: tuple[NextHop, ...]) -> Route:
+    if ip.family == 6:
+        return Route(host_prefix(ip), hops, RouteType.LOCAL, table=LOCAL, protocol="kernel")
+    return Route(host_prefix(ip), hops, RouteType.LOCAL, src=ip, table=LOCAL, scope="host", protocol="kernel")
 
 
 def _add_v4(found: list[Route], address: Address, hops: tuple[NextHop, ...], lo: bool, primaries: dict[Prefix, Ip]) -> None:
@@ -114,7 +124,7 @@ def _add_v4(found: list[Route], address: Address, hops: tuple[NextHop, ...], lo:
 def _add_v6(found: list[Route], address: Address, hops: tuple[NextHop, ...], lo: bool, forwarding: bool) -> None:
     ip, length = address.ip, address.length
     net = Prefix(6, ip.value & mask_of(6, length), length)
-    found.append(Route(host_prefix(ip), hops, RouteType.LOCAL, table=LOCAL, protocol="kernel"))
+    found.append(_local(ip, hops))
     if not ip.is_loopback:
         found.append(Route(net, hops, metric=_CONNECTED6_METRIC, protocol="kernel"))
     if forwarding and length < 127 and not lo:

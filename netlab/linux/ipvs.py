@@ -8,11 +8,15 @@ Law: plain values; which server a packet gets is decided in trace/. Sources: ipv
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import msgspec
 
 from netlab.linux.addr import Ip
 from netlab.refs import Ref
+
+# net/netfilter/ipvs/Kconfig
+SCHEDULERS: Final = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh")
 
 
 class Method(enum.Enum):
@@ -24,7 +28,10 @@ class Method(enum.Enum):
 
 
 class RealServer(msgspec.Struct, frozen=True, gc=False):
-    """One server behind a virtual service; weight 0 takes no new connections. `upper`, `lower`: thresholds, 0 for none."""
+    """One server behind a virtual service; weight 0 takes no new connections. `upper`, `lower`: thresholds, 0 for none.
+
+    `tunnel` is what ipvsadm's --tun-... options say of a tunnel other than plain IPIP ("--tun-type gue --tun-port 6080").
+    """
 
     ip: Ip
     port: int
@@ -32,6 +39,7 @@ class RealServer(msgspec.Struct, frozen=True, gc=False):
     weight: int = 1
     upper: int = 0
     lower: int = 0
+    tunnel: str = ""
 
 
 class VirtualService(msgspec.Struct, frozen=True):

@@ -85,6 +85,7 @@ class ProxiedPort(msgspec.Struct, frozen=True, gc=False):
     internal_local: bool = False
     affinity: int | None = None  # seconds of session affinity ClientIP
     total: int = 0  # endpoints of any condition
+    on_node: tuple[Backend, ...] = ()  # those of any condition on the node that asks
     usable: Selection = Selection()
 
     @property
@@ -155,6 +156,7 @@ def _ports_of(
                 internal_local=internal_local,
                 affinity=affinity,
                 total=len(endpoints),
+                on_node=tuple(b for b in endpoints if b.local),
                 usable=select(
                     endpoints,
                     # A port with external policy Local still needs the cluster's endpoints: pods and the node itself reach

@@ -20,10 +20,10 @@ import msgspec
 
 from netlab.dataplane.proxy.endpoints import PROTOCOLS, Backend, ProxiedPort, find_node, node_ip, proxied_ports
 from netlab.dataplane.proxy.names import CLUSTER, EXTERNAL, FIREWALL, LOCAL, chain_hash, endpoint_chain
-from netlab.errors import InputError
+from netlab.dataplane.proxy.node import covers_loopback, nodeport_addresses, nodeport_blocks, pod_network
+from netlab.dataplane.proxy.xtables import mark_masq, masquerade_mark, postrouting, source, sources, table
 from netlab.kube.cluster import Cluster
-from netlab.linux.addr import V4_ALL, V6_ALL, Ip, Prefix, ip, mask_of
-from netlab.linux.hooks import IPTABLES_TABLES
+from netlab.linux.addr import V4_ALL, V6_ALL, Ip, Prefix, mask_of
 from netlab.linux.matches import (
     Addrtype,
     Comment,
@@ -40,12 +40,10 @@ from netlab.linux.matches import (
     Tcp,
     Udp,
 )
-from netlab.linux.netns import Listener
-from netlab.linux.rules import Chain, Rule, Ruleset, Table
-from netlab.linux.targets import Accept, Dnat, Drop, Jump, Masquerade, NatRange, Reject, Return, SetMark, Target
+from netlab.linux.rules import Rule, Ruleset
+from netlab.linux.targets import Accept, Dnat, Drop, Jump, NatRange, Reject, Target
 
 LARGE_CLUSTER = 1000  # endpoints; above it the comments of per-endpoint rules are left out (largeClusterEndpointsThreshold)
-HEALTHZ_PORT, METRICS_PORT = 10256, 10249  # pkg/cluster/ports
 
 _TO_MARK_MASQ = Jump("KUBE-MARK-MASQ")
 _NEW = Conntrack(states=frozenset({"NEW"}))
@@ -120,8 +118,6 @@ def compile_ruleset(cluster: Cluster, node: str, family: int, *, local_addresses
         Unknown node, or an option of kube-proxy that cannot work or is not modelled.
     """
     options = cluster.proxy
-    if not 0 <= options.masquerade_bit <= 31:
-        raise InputError(f"masqueradeBit {options.masquerade_bit} is no bit of a mark", hint="use 0 to 31 (the default is 14)")
     ports = proxied_ports(cluster, node, family)
     site = _Site(
         family=family,
@@ -129,7 +125,7 @@ def compile_ruleset(cluster: Cluster, node: str, family: int, *, local_addresses
         address=node_ip(find_node(cluster, node), family),
         large=sum(p.total for p in ports) > LARGE_CLUSTER,
         masquerade_all=options.masquerade_all,
-        pods=_pod_network(cluster, node, family),
+        pods=pod_network(cluster, node, family),
     )
     rules = _Rules()
     # Chains that kube-proxy makes whether or not they hold rules.
@@ -137,49 +133,17 @@ def compile_ruleset(cluster: Cluster, node: str, family: int, *, local_addresses
         rules.filter[name] = []
     for name in ("KUBE-NODEPORTS", "KUBE-SERVICES"):
         rules.nat[name] = []
-    _write_frame(rules, 1 << options.masquerade_bit)
+    _write_frame(rules, masquerade_mark(cluster))
     for port in ports:
         _write_port(rules, site, port)
     _write_nodeport_jump(rules, cluster, node, family, local_addresses)
     return Ruleset(
         (
-            _table(family, "mangle", {"KUBE-PROXY-CANARY": []}),
-            _table(family, "filter", rules.filter),
-            _table(family, "nat", rules.nat),
+            table(family, "mangle", {"KUBE-PROXY-CANARY": []}),
+            table(family, "filter", rules.filter),
+            table(family, "nat", rules.nat),
         )
     )
-
-
-def listeners(cluster: Cluster, node: str, *, local_addresses: Sequence[Ip] | None = None) -> tuple[Listener, ...]:
-    """kube-proxy's own sockets: healthz, metrics, and a health check server per service with a healthCheckNodePort.
-
-    A health check server listens whether or not the node has endpoints (it then answers 503), on --nodeport-addresses or on
-    all addresses of both families: Go binds 0.0.0.0 dual-stack (pkg/proxy/healthcheck/service_health.go).
-    """
-    found = {
-        Listener(protocol=6, port=HEALTHZ_PORT, owner="kube-proxy healthz"),
-        Listener(protocol=6, port=METRICS_PORT, owner="kube-proxy metrics", ip=ip("127.0.0.1")),
-    }
-    for family in (4, 6):
-        addresses = _nodeport_addresses(cluster, node, family, local_addresses)
-        for p in proxied_ports(cluster, node, family):
-            if p.health_check_node_port:
-                owner = f"kube-proxy health check of {p.service.key}"
-                for address in [None] if addresses is None else addresses:
-                    found.add(Listener(protocol=6, port=p.health_check_node_port, owner=owner, ip=address))
-    return tuple(sorted(found, key=lambda s: (s.port, s.owner, str(s.ip or ""))))
-
-
-def _table(family: int, name: str, rules: dict[str, list[Rule]]) -> Table:
-    """Built-in chains in the order of their hooks, then the rest by name: the order in which iptables-save prints."""
-    chains = {
-        hook.value: Chain(hook.value, tuple(rules.get(hook.value, ())), hook, priority, "ACCEPT")
-        for hook, priority in IPTABLES_TABLES[name].items()
-    }
-    for chain in sorted(rules):
-        if chain not in chains:
-            chains[chain] = Chain(chain, tuple(rules[chain]))
-    return Table("ip" if family == 4 else "ip6", name, chains)
 
 
 def _write_frame(rules: _Rules, mark: int) -> None:
@@ -210,12 +174,8 @@ def _write_frame(rules: _Rules, mark: int) -> None:
     rules.nat["OUTPUT"] = [portals]
     rules.nat["POSTROUTING"] = [jump("KUBE-POSTROUTING", "kubernetes postrouting rules")]
     rules.nat["KUBE-PROXY-CANARY"] = []
-    rules.nat["KUBE-MARK-MASQ"] = [Rule((), SetMark(mark, mark))]
-    rules.nat["KUBE-POSTROUTING"] = [
-        Rule((Mark(mark, mark, negate=True),), Return()),
-        Rule((), SetMark(mark, 0)),  # xor: the mark is gone should the packet meet the stack again
-        Rule((Comment("kubernetes service traffic requiring SNAT"),), Masquerade(NatRange(random_fully=True))),
-    ]
+    rules.nat["KUBE-MARK-MASQ"] = mark_masq(mark)
+    rules.nat["KUBE-POSTROUTING"] = postrouting(mark)
 
 
 def _write_port(rules: _Rules, site: _Site, p: ProxiedPort) -> None:
@@ -273,7 +233,7 @@ def _write_port(rules: _Rules, site: _Site, p: ProxiedPort) -> None:
         if site.masquerade_all:
             add(rules.nat[internal.chain], to_cluster_ip, _TO_MARK_MASQ)
         elif site.pods is not None:
-            add(rules.nat[internal.chain], (_source(site.pods, negate=True), *to_cluster_ip), _TO_MARK_MASQ)
+            add(rules.nat[internal.chain], (source(site.pods, negate=True), *to_cluster_ip), _TO_MARK_MASQ)
 
     if p.externally_accessible:
         chain_rules = rules.nat[external.chain]
@@ -284,7 +244,7 @@ def _write_port(rules: _Rules, site: _Site, p: ProxiedPort) -> None:
             # treated as if it went out to a load balancer and came back in.
             if site.pods is not None:
                 comment = Comment(f"pod traffic for {p.name} external destinations")
-                add(chain_rules, (*_sources(site.pods), comment), cluster)
+                add(chain_rules, (*sources(site.pods), comment), cluster)
             comment = Comment(f"masquerade LOCAL traffic for {p.name} external destinations")
             add(chain_rules, (comment, _FROM_NODE), _TO_MARK_MASQ)
             comment = Comment(f"route LOCAL traffic for {p.name} external destinations")
@@ -296,7 +256,7 @@ def _write_port(rules: _Rules, site: _Site, p: ProxiedPort) -> None:
         chain_rules = rules.nat[firewall.chain]
         comment = Comment(f"{p.name} loadbalancer IP")
         for allowed in p.source_ranges:
-            add(chain_rules, (*_sources(allowed), comment), external)
+            add(chain_rules, (*sources(allowed), comment), external)
         if any(site.address in allowed for allowed in p.source_ranges):
             # The VIP is often an address of the node, and then the source of what the node itself sends to it.
             for vip in p.load_balancer_ips:
@@ -339,18 +299,18 @@ def _write_endpoints(rules: _Rules, site: _Site, p: ProxiedPort, cluster: str, l
 
 def _write_nodeport_jump(rules: _Rules, cluster: Cluster, node: str, family: int, local_addresses: Sequence[Ip] | None) -> None:
     """The end of KUBE-SERVICES, and what guards 127.0.0.0/8 where node ports work on it."""
-    localhost = family == 4 and cluster.proxy.localhost_nodeports and _covers_loopback(_nodeport_blocks(cluster, 4))
+    localhost = family == 4 and cluster.proxy.localhost_nodeports and covers_loopback(nodeport_blocks(cluster, 4))
     loopback = Prefix(4, 127 << 24, 8) if family == 4 else Prefix(6, 1, 128)
     outside_loopback = Destination(family, loopback.value, loopback.mask, negate=True)
     if localhost:
         # kube-proxy sets route_localnet for it, which would let neighbours reach 127.0.0.1 (CVE-2020-8558).
         inside = Destination(family, loopback.value, loopback.mask)
         known = Conntrack(states=frozenset({"RELATED", "ESTABLISHED", "DNAT"}), not_states=True)
-        matches = (_source(loopback, negate=True), inside, Comment("block incoming localnet connections"), known)
+        matches = (source(loopback, negate=True), inside, Comment("block incoming localnet connections"), known)
         rules.filter["KUBE-FIREWALL"].append(Rule(matches, Drop()))
 
     services, jump = rules.nat["KUBE-SERVICES"], Jump("KUBE-NODEPORTS")
-    addresses = _nodeport_addresses(cluster, node, family, local_addresses)
+    addresses = nodeport_addresses(cluster, node, family, local_addresses)
     if addresses is None:
         guard: tuple[Match, ...] = () if localhost else (outside_loopback,)
         services.append(Rule((*guard, _LAST_RULE, _TO_NODE), jump))
@@ -359,53 +319,3 @@ def _write_nodeport_jump(rules: _Rules, cluster: Cluster, node: str, family: int
         if address.is_loopback and not localhost:
             continue  # kube-proxy logs that it cannot serve node ports there
         services.append(Rule((Destination(family, address.value, mask_of(family, address.bits)), _LAST_RULE), jump))
-
-
-def _nodeport_blocks(cluster: Cluster, family: int) -> tuple[Prefix, ...]:
-    """--nodeport-addresses of one family; none of the family means all (pkg/proxy/util/nodeport_addresses.go)."""
-    return tuple(b for b in cluster.proxy.nodeport_addresses if b.family == family) or (Prefix(family, 0, 0),)
-
-
-def _covers_loopback(blocks: tuple[Prefix, ...]) -> bool:
-    return any(b.address.is_loopback or ip("127.0.0.0") in b for b in blocks)
-
-
-def _nodeport_addresses(cluster: Cluster, node: str, family: int, local_addresses: Sequence[Ip] | None) -> tuple[Ip, ...] | None:
-    """The node's addresses on which node ports answer, None for all of them. Sorted, where kube-proxy has a Go map's order."""
-    blocks = _nodeport_blocks(cluster, family)
-    if any(b.length == 0 for b in blocks):
-        return None
-    if local_addresses is None:
-        there = find_node(cluster, node)
-        local_addresses = (ip("127.0.0.1"), ip("::1"), *there.internal_ips, *there.external_ips)
-    return tuple(sorted({a for a in local_addresses if any(a in b for b in blocks)}))
-
-
-def _pod_network(cluster: Cluster, node: str, family: int) -> Prefix | None:
-    """What kube-proxy takes for pods (detectLocalMode); None where it has no CIDR of the family: then it makes no rule of it."""
-    options = cluster.proxy
-    match options.detect_local_mode:
-        case "ClusterCIDR":
-            blocks = options.cluster_cidrs
-        case "NodeCIDR":
-            blocks = find_node(cluster, node).pod_cidrs
-        case other:
-            raise InputError(f"detectLocalMode {other!r} is not modelled", hint="use ClusterCIDR or NodeCIDR")
-    for block in blocks:
-        if block.family == family:
-            if block.length == 0:
-                raise InputError(
-                    f"kube-proxy cannot load any rule with {block} as the pod network: iptables refuses `! -s {block}`",
-                    hint="set clusterCIDR to the pods' real network",
-                )
-            return block
-    return None
-
-
-def _source(block: Prefix, negate: bool = False) -> Source:
-    return Source(block.family, block.value, block.mask, negate)
-
-
-def _sources(block: Prefix) -> tuple[Source, ...]:
-    """`-s BLOCK`; iptables keeps nothing of a block that holds every address."""
-    return (_source(block),) if block.length else ()

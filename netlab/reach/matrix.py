@@ -1,0 +1,230 @@
+"""The connectivity matrix: who reaches whom, on every port that anything listens on, asked of the tracer pair by pair.
+
+    workloads, namespaces or pods --+                            +-- their ports (pods' sockets)
+                                    +-- cell: yes, no, some, ? --+-- services (through their endpoints)
+
+Law: nothing is sampled: a cell speaks for every pod behind its row and every pod or endpoint behind its column, and says
+"some" where they differ. Pods ask with the address that they have, so that masquerading and policies apply as they really do.
+A pod's connection to itself is left out of a cell that has other pairs.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from netlab.errors import InputError, did_you_mean
+from netlab.kube.cluster import Cluster
+from netlab.kube.names import Workload, parse_endpoint, resolve
+from netlab.kube.objects import Pod, Service
+from netlab.linux.packet import protocol_name
+from netlab.trace.query import Request, Tracer
+from netlab.trace.steps import Trace, Verdict
+
+GROUPINGS = ("workloads", "pods", "namespaces")
+INTERNET = "internet"
+
+
+class Answer(enum.Enum):
+    """What a cell says."""
+
+    YES = "yes"  # every pair delivers
+    NO = "no"  # no pair does
+    SOME = "some"  # pairs or branches differ
+    UNKNOWN = "?"  # it depends on something that is not modelled
+    NONE = "-"  # nobody to ask: the only pair is a pod and itself
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A row, or the owner of columns: pods that are spoken of together. `name` as a user writes it, with the namespace."""
+
+    name: str
+    pods: tuple[str, ...]
+
+
+class Column(msgspec.Struct, frozen=True, rename="camel"):
+    """A destination: `name` ("default/web", "default/svc/api", "internet"), port and protocol."""
+
+    name: str
+    port: int
+    protocol: str
+    kind: str = "pods"  # or "service", "address"
+
+    def __str__(self) -> str:
+        proto = "" if self.protocol == "TCP" else f"/{self.protocol}"
+        return f"{self.name}:{self.port}{proto}"
+
+
+class Cell(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One answer with its reason (the first that says no or unknown) and how many of its pairs delivered."""
+
+    source: str
+    destination: Column
+    answer: Answer
+    reason: str = ""
+    delivered: int = 0
+    pairs: int = 0
+
+
+class Matrix(msgspec.Struct, frozen=True, rename="camel"):
+    """Rows are names of sources; `cells[row][column]`."""
+
+    sources: tuple[str, ...]
+    destinations: tuple[Column, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    assumptions: tuple[str, ...] = ()
+    not_modelled: tuple[str, ...] = ()
+
+
+def groups(cluster: Cluster, by: str, namespaces: Sequence[str] = ()) -> list[Group]:
+    """The cluster's pods that have an address, grouped by "workloads", "pods" or "namespaces", in order of their names."""
+    found: dict[str, list[str]] = {}
+    for key in sorted(cluster.pods):
+        pod = cluster.pods[key]
+        if not pod.ips or (namespaces and pod.namespace not in namespaces):
+            continue
+        if pod.node_name not in cluster.nodes:
+            continue
+        match by:
+            case "pods":
+                name = key
+            case "namespaces":
+                name = pod.namespace
+            case _:
+                name = workload_name(pod)
+        found.setdefault(name, []).append(key)
+    return [Group(name, tuple(pods)) for name, pods in sorted(found.items())]
+
+
+def workload_name(pod: Pod) -> str:
+    """`default/web` for a pod of Deployment web, else the pod's own name."""
+    return f"{pod.namespace}/{pod.owner.partition(' ')[2]}" if pod.owner else pod.key
+
+
+def named(cluster: Cluster, text: str, namespace: str, by: str) -> list[Group]:
+    """The groups that a user means by a name: a workload, pod, service (as its pods), namespace (`shop/`) or `internet`."""
+    if text == INTERNET:
+        return [Group(INTERNET, ())]
+    if text.endswith("/"):
+        found = groups(cluster, by, (text.rstrip("/"),))
+        if not found:
+            near = did_you_mean(text.rstrip("/"), sorted({p.namespace for p in cluster.pods.values()}))
+            raise InputError(f'no pods in namespace "{text.rstrip("/")}"', hint=near)
+        return found
+    what = resolve(cluster, parse_endpoint(text), namespace, "source")
+    match what:
+        case Workload():
+            return [Group(f"{what.namespace}/{what.name}", tuple(p.key for p in what.pods))]
+        case Pod():
+            return [Group(what.key, (what.key,))]
+        case Service():
+            keys = [e.target_pod for s in cluster.slices.get(what.key, ()) for e in s.endpoints if e.target_pod]
+            pods = tuple(sorted(k for k in dict.fromkeys(keys) if k in cluster.pods))
+            if not pods:
+                raise InputError(f"service {what.key} has no pods that could send", what.ref)
+            return [Group(what.key, pods)]
+        case _:
+            raise InputError(f'"{text}" is not a row of the matrix', hint="name a workload, a pod, a namespace/ or internet")
+
+
+def columns(tracer: Tracer, of: Iterable[Group], services: bool, namespaces: Sequence[str] = ()) -> list[tuple[Column, Group]]:
+    """Every port on which pods of a group listen, and every port of every service (with an empty group)."""
+    cluster = tracer.cluster
+    found: list[tuple[Column, Group]] = []
+    for group in of:
+        ports: dict[tuple[int, str], None] = {}
+        for key in group.pods:
+            pod = cluster.pods[key]
+            where = pod.node_name if pod.host_network else key
+            for listener in tracer.network.namespaces[where].listeners:
+                if listener.owner == f"pod {key}":
+                    ports[listener.port, protocol_name(listener.protocol).upper()] = None
+        found += [(Column(group.name, port, protocol), group) for port, protocol in sorted(ports)]
+    if services:
+        for key in sorted(cluster.services):
+            service = cluster.services[key]
+            if service.type == "ExternalName" or (namespaces and service.namespace not in namespaces):
+                continue
+            name = f"{service.namespace}/svc/{service.name}"
+            for p in service.ports:
+                found.append((Column(name, p.port, p.protocol.upper(), "service"), Group(name, ())))
+    return found
+
+
+def matrix(
+    tracer: Tracer,
+    sources: Sequence[Group],
+    destinations: Sequence[tuple[Column, Group]],
+    progress: Callable[[int], None] = lambda done: None,
+) -> Matrix:
+    """Ask for every cell.
+
+    Parameters
+    ----------
+    tracer : Tracer
+    sources : sequence of Group
+    destinations : sequence of (Column, Group)
+        A column is asked at every pod of its group; a service (empty group) by its own name.
+    progress : callable
+        Told how many cells are done.
+    """
+    rows = []
+    assumptions: dict[str, None] = {}
+    not_modelled: dict[str, None] = {}
+    done = 0
+    for source in sources:
+        row = []
+        for column, group in destinations:
+            answers: list[Trace] = []
+            for sender, target in _pairs(source, column, group):
+                request = Request(sender, target, protocol=column.protocol.lower())
+                try:
+                    answers.append(tracer.trace(request))
+                except InputError as error:
+                    if len(source.pods) > 1 or len(group.pods) > 1:
+                        continue  # another family, a pod without address: this pair has no packet to send
+                    row.append(Cell(source.name, column, Answer.NONE, error.what))
+                    break
+            else:
+                row.append(_cell(source.name, column, answers))
+            for trace in answers:
+                assumptions.update(dict.fromkeys(trace.assumptions))
+                not_modelled.update(dict.fromkeys(trace.not_modelled))
+            done += 1
+            progress(done)
+        rows.append(tuple(row))
+    return Matrix(
+        tuple(s.name for s in sources), tuple(c for c, _ in destinations), tuple(rows), tuple(assumptions), tuple(not_modelled)
+    )
+
+
+def _pairs(source: Group, column: Column, group: Group) -> list[tuple[str, str]]:
+    """Who sends and to what, each as the tracer reads it; a pod and itself only where that is the only pair."""
+    senders = [_pod(key) for key in source.pods] or [source.name]
+    targets = [f"{_pod(key)}:{column.port}" for key in group.pods] or [f"{column.name}:{column.port}"]
+    every = [(s, t) for s in senders for t in targets]
+    return [(s, t) for s, t in every if t != f"{s}:{column.port}"] or every[:1]
+
+
+def _pod(key: str) -> str:
+    namespace, _, name = key.partition("/")
+    return f"{namespace}/pod/{name}"
+
+
+def _cell(source: str, column: Column, answers: Sequence[Trace]) -> Cell:
+    if not answers:
+        return Cell(source, column, Answer.NONE, "no packet can be sent")
+    verdicts = [t.verdict for t in answers]
+    yes = verdicts.count(Verdict.DELIVERED)
+    reason = next((b.reason for t in answers for b in t.branches if b.verdict is not Verdict.DELIVERED and b.reason), "")
+    if yes == len(answers):
+        answer, reason = Answer.YES, ""
+    elif Verdict.UNKNOWN in verdicts:
+        answer = Answer.UNKNOWN
+    elif yes or Verdict.PARTIAL in verdicts:
+        answer = Answer.SOME
+    else:
+        answer = Answer.NO
+    return Cell(source, column, answer, reason or "", yes, len(answers))
