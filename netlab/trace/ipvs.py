@@ -205,6 +205,9 @@ class Ipvs:
             if chosen is None:
                 return self._leave(skb, view, service, packet, f"IPVS service {text} has no real server that takes connections")
             real, chance, why = chosen
+            if real.tunnel or real.ip.family != packet.family:
+                kind = real.tunnel or "a tunnel over another family"
+                return Outcome("unknown", f"IPVS {kind} to real server {real.ip.port(real.port)} is not modelled", netns.name)
             if persistent:
                 table.templates[template] = real
         made = IpvsConnection(
