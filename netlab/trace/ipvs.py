@@ -293,7 +293,9 @@ class Ipvs:
             if tracked is not None:
                 skb.ct = view.ct = CtView(CtState.UNTRACKED)
             return
-        if tracked is None or tracked.confirmed or skb.ct is None or skb.ct.is_reply or connection.method is not Method.MASQUERADE:
+        if tracked is None or tracked.confirmed or skb.ct is None or skb.ct.is_reply:
+            return
+        if connection.method is not Method.MASQUERADE:
             return
         old = tracked.reply
         icmp = old.protocol in (ICMP, ICMPV6)

@@ -815,7 +815,7 @@ class Walk:
         self.note(skb.netns.name, f"{reason} is told to the client")
         if answer is None:
             return self._told(self._drop(skb.netns.name, reason))
-        return self._told(self.local_out(skb.netns, answer, f"kernel of {skb.netns.name}"))
+        return self._told(self.local_out(skb.netns, answer, f"kernel of {skb.netns.name}", attached(skb)))
 
     def _ipip_rcv(self, skb: Skb) -> Outcome | None:
         """net/ipv4/ipip.c ipip_rcv: tunl0 takes every IPIP packet for this host; None where there is no such device."""

@@ -1,7 +1,8 @@
 """Runs inside user-mode Linux, with the standard library alone: which real server does IPVS give each datagram?
 
-Input (argv[1], a file): JSON cases {"commands": ipvsadm -R's input, "family", "port", "servers": [address], "flows": [[source, source port,
-destination]]}. All addresses are this host's own. Output: JSON, for each case the number of the server of each flow, -1 for none.
+Input (argv[1], a file): JSON cases {"commands": ipvsadm -R's input, "family", "port", "servers": [address],
+"flows": [[source, source port, destination]]}. All addresses are this host's own. Output: JSON, for each case the number of the
+server of each flow, -1 for none.
 """
 
 from __future__ import annotations
