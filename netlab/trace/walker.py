@@ -475,7 +475,10 @@ class Walk:
                 shares = [Fraction(1, len(answers))] * len(answers)
                 self._believed[key] = self.chooser.choose(shares, f"who answers first for {ip}", names)
             place = answers[self._believed.get(key, 0)]
-            return self.network.namespaces[place[0]].devices[place[1]].mac, f"{place[0]}/{place[1]}"
+            owner = self.network.namespaces[place[0]]
+            holder = next((d.name for d in owner.devices.values() for a in d.addresses if a.ip == ip), place[1])
+            trap = f" (for {holder}'s address: arp_ignore is off)" if owner.ipvs and holder != place[1] else ""
+            return owner.devices[place[1]].mac, f"{place[0]}/{place[1]}{trap}"
         if ip.family == 4:
             for place in domain.proxies:
                 if place[0] == netns.name:
@@ -951,6 +954,8 @@ class Walk:
         if packet.protocol in (ICMP, ICMPV6):
             timestamp = packet.icmp_type == TIMESTAMP and packet.length >= 32  # icmp_timestamp: at least one word of time
             if packet.icmp_type in (ECHO_REQUEST, V6_ECHO_REQUEST) or timestamp:
+                if any(service.ip == packet.dst for service in netns.ipvs):
+                    self.note(netns.name, f"{packet.dst} is an address of this host's own: IPVS's real servers see no ping")
                 self.emit(netns.name, Delivered(str(packet.dst), f"kernel of {netns.name}", self._header(packet)))
                 return Outcome("delivered", "", netns.name, packet, f"kernel of {netns.name}")
             return self._drop(netns.name, f"ICMP {icmp_text(packet)} that nobody asked for")
