@@ -32,7 +32,7 @@ from netlab.linux.netns import (
     RouteType,
 )
 from netlab.linux.network import Network
-from netlab.linux.text import ipset, iptables_save
+from netlab.linux.text import ipset, iptables_save, ipvsadm
 
 FABRIC = "netlab_fabric"  # holds the bridges that play the segments; no Kubernetes name has an underscore
 VARIANTS = ("legacy", "nft")
@@ -248,6 +248,8 @@ def _furnish(netns: Netns, variant: str, notes: list[str]) -> Iterator[Action]:
         yield Run(ns, ("bridge", "-batch", "-"), fdb)
     if netns.sets:
         yield Run(ns, ("ipset", "restore"), ipset.write(netns.sets))
+    if netns.ipvs:
+        yield Run(ns, ("ipvsadm", "-R"), ipvsadm.write_save(netns.ipvs))
     for family in (4, 6):
         ruleset = netns.rulesets.get(family)
         if ruleset is not None and ruleset.tables:
