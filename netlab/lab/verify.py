@@ -226,7 +226,7 @@ def fits(branch: Branch, seen: Seen, ping: bool) -> bool:
 
 
 def _is_not_told(branch: Branch) -> bool:
-    """net/sctp/input.c sctp_v4_err: an SCTP socket that connects goes on trying after every ICMP error but protocol unreachable."""
+    """net/sctp/input.c sctp_v4_err: an SCTP socket goes on trying after every ICMP error but protocol unreachable."""
     last = branch.reply.hops[-1].steps[-1] if branch.reply is not None and branch.reply.hops else None
     quoted = last.packet.quoted if isinstance(last, Delivered) else None
     return quoted is not None and quoted.protocol == "SCTP"

@@ -23,6 +23,7 @@ from netlab.linux.ipvs_schedulers import Asked, Scheduled, schedule
 from netlab.linux.netns import Netns, RouteType
 from netlab.linux.packet import ACK, ICMP, ICMPV6, IPIP, RST, SCTP, SYN, TCP, UDP, Packet, protocol_name
 from netlab.linux.rules import Hook
+from netlab.linux.text.ipvsadm import write_save
 from netlab.match.view import View
 from netlab.trace.choices import Chooser
 from netlab.trace.skb import Outcome, Skb, nice
@@ -264,15 +265,15 @@ class Ipvs:
     def _step(
         self, skb: Skb, view: View, service: VirtualService, real: RealServer | None, action: str, why: str = "", chance: str = ""
     ) -> None:
-        where = service_options(service)
+        written = write_save([replace(service, servers=() if real is None else (real,))]).splitlines()
         self.emit(
             skb.netns.name,
             IpvsStep(
                 hook=view.hook.value,
                 action=action,
-                service=f"-A {where} {_service_rest(service)}".rstrip(),
+                service=written[0],
                 server="" if real is None else real.ip.port(real.port),
-                rule="" if real is None else f"-a {where} -r {real.ip.port(real.port)} {real.method.value} -w {real.weight}",
+                rule="" if real is None else written[1],
                 method="" if real is None else METHODS[real.method],
                 scheduler=service.scheduler,
                 why=why,
@@ -349,22 +350,3 @@ def service_text(service: VirtualService) -> str:
     if service.fwmark or service.ip is None:
         return f"fwmark {service.fwmark}"
     return f"{service.ip.port(service.port)}/{protocol_name(service.protocol)}"
-
-
-def service_options(service: VirtualService) -> str:
-    """The service as ipvsadm's options name it: `-t 10.96.0.10:53`."""
-    if service.fwmark or service.ip is None:
-        return f"-f {service.fwmark}" + (" -6" if service.family == 6 else "")
-    option = {TCP: "-t", UDP: "-u", SCTP: "--sctp-service"}.get(service.protocol, f"-{service.protocol}")
-    return f"{option} {service.ip.port(service.port)}"
-
-
-def _service_rest(service: VirtualService) -> str:
-    words = [f"-s {service.scheduler}"]
-    if service.flags:
-        words.append(f"-b {','.join(service.flags)}")
-    if service.timeout is not None:
-        words.append(f"-p {service.timeout}")
-    if service.one_packet:
-        words.append("-o")
-    return " ".join(words)

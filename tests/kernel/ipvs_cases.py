@@ -25,7 +25,6 @@ from netlab.linux.ipvs import Method, RealServer, VirtualService
 from netlab.linux.netns import Address, Device, DeviceKind, Netns
 from netlab.linux.packet import SCTP, TCP, UDP
 from netlab.linux.text import iptables_save
-from netlab.trace.ipvs import _service_rest, service_options
 from netlab.trace.query import Tracer
 
 NODES = ("node-1", "node-2", "node-3")
@@ -131,16 +130,6 @@ def base(family: int) -> list[VirtualService]:
             for n in (11, 12, 13)
         ),
     ]
-
-
-def text(services: Iterable[VirtualService]) -> str:
-    """What `ipvsadm -R` reads."""
-    lines = []
-    for one in services:
-        netmask = f" -M {one.netmask if one.family == 6 else '255.255.255.0'}" if one.netmask else ""
-        lines.append(f"-A {service_options(one)} {_service_rest(one)}{netmask}")
-        lines += [f"-a {service_options(one)} -r {r.ip.port(r.port)} {r.method.value} -w {r.weight}" for r in one.servers]
-    return "".join(f"{line}\n" for line in lines)
 
 
 Change = Callable[[Netns], Netns]
@@ -318,9 +307,6 @@ def perform(name: str, count: int) -> dict[str, object]:
             if "tunl0" in space.devices:
                 lab.run(space.name, "ip", "link", "add", "tunl0", "index", "91", "type", "ipip")
                 lab.run(space.name, "ip", "link", "set", "tunl0", "up")
-            if space.ipvs:
-                lab.run(space.name, "ipvsadm", "-R", stdin=text(space.ipvs))
-                lab.run(space.name, "sysctl", "-qw", f"net.ipv4.vs.conntrack={space.sysctls['ipv4.vs.conntrack']}")
         report = verify(tracer, lab, wanted)
         step = max(len(wanted) // count, 1) if count else len(wanted) + 1
         plain_flows = [flow for flow in wanted if flow.size is None]  # the sender remembers the MTU that it was told

@@ -24,7 +24,7 @@ from netlab.linux.addr import Ip, ip
 from netlab.linux.ipvs import Method, RealServer, VirtualService
 from netlab.linux.ipvs_schedulers import Asked, schedule
 from netlab.linux.packet import UDP
-from netlab.trace.ipvs import service_options
+from netlab.linux.text.ipvsadm import write_save
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -72,13 +72,8 @@ class Round:
 
     def case(self) -> dict[str, object]:
         """For ipvs_agent.py."""
-        lines = []
-        for service in self.services:
-            where = service_options(service)
-            lines.append(f"-A {where} -s {service.scheduler}" + (f" -b {','.join(service.flags)}" if service.flags else ""))
-            lines += [f"-a {where} -r {r.ip.port(r.port)} -m -w {r.weight}" for r in self.servers]
         return {
-            "commands": "".join(f"{line}\n" for line in lines),
+            "commands": write_save(self.services),
             "family": self.family,
             "port": PORT,
             "servers": [str(r.ip) for r in self.servers],
