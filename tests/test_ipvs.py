@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from netlab.kube.load import load
 from netlab.linux.addr import Ip, ip
-from netlab.linux.ipvs import Method, RealServer, VirtualService
-from netlab.linux.ipvs_schedulers import SCHEDULERS, Asked, schedule
+from netlab.linux.ipvs import SCHEDULERS, Method, RealServer, VirtualService
+from netlab.linux.ipvs_schedulers import Asked, schedule
 from netlab.linux.netns import Address, Device, DeviceKind, Netns, NetnsKind
 from netlab.linux.packet import SYN, TCP, UDP, Packet
 from netlab.linux.rules import Hook
@@ -84,6 +84,13 @@ def test_hashes_stay_what_they_were_when_linux_agreed(scheduler: str, flags: tup
         ((server, _),) = schedule(service, Asked(ip(f"10.2.{n}.7"), ip(f"10.96.{n}.1"), 40000 + n)).shares
         found += str(server.ip.value & 255)
     assert found == expected
+
+
+def test_a_port_that_nat_drew_may_fall_into_any_bucket() -> None:
+    for scheduler, flag in (("sh", "sh-port"), ("mh", "mh-port")):
+        service = VirtualService(TCP, VIP, 80, scheduler, servers(1, 3), flags=(flag,))
+        shares = {server.ip.value & 255: float(share) for server, share in schedule(service, Asked(CLIENT, VIP, None)).shares}
+        assert shares == pytest.approx({1: 0.25, 2: 0.75}, abs=0.01)
 
 
 def test_an_unknown_scheduler_is_named() -> None:

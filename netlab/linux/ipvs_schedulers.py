@@ -11,6 +11,7 @@ real server before the older ones (ip_vs_ctl.c __ip_vs_update_dest), so its list
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
@@ -40,11 +41,11 @@ class Scheduled(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What schedulers look at: the packet's addresses, and its source port (0 where the protocol has none)."""
+    """What schedulers look at: the packet's addresses, and its source port (None where NAT drew one that nobody knows)."""
 
     src: Ip
     dst: Ip
-    sport: int = 0
+    sport: int | None = 0
 
 
 def schedule(service: VirtualService, asked: Asked, cache: dict[object, object] | None = None) -> Scheduled:
@@ -192,13 +193,15 @@ def _dh(service: VirtualService, servers: Sequence[RealServer], asked: Asked, ca
 def _sh(service: VirtualService, servers: Sequence[RealServer], asked: Asked, cache: _Cache) -> Scheduled:
     """ip_vs_sh.c: buckets are dealt out in turn, to each server as many as its weight; flags sh-port, sh-fallback."""
     port = asked.sport if "sh-port" in service.flags else 0
-    why = f"hash of the source {asked.src.port(port) if 'sh-port' in service.flags else asked.src}"
+    why = f"hash of the source {_source(asked, 'sh-port' in service.flags)}"
     if not servers:
         return Scheduled(why=why)
     buckets: list[RealServer] = []
     while len(buckets) < 1 << _TABLE_BITS:
         for server in servers:
             buckets += [server] * max(server.weight, 1)
+    if port is None:
+        return _any(buckets[: 1 << _TABLE_BITS], why)
 
     def key(offset: int) -> int:
         return (offset + _hash32(port + _fold(asked.src), _TABLE_BITS)) % (1 << _TABLE_BITS)
@@ -209,7 +212,7 @@ def _sh(service: VirtualService, servers: Sequence[RealServer], asked: Asked, ca
 def _mh(service: VirtualService, servers: Sequence[RealServer], asked: Asked, cache: _Cache) -> Scheduled:
     """ip_vs_mh.c: Maglev's table; flags mh-port, mh-fallback."""
     port = asked.sport if "mh-port" in service.flags else 0
-    why = f"Maglev hash of the source {asked.src.port(port) if 'mh-port' in service.flags else asked.src}"
+    why = f"Maglev hash of the source {_source(asked, 'mh-port' in service.flags)}"
     known = cache.get(service.servers)
     if known is None:
         known = cache[service.servers] = _maglev(servers)
@@ -217,11 +220,28 @@ def _mh(service: VirtualService, servers: Sequence[RealServer], asked: Asked, ca
     assumes = _order(servers)
     if any(server.weight == 0 for server in servers):
         assumes += "; those of weight 0 never had another"  # dest->last_weight keeps their places in the table
+    if port is None:
+        return _any(known, why)
 
     def key(offset: int) -> int:
         return _mh_hash(asked.src, port, _MH_KEY, offset) % _MH_TABLE
 
     return _look_up(known, _MH_TABLE, key, "mh-fallback" in service.flags, why, assumes)
+
+
+def _source(asked: Asked, with_port: bool) -> str:
+    if not with_port:
+        return str(asked.src)
+    return asked.src.port(asked.sport) if asked.sport is not None else f"{asked.src} and the port that NAT drew"
+
+
+def _any(table: Sequence[RealServer | None], why: str) -> Scheduled:
+    """The port is one of many: each bucket is as likely."""
+    counted = Counter(server for server in table if server is not None)
+    if any(server.weight == 0 for server in counted):
+        return Scheduled(unknown=f"{why}, where a real server has weight 0")
+    shares = tuple((server, Fraction(count, len(table))) for server, count in counted.items())
+    return Scheduled(shares, why, "a port that NAT draws falls into each bucket of the hash table alike")
 
 
 def _look_up(
@@ -316,4 +336,3 @@ _SCHEDULERS: Mapping[str, _Scheduler] = {
     "ovf": _ovf,
     "mh": _mh,
 }
-SCHEDULERS = tuple(_SCHEDULERS)

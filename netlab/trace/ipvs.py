@@ -236,10 +236,8 @@ class Ipvs:
         """The scheduler's answer: a real server, the chance of it ("" where certain), and why; None for no server."""
         tables = skb.netns.cache.setdefault("ipvs tables", {})
         assert isinstance(tables, dict)
-        if packet.sport_random and {"sh-port", "mh-port"} & set(service.flags):
-            what = f"the source port that NAT drew decides which real server {service_text(service)} takes"
-            return Outcome("unknown", what, skb.netns.name)
-        said: Scheduled = schedule(service, Asked(packet.src, packet.dst, packet.sport), tables)
+        sport = None if packet.sport_random else packet.sport
+        said: Scheduled = schedule(service, Asked(packet.src, packet.dst, sport), tables)
         if said.unknown:
             return Outcome("unknown", f"{said.unknown} of {service_text(service)} is not modelled", skb.netns.name)
         if said.assumes:

@@ -153,3 +153,13 @@ def test_linux_does_what_netlab_says(linux: Uml, name: str) -> None:
     assert "\n".join(report["miscounted"]) == ""
     assert report["agreed"] >= 110
     assert report["counted"] >= 5
+
+
+@pytest.mark.parametrize(("cluster", "flows"), [("topology", 150), ("services", 120), ("dualstack", 100), ("random-11", 120)])
+def test_clusters_in_ipvs_mode(linux: Uml, cluster: str, flows: int) -> None:
+    files = [] if cluster == "topology" else ["-f", str(ROOT / "tests" / "data" / "kube-proxy-1.30.5" / cluster / "cluster.json")]
+    argv = ["lab", "verify", *files, "--proxy-mode", "ipvs", "--kernel", "host", "--flows", str(flows), "--rules", "4", "--seed", "5"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = linux.run([sys.executable, "-m", "netlab.cli.main", *argv], env=env, timeout=300)
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+    assert "0 disagree" in done.stdout.decode()
