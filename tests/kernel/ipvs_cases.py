@@ -127,7 +127,7 @@ def base(family: int) -> list[VirtualService]:
         service(family, 17, 80, at(family, [API[family][0]], 9000), method=GATE),  # nobody has the address there
         *(
             replace(service(family, 0, 30080, at(family, API[family], 9000)), ip=ip(HOST[family].format(n)))
-            for n in (11, 12, 13)
+            for n in (11, 12, 13, 200)  # 200: an address of the nodes' own link on every kube-ipvs0
         ),
     ]
 
@@ -284,7 +284,8 @@ def all_flows(numbers: Iterable[int] = range(1, 18)) -> list[Flow]:
                     found += [Flow(source, ip(vip).port(port), "tcp") for port in (21, 20, 2000)]
             found += [Flow(source, ip(HOST[family].format(k)).port(30080), "tcp") for k in (11, 12, 13)]
         outside = "203.0.113.7" if family == 4 else "2001:db8::7"
-        found += [Flow(outside, ip(HOST[family].format(k)).port(30080), "tcp") for k in (11, 12, 13)]
+        found += [Flow(outside, ip(HOST[family].format(k)).port(30080), "tcp") for k in (11, 12, 13, 200)]
+        found.append(Flow(outside, HOST[family].format(200), "icmp"))
     return found
 
 

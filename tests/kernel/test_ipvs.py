@@ -158,7 +158,8 @@ def test_linux_does_what_netlab_says(linux: Uml, name: str) -> None:
 @pytest.mark.parametrize(("cluster", "flows"), [("topology", 150), ("services", 120), ("dualstack", 100), ("random-11", 120)])
 def test_clusters_in_ipvs_mode(linux: Uml, cluster: str, flows: int) -> None:
     files = [] if cluster == "topology" else ["-f", str(ROOT / "tests" / "data" / "kube-proxy-1.30.5" / cluster / "cluster.json")]
-    argv = ["lab", "verify", *files, "--proxy-mode", "ipvs", "--kernel", "host", "--flows", str(flows), "--rules", "4", "--seed", "5"]
+    argv = ["lab", "verify", *files, "--proxy-mode", "ipvs", "--kernel", "host"]
+    argv += ["--flows", str(flows), "--rules", "4", "--seed", "5"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = linux.run([sys.executable, "-m", "netlab.cli.main", *argv], env=env, timeout=300)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
