@@ -312,7 +312,7 @@ def perform(name: str, count: int) -> dict[str, object]:
         step = max(len(wanted) // count, 1) if count else len(wanted) + 1
         plain_flows = [flow for flow in wanted if flow.size is None]  # the sender remembers the MTU that it was told
         counted = verify_paths(tracer, tracer.network, lab, plain_flows[::step] if count else [], "legacy")
-        time.sleep(6 if counted.disagreements else 0)  # neighbours that IPv6 asks for again once they are 5 s old are counted, too
+        time.sleep(6 if counted.disagreements else 0)  # IPv6 asks for its neighbours again after 5 s, and rules count that, too
         again = verify_paths(tracer, tracer.network, lab, [d.flow for d in counted.disagreements], "legacy")
     return {
         "case": name,
