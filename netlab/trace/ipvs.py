@@ -276,7 +276,7 @@ class Ipvs:
                 scheduler=service.scheduler,
                 why=why,
                 chance=chance,
-                origin=skb.netns.origins.get("ipvsadm", "expected"),
+                origin=skb.netns.origins.get("ipvs", "expected"),
                 ref=service.ref,
             ),
         )
