@@ -19,6 +19,7 @@ import msgspec
 
 from netlab.linux.addr import Ip
 from netlab.linux.ipvs import RealServer, VirtualService
+from netlab.linux.packet import UDP
 
 _M32, _M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _GOLDEN = 0x61C88647  # include/linux/hash.h GOLDEN_RATIO_32
@@ -136,6 +137,18 @@ def _first_able(servers: Sequence[RealServer]) -> RealServer | None:
 def _heaviest(servers: Sequence[RealServer]) -> RealServer | None:
     """The first of the greatest weight: max() keeps the first among equals."""
     return max((server for server in servers if server.weight > 0), key=lambda server: server.weight, default=None)
+
+
+def _active(kind: str, first: Callable[[Sequence[RealServer]], RealServer | None]) -> _Scheduler:
+    """ip_vs_sed.c, ip_vs_nq.c: only active connections count, and those of UDP never are: the first choice stays the choice."""
+    least = _least(kind, True, first)
+
+    def how(service: VirtualService, servers: Sequence[RealServer], asked: Asked, cache: _Cache) -> Scheduled:
+        if service.protocol == UDP:
+            return _one(first(servers), f"{kind}; UDP has no active connections")
+        return least(service, servers, asked, cache)
+
+    return how
 
 
 def _bound(service: VirtualService, servers: Sequence[RealServer], asked: Asked, cache: _Cache) -> Scheduled:
@@ -326,8 +339,8 @@ _SCHEDULERS: Mapping[str, _Scheduler] = {
     "wrr": _wrr,
     "lc": _least("least connections", False, _first_able),
     "wlc": _least("weighted least connections", True, _first_able),
-    "sed": _least("shortest expected delay", True, _heaviest),
-    "nq": _least("never queue", True, _first_able),
+    "sed": _active("shortest expected delay", _heaviest),
+    "nq": _active("never queue", _first_able),
     "lblc": _bound,
     "lblcr": _bound,
     "dh": _dh,

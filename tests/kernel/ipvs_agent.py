@@ -55,8 +55,8 @@ def play(case: dict) -> list[int]:  # type: ignore[type-arg]
 
 def main() -> None:
     run("ip", "link", "set", "lo", "up")
-    run("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
-    run("ip", "-6", "route", "add", "local", "fd00::/8", "dev", "lo")
+    run("ip", "route", "replace", "local", "10.0.0.0/8", "dev", "lo")
+    run("ip", "-6", "route", "replace", "local", "fd00::/8", "dev", "lo")
     run("sysctl", "-q", "net.ipv6.ip_nonlocal_bind=1")
     with open(sys.argv[1], encoding="utf-8") as file:
         cases = json.load(file)
