@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from netlab.errors import InputError
@@ -240,9 +240,11 @@ def virtual_services(draw: st.DrawFn) -> VirtualService:
     )
 
 
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no finding
 ANY = st.lists(virtual_services(), max_size=4, unique_by=lambda s: (s.family, s.protocol, s.ip, s.port, s.fwmark))
 
 
+@PATIENT
 @given(ANY)
 def test_what_is_written_is_read_back(services: list[VirtualService]):
     text = ipvsadm.write_save(services)
@@ -250,6 +252,7 @@ def test_what_is_written_is_read_back(services: list[VirtualService]):
     assert ipvsadm.write_save(ipvsadm.parse(text)) == text
 
 
+@PATIENT
 @given(ANY)
 def test_a_list_is_read_back_but_for_what_it_does_not_say(services: list[VirtualService]):
     told = [
@@ -263,6 +266,7 @@ def test_a_list_is_read_back_but_for_what_it_does_not_say(services: list[Virtual
     assert values(ipvsadm.parse(ipvsadm.write_list(services))) == told
 
 
+@PATIENT
 @given(ANY, st.data())
 def test_a_text_that_was_cut_off_is_read_or_told(services: list[VirtualService], data: st.DataObject):
     for text in (ipvsadm.write_save(services), ipvsadm.write_list(services)):

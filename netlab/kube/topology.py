@@ -18,7 +18,6 @@ from netlab.kube.cluster import Cni, Fabric, Proxy
 from netlab.kube.documents import At, Document
 from netlab.kube.objects import Node
 from netlab.linux.addr import Ip, Prefix, mask_of, prefix
-from netlab.linux.ipvs import SCHEDULERS
 from netlab.refs import Ref
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 CNIS = ("flannel", "none", "calico", "canal", "cilium", "weave", "kindnet", "kube-router", "antrea", "aws-vpc-cni")
 PROXY_MODES = ("iptables", "nftables", "ipvs", "userspace")
+IPVS_SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh")  # Linux's
 _LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 
 # DaemonSets by which a CNI plug-in shows itself
@@ -192,7 +192,7 @@ def read_topology(document: Document) -> Topology:
     if proxy.detect_local_mode is not None:
         at.one_of(proxy.detect_local_mode, _LOCAL_MODES, "kubeProxy.detectLocalMode")
     if proxy.scheduler is not None:
-        at.one_of(proxy.scheduler, SCHEDULERS, "kubeProxy.scheduler")
+        at.one_of(proxy.scheduler, IPVS_SCHEDULERS, "kubeProxy.scheduler")
     return Topology(
         nodes=nodes,
         prefixes=tuple(at.prefix(p, f"fabric.prefixes[{i}]") for i, p in enumerate(fabric.prefixes or ())),
@@ -638,8 +638,8 @@ def _scheduler(doc: _ProxyDoc, declared: Declared) -> str | None:
     """ipvs.scheduler as stated, else as configured; "" is kube-proxy's default."""
     conf = declared.kube_proxy
     configured = conf.ipvs.scheduler if conf is not None and conf.ipvs is not None else None
-    if configured and configured not in SCHEDULERS:
-        hint = did_you_mean(configured, SCHEDULERS) or f"Linux has {', '.join(SCHEDULERS)}"
+    if configured and configured not in IPVS_SCHEDULERS:
+        hint = did_you_mean(configured, IPVS_SCHEDULERS) or f"Linux has {', '.join(IPVS_SCHEDULERS)}"
         raise InputError(f'config.conf: unknown IPVS scheduler "{configured}"', declared.kube_proxy_ref, hint)
     return doc.scheduler or configured
 

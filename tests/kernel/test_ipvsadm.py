@@ -112,12 +112,15 @@ def test_any_services_are_saved_as_netlab_writes_them(linux: Uml):
 # --- a lab ------------------------------------------------------------------------------------------------------------
 
 
-def netlab(*arguments: str) -> str:
+def netlab(*arguments: str, code: int = 0) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "netlab.cli.main", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
+
+
+FIRST_POD = {"services": "pod/web-0", "dualstack": "pod/web-0"}
 
 
 @pytest.mark.parametrize(("name", "nodes"), [("services", ("node-1", "node-2")), ("dualstack", ("node-1", "node-2"))])
@@ -126,6 +129,9 @@ def test_a_lab_in_ipvs_mode_holds_what_was_meant(installed: None, name: str, nod
     lab = f"ipvs-{zlib.crc32(f'{name}{os.getpid()}'.encode()):x}"
     netlab("lab", "up", "--name", lab, *cluster)
     try:
+        for where in (FIRST_POD[name], "node/node-2"):
+            said = netlab("lab", "exec", "--name", lab, where, "--", "ping", "-n", "-c1", "-W2", "10.96.2.10", code=1)
+            assert "From 10.96.2.10 icmp_seq=1 Destination Port Unreachable" in said
         for node in nodes:
 
             def stands(*command: str, node: str = node) -> str:
