@@ -160,6 +160,21 @@ def test_dump_says_that_nothing_is_there_only_where_it_knows(netlab: Any, where:
     assert says in ran.err
 
 
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("ipvsadm", "-A -t 10.96.2.10:80 -s rr"),
+        ("ipvsadm-ln", "TCP  10.96.2.10:80 rr"),
+        ("ipset", "add KUBE-CLUSTER-IP 10.96.2.10,tcp:80"),
+        ("iptables-save", "-A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT"),
+    ],
+)
+def test_dump_of_a_node_in_ipvs_mode(netlab: Any, what: str, line: str) -> None:
+    ran = netlab("dump", "node-1", what, *F, "--proxy-mode", "ipvs")
+    assert ran.code == 0
+    assert line in ran.out.splitlines()
+
+
 def test_the_schema_is_json(netlab: Any) -> None:
     assert json.loads(netlab("schema", "trace").out)["title"] == "Trace"
 
@@ -243,8 +258,10 @@ def test_every_row_that_cannot_be_asked_is_told(netlab: Any) -> None:
         (["schema", "trcae"], 'no schema "trcae"\n  did you mean "trace"?'),
         (["dump", "node-1"], "WHAT requires an argument"),
         (["dump", "node-1", "iptable-save"], 'cannot dump "iptable-save"\n  did you mean "iptables-save"'),
-        (["dump", "node-1", "wuff"], "there is iptables-save, ip6tables-save, nft, addr"),
+        (["dump", "node-1", "wuff"], "there is iptables-save, ip6tables-save, nft, ipset, ipvsadm"),
         (["dump", "node-1", "iptables-save", "-o", "json"], "iptables-save has no JSON form"),
+        (["dump", "node-1", "ipvsadm", "-o", "json"], "ipvsadm has no JSON form"),
+        (["dump", "node-1", "ipset", "-o", "json"], "ipset has no JSON form"),
         (["dump", "node-1", "addr", "--family", "4"], "--family does not go with addr"),
         (["check", "no-such.yaml"], "no-such.yaml: no such file"),
         (["check", "-", "-f", "-"], "ROWS and -f are both -"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from netlab.kube.load import load
+from netlab.kube.topology import Overrides
 from netlab.render import text
 from netlab.trace.query import Request, Tracer
 
@@ -31,6 +32,14 @@ TRACES = {  # file -> question
     "to-the-outside": Request("web-0", "internet:443"),
     "ipv6": Request("web-0", "svc/api-dual", family=6),
 }
+IPVS = {  # the same cluster, kube-proxy in IPVS mode
+    "ipvs-pod-to-service": Request("web-0", "svc/api"),
+    "ipvs-no-endpoints": Request("web-0", "svc/nobody"),
+    "ipvs-wrong-port": Request("web-0", "10.96.0.20:81"),
+    "ipvs-ping": Request("web-0", "10.96.0.20", protocol="icmp"),
+    "ipvs-from-the-node": Request("node/node-1", "svc/api"),
+    "ipvs-nodeport-from-outside": Request("internet", "svc/web", at="node-3"),
+}
 TRANSCRIPT = re.compile(r"(```\n\$ netlab trace web-0 kube-system/svc/kube-dns:dns\n)(.*?)(```\n)", re.DOTALL)
 
 
@@ -39,9 +48,14 @@ def tracer() -> Tracer:
     return make_tracer()
 
 
-def make_tracer() -> Tracer:
+@pytest.fixture(scope="module")
+def ipvs_tracer() -> Tracer:
+    return make_tracer("ipvs")
+
+
+def make_tracer(mode: str = "iptables") -> Tracer:
     """The example cluster, named as somebody in a clone's folder would."""
-    cluster = load([str(ROOT / TOPOLOGY)])
+    cluster = load([str(ROOT / TOPOLOGY)], overrides=Overrides(proxy_mode=mode))
     return Tracer(cluster)
 
 
@@ -52,6 +66,11 @@ def shown(tracer: Tracer, request: Request) -> str:
 @pytest.mark.parametrize("name", TRACES)
 def test_trace_reads_as_before(tracer: Tracer, name: str) -> None:
     assert shown(tracer, TRACES[name]) == (GOLDEN / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", IPVS)
+def test_trace_through_ipvs_reads_as_before(ipvs_tracer: Tracer, name: str) -> None:
+    assert shown(ipvs_tracer, IPVS[name]) == (GOLDEN / f"{name}.txt").read_text()
 
 
 def test_the_readme_shows_what_netlab_prints(tracer: Tracer) -> None:
@@ -65,5 +84,9 @@ if __name__ == "__main__":
     made = make_tracer()
     for name, request in TRACES.items():
         (GOLDEN / f"{name}.txt").write_text(shown(made, request))
+    made = make_tracer("ipvs")
+    for name, request in IPVS.items():
+        (GOLDEN / f"{name}.txt").write_text(shown(made, request))
+    made = make_tracer()
     readme = ROOT / "README.md"
     readme.write_text(TRANSCRIPT.sub(lambda m: m[1] + shown(made, TRACES["pod-to-dns"]) + m[3], readme.read_text()))

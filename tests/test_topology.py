@@ -22,7 +22,7 @@ serviceCIDR: 10.97.0.0/16
 cni: {name: flannel, backend: vxlan, vni: 7, port: 4789, hairpin: false, masquerade: false}
 kubeProxy:
   {mode: ipvs, clusterCIDR: 10.8.0.0/15, masqueradeBit: 3, masqueradeAll: true, localhostNodePorts: false,
-   nodePortAddresses: [192.168.9.0/24], detectLocalMode: NodeCIDR}
+   nodePortAddresses: [192.168.9.0/24], detectLocalMode: NodeCIDR, scheduler: sh, strictARP: true, excludeCIDRs: [10.3.0.0/16]}
 sysctls: {net.ipv4.conf.all.rp_filter: 1, ipv4.ip_forward: 0}
 ---
 """
@@ -60,7 +60,8 @@ def test_a_full_topology_leaves_nothing_to_assume(read):
     ]
     assert found.fabric == Fabric((prefix("192.168.9.0/24"),), (ip("192.168.9.254"),), 9000, "ens3")
     assert found.cni == Cni("flannel", "vxlan", 7, 4789, False, False)
-    assert found.proxy == Proxy("ipvs", (prefix("10.8.0.0/15"),), "NodeCIDR", 3, True, False, (prefix("192.168.9.0/24"),))
+    options = (3, True, False, (prefix("192.168.9.0/24"),), "sh", True, (prefix("10.3.0.0/16"),))
+    assert found.proxy == Proxy("ipvs", (prefix("10.8.0.0/15"),), "NodeCIDR", *options)
     assert (found.pod_cidrs, found.service_cidrs) == ((prefix("10.9.0.0/16"),), (prefix("10.97.0.0/16"),))
     assert found.sysctls == {"ipv4.conf.all.rp_filter": 1, "ipv4.ip_forward": 0}
 
@@ -76,6 +77,8 @@ def test_a_full_topology_leaves_nothing_to_assume(read):
         ("fabric: {mtu: big}", 'fabric.mtu: expected an integer, found a string ("big")'),
         ("cni: {name: flanel}", 'cni.name: unknown value "flanel"\n  did you mean "flannel"?'),
         ("kubeProxy: {mode: iptable}", 'did you mean "iptables"'),
+        ("kubeProxy: {scheduler: rrr}", 'did you mean "rr"'),
+        ("kubeProxy: {excludeCIDRs: [x]}", "kubeProxy.excludeCIDRs[0]"),
         ("kubeProxy: {masqueradeBit: 32}", "expected an integer <= 31"),
         ("podCIDR: 10.0.0.0/33", 'podCIDR: "10.0.0.0/33" is not a CIDR'),
         ("podCIDR: 10.0.0.0/8, 11.0.0.0/8", "two prefixes of one address family"),
@@ -271,6 +274,15 @@ def test_the_kube_proxy_config_map(read):
     assert found.notes == ()
 
 
+def test_the_kube_proxy_config_map_in_ipvs_mode(read):
+    text = "mode: ipvs\nipvs: {scheduler: SCHEDULER, strictARP: true, excludeCIDRs: [10.3.0.0/16], tcpTimeout: 0s}\n"
+    found = read(proxy_map(text.replace("SCHEDULER", "lc")) + POD).proxy
+    assert (found.mode, found.scheduler, found.strict_arp, found.exclude_cidrs) == ("ipvs", "lc", True, (prefix("10.3.0.0/16"),))
+    assert read(proxy_map(text.replace("SCHEDULER", '""')) + POD).proxy.scheduler == "rr"
+    plain = read(proxy_map("mode: ipvs\nipvs: {excludeCIDRs: null}\n") + POD).proxy
+    assert (plain.scheduler, plain.strict_arp, plain.exclude_cidrs) == ("rr", False, ())
+
+
 def test_an_empty_mode_is_iptables(read):
     assert read(proxy_map('mode: ""\n') + POD).proxy.mode == "iptables"
 
@@ -282,6 +294,8 @@ def test_an_empty_mode_is_iptables(read):
         ("mode: [\n", "config.conf"),
         ("clusterCIDR: 10.0.0.0/8,oops\n", "clusterCIDR: not an IP address"),
         ("iptables: {masqueradeBit: x}\n", "iptables.masqueradeBit"),
+        ("ipvs: {scheduler: rrr}\n", 'unknown IPVS scheduler "rrr"\n  did you mean "rr"'),
+        ("ipvs: {excludeCIDRs: [x]}\n", "ipvs.excludeCIDRs: not an IP address"),
     ],
 )
 def test_a_bad_kube_proxy_config_map(read, text, says):

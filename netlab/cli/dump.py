@@ -19,18 +19,23 @@ if TYPE_CHECKING:
     from netlab.linux.netns import Netns
     from netlab.linux.network import Network
 
-WHAT = ("iptables-save", "ip6tables-save", "nft", "addr", "link", "route", "rule", "neigh", "fdb")
-LATER = ("ipset", "ipvsadm")  # not modelled yet
+WHAT = (
+    "iptables-save", "ip6tables-save", "nft", "ipset", "ipvsadm", "ipvsadm-ln",
+    "addr", "link", "route", "rule", "neigh", "fdb",
+)  # fmt: skip
+NO_JSON = ("iptables-save", "ip6tables-save", "ipset", "ipvsadm", "ipvsadm-ln")
 
 
 def dump(
     where: Annotated[str, Parameter(help="A node (node-1), a pod ([NAMESPACE/]pod/NAME) or `internet`.")],
-    what: Annotated[str, Parameter(help=f"One of {', '.join(WHAT)}.")],
+    what: Annotated[
+        str, Parameter(help=f"One of {', '.join(WHAT)}. ipvsadm is what `ipvsadm -S -n` prints, ipset what `ipset save` does.")
+    ],
     /,
     *,
     output: Annotated[
         Literal["text", "json"],
-        Parameter(alias="-o", group=OUTPUT, help="json is what `nft -j`, `ip -j` and `bridge -j` print; iptables-save has none."),
+        Parameter(alias="-o", group=OUTPUT, help="json is what `nft -j`, `ip -j` and `bridge -j` print; the others have none."),
     ] = "text",
     family: Annotated[
         Literal[4, 6] | None, Parameter(group=OUTPUT, help="`ip -4` (the default) or `ip -6`, for route and rule.")
@@ -44,24 +49,31 @@ def dump(
       netlab dump node-1 nft -o json
       netlab dump node-1 route
       netlab dump pod/web-0 addr -o json
+      netlab dump node-1 ipvsadm --proxy-mode ipvs
       netlab dump node-2 fdb --observed node-2=dumps/node-2/
     """
-    if what not in WHAT + LATER:
+    if what not in WHAT:
         known = ", ".join(WHAT)
-        near = did_you_mean(what, WHAT + LATER)
+        near = did_you_mean(what, WHAT)
         raise InputError(f'cannot dump "{what}"', hint=f"{near} (there is {known})" if near else f"there is {known}")
-    if output == "json" and what in ("iptables-save", "ip6tables-save"):
+    if output == "json" and what in NO_JSON:
         raise InputError(f"{what} has no JSON form", hint="leave -o json out")
     if family is not None and what not in ("route", "rule"):
         raise InputError(f"--family does not go with {what}", hint="it chooses between `ip -4` and `ip -6` route and rule")
+    from netlab.linux.netns import NetnsKind
+    from netlab.linux.rules import nft_tables
+
     declared, tracer = open_tracer(cluster)
     netns = find(where, declared, tracer.network, cluster.namespace)
     if netns.name in declared.nodes and where.rpartition("/")[2] != netns.name:
         note(cluster, f"{where} uses its node's network: this is {netns.name}")
-    if what in LATER:
-        note(cluster, _nothing(netns, declared, what))
-    else:
-        emit(_text(netns, what, family, output == "json"))
+    if (what == "ipset" and not netns.sets) or (what == "nft" and not nft_tables(netns.rulesets)):
+        note(cluster, f"{netns.name}: {what} would print nothing")
+    if what in ("ipvsadm", "ipvsadm-ln") and not netns.ipvs:
+        expected = netns.kind is NetnsKind.NODE and "ipvs" not in netns.origins
+        why = f", kube-proxy runs in {declared.proxy.mode} mode" if expected else ""
+        note(cluster, f"{netns.name}: ipvsadm would print no services{why}")
+    emit(_text(netns, what, family, output == "json"))
     return 0
 
 
@@ -128,6 +140,14 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
     from netlab.linux.text import iproute
 
     match what:
+        case "ipset":
+            from netlab.linux.text import ipset
+
+            return ipset.write(netns.sets)
+        case "ipvsadm" | "ipvsadm-ln":
+            from netlab.linux.text import ipvsadm
+
+            return ipvsadm.write_save(netns.ipvs) if what == "ipvsadm" else ipvsadm.write_list(netns.ipvs)
         case "addr":
             return iproute.print_addr(netns, json=json)
         case "link":
@@ -140,16 +160,3 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
             return iproute.print_neigh(netns, json=json)
         case _:
             return iproute.print_fdb(netns, json=json)
-
-
-def _nothing(netns: Netns, cluster: Cluster, what: str) -> str:
-    """The note for ipset and ipvsadm: that nothing is there, only where that is certain; else InputError."""
-    from netlab.linux.netns import NetnsKind
-
-    pod = netns.kind is NetnsKind.POD  # netlab puts nothing of the kind into pods
-    expected = not netns.origins  # nothing was read from the node, so all that is there was compiled
-    if pod or (what == "ipset" and expected and not netns.sets):
-        return f"{netns.name}: {what} would print nothing"
-    if what == "ipvsadm" and expected and cluster.proxy.mode == "iptables":
-        return f"{netns.name}: ipvsadm would print no services, kube-proxy runs in iptables mode"
-    raise InputError(f"{what} is not modelled", hint=f"there is {', '.join(WHAT)}")

@@ -1,6 +1,6 @@
 """What was read from a node in place of what would have been compiled for it.
 
-    DIR/iptables-save ip6tables-save nft.json nft ipset ip-link.json ip-addr.json ip-route.json ip6-route.json
+    DIR/iptables-save ip6tables-save nft.json nft ipset ipvsadm ip-link.json ip-addr.json ip-route.json ip6-route.json
         ip-rule.json ip6-rule.json ip-neigh.json fdb.json sysctl   each optional; netlab/lab/snapshot.sh writes them
 
 Law: a file replaces its kind of table and nothing else; `Netns.origins` says which. Dumps speak of one node only, so three
@@ -22,12 +22,13 @@ import msgspec
 from netlab.dataplane.build import FABRIC, Lazy
 from netlab.errors import InputError, did_you_mean
 from netlab.linux.derived import derived_routes, in_kernel_order, link_local
+from netlab.linux.ipvs import VirtualService
 from netlab.linux.netns import LOCAL, Device, DeviceKind, FdbEntry, Neighbour, Netns, NetnsKind, PolicyRule, Route, RouteType
 from netlab.linux.network import Network
 from netlab.linux.nft import NftTable
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
-from netlab.linux.text import iproute, ipset, iptables_save, nft, sysctl
+from netlab.linux.text import iproute, ipset, iptables_save, ipvsadm, nft, sysctl
 from netlab.refs import Ref
 
 FILES = {  # file name -> the command that writes it
@@ -45,6 +46,7 @@ FILES = {  # file name -> the command that writes it
     "ip-neigh.json": "ip -j neigh",
     "fdb.json": "bridge -j fdb",
     "sysctl": "sysctl net",
+    "ipvsadm": "ipvsadm -S -n",
 }
 
 _XTABLES = {(family, table) for family in ("ip", "ip6") for table in ("raw", "mangle", "nat", "filter", "security")}
@@ -98,7 +100,6 @@ def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
     if not texts:
         found = f"found: {', '.join(others[:6])}" if others else "the directory is empty"
         raise InputError(f"no dump in {directory} ({found})", hint="netlab looks for " + ", ".join(FILES))
-    others = [name for name in others if not _says_nothing(directory, name)]
     notes = [f"{directory}: not read: {', '.join(others)}"] if others else []
     if "nft.json" in texts and "nft" in texts:
         notes.append(f"{directory}: nft.json is read, nft (the same as text) is not")
@@ -113,12 +114,6 @@ def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
     if empty:  # what iptables-nft-save prints where there are no rules, and what a failed sudo leaves
         notes.append(f"{directory}: {' and '.join(empty)}: empty, so the node is taken to have no such rules")
     return texts, notes
-
-
-def _says_nothing(directory: str, name: str) -> bool:
-    """Is it a file of a snapshot that netlab does not read, and that has nothing to say?"""
-    path = os.path.join(directory, name)
-    return name == "ipvsadm" and os.path.isfile(path) and os.path.getsize(path) == 0
 
 
 def _is_iptables(table: NftTable) -> bool:
@@ -208,6 +203,7 @@ class _Observation:
             fdb=fdb if fdb is not None else tuple(self.expected_fdb(devices)),
             rulesets=self.rulesets(),
             sets=self.sets(),
+            ipvs=self.ipvs(),
             sysctls=_of_devices(sysctls, devices),
             origins=self.origins,
             cache={},
@@ -273,6 +269,11 @@ class _Observation:
             return self.expected.sets
         self.origins["ipset"] = "observed"
         return ipset.parse(self.texts["ipset"], self.path("ipset"))
+
+    def ipvs(self) -> tuple[VirtualService, ...]:
+        """`ipvsadm -S -n` or `ipvsadm -ln`; an empty file says that IPVS is not in use."""
+        found = self.parsed("ipvsadm", "ipvs", ipvsadm.parse)
+        return self.expected.ipvs if found is None else found
 
     def sysctls(self) -> Mapping[str, int]:
         """A whole dump is all there is: a sysctl that it lacks does not exist. A part of one replaces only what it has."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 CNIS = ("flannel", "none", "calico", "canal", "cilium", "weave", "kindnet", "kube-router", "antrea", "aws-vpc-cni")
 PROXY_MODES = ("iptables", "nftables", "ipvs", "userspace")
+IPVS_SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh")  # Linux's
 _LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 
 # DaemonSets by which a CNI plug-in shows itself
@@ -119,6 +120,9 @@ class _ProxyDoc(_Strict, frozen=True):
     masquerade_all: bool | None = None
     localhost_node_ports: bool | None = None
     node_port_addresses: list[str] | None = None
+    scheduler: str | None = None
+    strict_arp: bool | None = msgspec.field(default=None, name="strictARP")
+    exclude_cidrs: list[str] | None = msgspec.field(default=None, name="excludeCIDRs")
 
 
 class _Document(_Strict, frozen=True):
@@ -138,12 +142,14 @@ class _Document(_Strict, frozen=True):
 
 # the sysctls that the walk asks for (linux/route.py, linux/bridge.py, trace/walker.py); DEV is a device, all or default
 _DEVICE_SYSCTLS = ("rp_filter", "accept_local", "src_valid_mark", "route_localnet", "forwarding", "proxy_arp")
+_VS_SYSCTLS = ("conntrack", "conn_reuse_mode", "expire_nodest_conn", "expire_quiescent_template")
 _SYSCTLS = (
     "net.ipv4.ip_forward",
     "net.ipv6.conf.all.forwarding",
     "net.bridge.bridge-nf-call-iptables",
     "net.bridge.bridge-nf-call-ip6tables",
     *(f"net.ipv4.conf.DEV.{name}" for name in _DEVICE_SYSCTLS),
+    *(f"net.ipv4.vs.{name}" for name in _VS_SYSCTLS),
 )
 
 
@@ -161,6 +167,7 @@ class Topology(msgspec.Struct, frozen=True):
     proxy: _ProxyDoc = _ProxyDoc()
     cluster_cidrs: tuple[Prefix, ...] = ()
     nodeport_addresses: tuple[Prefix, ...] = ()
+    exclude_cidrs: tuple[Prefix, ...] = ()
     sysctls: Mapping[str, int] = {}
     ref: Ref = Ref()
 
@@ -186,6 +193,8 @@ def read_topology(document: Document) -> Topology:
         at.one_of(proxy.mode, PROXY_MODES, "kubeProxy.mode")
     if proxy.detect_local_mode is not None:
         at.one_of(proxy.detect_local_mode, _LOCAL_MODES, "kubeProxy.detectLocalMode")
+    if proxy.scheduler is not None:
+        at.one_of(proxy.scheduler, IPVS_SCHEDULERS, "kubeProxy.scheduler")
     return Topology(
         nodes=nodes,
         prefixes=tuple(at.prefix(p, f"fabric.prefixes[{i}]") for i, p in enumerate(fabric.prefixes or ())),
@@ -200,6 +209,7 @@ def read_topology(document: Document) -> Topology:
         nodeport_addresses=tuple(
             at.prefix(p, f"kubeProxy.nodePortAddresses[{i}]") for i, p in enumerate(proxy.node_port_addresses or ())
         ),
+        exclude_cidrs=tuple(at.prefix(p, f"kubeProxy.excludeCIDRs[{i}]") for i, p in enumerate(proxy.exclude_cidrs or ())),
         sysctls={_sysctl(key, at): value for key, value in (body.sysctls or {}).items()},
         ref=at.ref,
     )
@@ -599,6 +609,10 @@ def _proxy(declared: Declared, topology: Topology, overrides: Overrides, pod_cid
     if not addresses and conf is not None and conf.node_port_addresses:
         addresses = _config_cidrs(declared, ",".join(conf.node_port_addresses), "nodePortAddresses")
     tables = (conf.nftables if mode == "nftables" else conf.iptables) if conf else None
+    virtual = conf.ipvs if conf else None
+    excluded = topology.exclude_cidrs
+    if not excluded and virtual is not None and virtual.exclude_cidrs:
+        excluded = _config_cidrs(declared, ",".join(virtual.exclude_cidrs), "ipvs.excludeCIDRs")
 
     def pick(stated: Any, configured: Any, otherwise: Any) -> Any:
         return stated if stated is not None else configured if configured is not None else otherwise
@@ -618,7 +632,20 @@ def _proxy(declared: Declared, topology: Topology, overrides: Overrides, pod_cid
             doc.localhost_node_ports, tables.localhost_node_ports if tables else None, default.localhost_nodeports
         ),
         nodeport_addresses=addresses,
+        scheduler=_scheduler(doc, declared) or default.scheduler,
+        strict_arp=pick(doc.strict_arp, virtual.strict_arp if virtual else None, default.strict_arp),
+        exclude_cidrs=excluded,
     )
+
+
+def _scheduler(doc: _ProxyDoc, declared: Declared) -> str | None:
+    """ipvs.scheduler as stated, else as configured; "" is kube-proxy's default."""
+    conf = declared.kube_proxy
+    configured = conf.ipvs.scheduler if conf is not None and conf.ipvs is not None else None
+    if configured and configured not in IPVS_SCHEDULERS:
+        hint = did_you_mean(configured, IPVS_SCHEDULERS) or f"Linux has {', '.join(IPVS_SCHEDULERS)}"
+        raise InputError(f'config.conf: unknown IPVS scheduler "{configured}"', declared.kube_proxy_ref, hint)
+    return doc.scheduler or configured
 
 
 def _service_cidrs(

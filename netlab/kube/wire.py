@@ -338,6 +338,12 @@ class KubeProxyIptables(Wire, frozen=True):
     localhost_node_ports: bool | None = None
 
 
+class KubeProxyIpvs(Wire, frozen=True):
+    scheduler: str | None = None
+    strict_arp: bool | None = msgspec.field(default=None, name="strictARP")
+    exclude_cidrs: list[str] | None = msgspec.field(default=None, name="excludeCIDRs")
+
+
 class KubeProxyConfiguration(Wire, frozen=True):
     """kubeproxy.config.k8s.io/v1alpha1, the `config.conf` of the ConfigMap kube-system/kube-proxy."""
 
@@ -347,6 +353,7 @@ class KubeProxyConfiguration(Wire, frozen=True):
     node_port_addresses: list[str] | None = None
     iptables: KubeProxyIptables | None = None
     nftables: KubeProxyIptables | None = None  # masqueradeBit and masqueradeAll; node ports never answer on loopback
+    ipvs: KubeProxyIpvs | None = None
 
 
 class FlannelBackend(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ import msgspec
 from netlab.lab.host import Lab
 from netlab.lab.verify import BATCH, Flow, fits, predict, shot
 from netlab.trace.query import Tracer
-from netlab.trace.steps import Trace
+from netlab.trace.steps import IpvsStep, Trace
 
 LIMIT = 1e-6
 FIRST_PORT = 22000  # source ports of its own: below those of verify.py
@@ -42,7 +42,10 @@ class Frequency(msgspec.Struct, frozen=True):
 
 
 def choosing(tracer: Tracer, flows: Iterable[Flow], most: int) -> list[tuple[Flow, Trace]]:
-    """The first flows whose branches can be told apart by their endpoint, one for each number of branches and destination."""
+    """The first flows whose branches can be told apart by their endpoint, one for each number of branches and destination.
+
+    Not those that IPVS decides by what it remembers: persistence, and the number of connections.
+    """
     found: dict[tuple[int, str], tuple[Flow, Trace]] = {}
     for flow in flows:
         if len(found) >= most:
@@ -51,9 +54,14 @@ def choosing(tracer: Tracer, flows: Iterable[Flow], most: int) -> list[tuple[Flo
             continue
         trace = predict(tracer, flow, FIRST_PORT)
         endpoints = {branch.endpoint for branch in trace.branches if branch.verdict.value == "delivered"}
-        if len(trace.branches) > 1 and len(endpoints) == len(trace.branches):
+        if len(trace.branches) > 1 and len(endpoints) == len(trace.branches) and not _is_remembered(trace):
             found.setdefault((len(endpoints), flow.destination), (flow, trace))
     return list(found.values())
+
+
+def _is_remembered(trace: Trace) -> bool:
+    steps = [step for branch in trace.branches for hop in branch.hops for step in hop.steps if isinstance(step, IpvsStep)]
+    return any(" -p " in step.service or (step.chance and step.scheduler not in ("rr", "wrr")) for step in steps)
 
 
 def frequencies(lab: Lab, chosen: Sequence[tuple[Flow, Trace]], times: int = 300) -> list[Frequency]:

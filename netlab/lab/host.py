@@ -32,6 +32,7 @@ PACKAGES = {  # tool -> the Debian package that brings it
     "ip": "iproute2",
     "bridge": "iproute2",
     "ipset": "ipset",
+    "ipvsadm": "ipvsadm",
     "iptables-legacy-restore": "iptables",
     "ip6tables-legacy-restore": "iptables",
     "iptables-nft-restore": "iptables",

@@ -33,7 +33,7 @@ from netlab.linux.netns import (
 )
 from netlab.linux.network import Network
 from netlab.linux.rules import nft_tables
-from netlab.linux.text import ipset, iptables_save
+from netlab.linux.text import ipset, iptables_save, ipvsadm
 from netlab.linux.text.nft import write_text
 
 FABRIC = "netlab_fabric"  # holds the bridges that play the segments; no Kubernetes name has an underscore
@@ -250,6 +250,8 @@ def _furnish(netns: Netns, variant: str, notes: list[str]) -> Iterator[Action]:
         yield Run(ns, ("bridge", "-batch", "-"), fdb)
     if netns.sets:
         yield Run(ns, ("ipset", "restore"), ipset.write(netns.sets))
+    if netns.ipvs:
+        yield Run(ns, ("ipvsadm", "-R"), ipvsadm.write_save(netns.ipvs))
     for family in (4, 6):
         ruleset = netns.rulesets.get(family)
         if ruleset is not None and ruleset.tables:

@@ -82,6 +82,8 @@ def requirements(network: Network, variant: str = "legacy") -> frozenset[str]:
             found.add("br_netfilter")
         if netns.sets:
             found.add("ipset")
+        if netns.ipvs or any(name.startswith("ipv4.vs.") for name in netns.sysctls):
+            found.add("IPVS")
         if any(ruleset.tables for ruleset in netns.rulesets.values()):
             found.add(f"iptables-{variant}")
         if any(ruleset.nft_tables for ruleset in netns.rulesets.values()):

@@ -211,6 +211,8 @@ def fits(branch: Branch, seen: Seen, ping: bool) -> bool:
         return (branch.endpoint, branch.endpoint_name, branch.source_seen) == (seen.local, seen.owner, seen.peer)
     answered = branch.reply is not None and branch.reply.kind == "error" and branch.reply.arrived
     if branch.verdict is Verdict.REJECTED or answered:
+        if seen.result == "timeout" and branch.reply is not None:
+            return _is_not_told(branch)
         return seen.result == "error" and _same_error(branch, seen)
     if branch.verdict is Verdict.DROPPED:
         if seen.errno == "EINVAL" and seen.icmp is None and branch.endpoint is None and len(branch.hops) == 1:
@@ -223,6 +225,13 @@ def fits(branch: Branch, seen: Seen, ping: bool) -> bool:
             return (branch.endpoint, branch.source_seen) == (seen.local, seen.peer)
         return True
     return False
+
+
+def _is_not_told(branch: Branch) -> bool:
+    """net/sctp/input.c sctp_v4_err: an SCTP socket goes on trying after every ICMP error but protocol unreachable."""
+    last = branch.reply.hops[-1].steps[-1] if branch.reply is not None and branch.reply.hops else None
+    quoted = last.packet.quoted if isinstance(last, Delivered) else None
+    return quoted is not None and quoted.protocol == "SCTP"
 
 
 def _same_error(branch: Branch, seen: Seen) -> bool:

@@ -21,6 +21,9 @@ class Function(enum.Enum):
     NAT_DST = "nat-dst"  # nf_nat: apply or decide the destination manipulation
     NAT_SRC = "nat-src"  # nf_nat: apply or decide the source manipulation
     CONFIRM = "confirm"  # nf_confirm: the connection enters the table
+    IPVS_REPLY = "ipvs-reply"  # ip_vs_out: what a real server says comes from the virtual service
+    IPVS_REQUEST = "ipvs-request"  # ip_vs_in: what is said to a virtual service goes to a real server
+    IPVS_ICMP = "ipvs-icmp"  # ip_vs_forward_icmp: errors about replies
 
 
 RAW_BEFORE_DEFRAG, RAW, CONNTRACK, MANGLE, NAT_DST, FILTER, SECURITY, NAT_SRC = -450, -300, -200, -150, -100, 0, 50, 100
@@ -32,6 +35,15 @@ KERNEL_FUNCTIONS: dict[Hook, tuple[tuple[int, Function], ...]] = {
     Hook.FORWARD: (),
     Hook.OUTPUT: ((CONNTRACK, Function.CONNTRACK), (NAT_DST, Function.NAT_DST)),
     Hook.POSTROUTING: ((NAT_SRC, Function.NAT_SRC), (LAST, Function.CONFIRM)),
+}
+
+# net/netfilter/ipvs/ip_vs_core.c ip_vs_ops4, ip_vs_ops6: registered with the first virtual service of a family
+IPVS_FUNCTIONS: dict[Hook, tuple[tuple[int, Function], ...]] = {
+    Hook.PREROUTING: (),
+    Hook.INPUT: ((NAT_SRC - 2, Function.IPVS_REPLY), (NAT_SRC - 1, Function.IPVS_REQUEST)),
+    Hook.FORWARD: ((99, Function.IPVS_ICMP), (100, Function.IPVS_REPLY)),
+    Hook.OUTPUT: ((NAT_DST + 1, Function.IPVS_REPLY), (NAT_DST + 2, Function.IPVS_REQUEST)),
+    Hook.POSTROUTING: (),
 }
 
 IPTABLES_TABLES: dict[str, dict[Hook, int]] = {

@@ -127,7 +127,8 @@ class Fib:
             for route in routes:
                 if not route.nexthops:
                     return route
-                if any(hop.dev in self.up and (not oif or hop.dev == oif) for hop in route.nexthops):
+                alive = route.type is RouteType.LOCAL  # fib_add_ifaddr: an address is the host's own though its device is down
+                if any((alive or hop.dev in self.up) and (not oif or hop.dev == oif) for hop in route.nexthops):
                     return route
         return None
 
@@ -180,7 +181,8 @@ def lookup(netns: Netns, dst: Ip, *, src: Ip | None = None, mark: int = 0, iif: 
             return [Found(route.type, route, None, rule.table, rule.priority, undecided=doubt)]
         if not route.nexthops:
             return [Found(route.type, route, None, rule.table, rule.priority)]
-        hops = [h for h in route.nexthops if h.dev in index.up and (not oif or h.dev == oif)]
+        alive = route.type is RouteType.LOCAL
+        hops = [h for h in route.nexthops if (alive or h.dev in index.up) and (not oif or h.dev == oif)]
         return [Found(route.type, route, h, rule.table, rule.priority, h.weight) for h in hops]
     return [UNREACHABLE]
 

@@ -12,8 +12,9 @@ from fractions import Fraction
 from typing import Any
 
 from netlab.linux import matches as m
-from netlab.linux.addr import Ip, ip
+from netlab.linux.addr import Ip, ip, mask_of
 from netlab.linux.conntrack import Connection, CtState, CtView
+from netlab.linux.ipvs import Method
 from netlab.linux.matches import Match
 from netlab.linux.netns import DeviceKind, Netns, RouteType
 from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Flow, Packet
@@ -528,7 +529,68 @@ def _hashlimit(match: m.Hashlimit, view: View) -> Answer:
 
 
 def _ipvs(match: m.Ipvs, view: View) -> Answer:
-    return Undecided(f"ipvs {match.text}: not modelled")
+    """net/netfilter/xt_ipvs.c ipvs_mt: the connection is looked up as that of a packet to the real server, as it is now.
+
+    So it is found after the destination was translated and before the source is, and never for replies or direct routing.
+    """
+    options = _ipvs_options(match.text)
+    if not match.text or "ipvs" in options:
+        return view.ipvs is not ("ipvs" in options and options["ipvs"][0])
+    if not view.ipvs or view.virtual is None:
+        return False
+    packet = view.packet
+    if "vproto" in options and (str(packet.protocol) == options["vproto"][1]) is options["vproto"][0]:
+        return False
+    if packet.protocol not in (TCP, UDP, SCTP):
+        return Undecided("ipvs: AH and ESP are not modelled") if packet.protocol in (50, 51) else False
+    found = view.virtual.outgoing(packet.flow, inverse=True)
+    if found is None:
+        return False
+    for key, (negate, value) in options.items():
+        match key:
+            case "vport":
+                holds = found.vport == int(value)
+            case "vportctl":
+                holds = found.control == int(value)
+            case "vdir":
+                if view.ct is None or view.ct.connection is None:
+                    return False
+                holds = view.ct.is_reply is (value == "REPLY")
+            case "vmethod":
+                holds = found.method is _IPVS_METHODS[value]
+            case "vaddr":
+                address, _, mask = value.partition("/")
+                bits = _ipvs_mask(mask, found.virtual.family)
+                holds = (found.virtual.value ^ ip(address).value) & bits == 0
+            case _:
+                continue
+        if holds is negate:
+            return False
+    return True
+
+
+_IPVS_METHODS = {"GATE": Method.ROUTE, "IPIP": Method.TUNNEL, "MASQ": Method.MASQUERADE}
+
+
+def _ipvs_options(text: str) -> dict[str, tuple[bool, str]]:
+    """`! --vaddr 10.0.0.0/8 --vport 80` -> {"vaddr": (True, "10.0.0.0/8"), "vport": (False, "80")}."""
+    found: dict[str, tuple[bool, str]] = {}
+    negate, key = False, ""
+    for word in text.split():
+        if word == "!":
+            negate = True
+        elif word.startswith("--"):
+            key = word[2:]
+            found[key], negate = (negate, ""), False
+        else:
+            found[key] = (found[key][0], word)
+    return found
+
+
+def _ipvs_mask(text: str, family: int) -> int:
+    if not text.isdigit():
+        return ip(text).value if text else mask_of(family, 32 if family == 4 else 128)
+    return mask_of(family, int(text))
 
 
 def _unknown(match: m.UnknownMatch, view: View) -> Answer:

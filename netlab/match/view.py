@@ -12,6 +12,7 @@ from fractions import Fraction
 import msgspec
 
 from netlab.linux.conntrack import CtView
+from netlab.linux.ipvs_connections import IpvsConnections
 from netlab.linux.netns import Netns
 from netlab.linux.nft import Element
 from netlab.linux.packet import Packet
@@ -55,3 +56,5 @@ class View:
     recent: set[tuple[str, int]] = field(default_factory=set)
     changed_sets: set[str] = field(default_factory=set)
     nft_changes: dict[tuple[str, str, str], dict[tuple[int, ...], Element | None]] = field(default_factory=dict)
+    ipvs: bool = False  # skb->ipvs_property
+    virtual: IpvsConnections | None = None  # IPVS's connections here

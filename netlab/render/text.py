@@ -28,6 +28,7 @@ from netlab.trace.steps import (
     Header,
     HookStep,
     Hop,
+    IpvsStep,
     MtuStep,
     Natted,
     NeighbourStep,
@@ -599,6 +600,8 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             return [line for run in _runs([step], wide) if isinstance(run, _Run) for line in _run_lines(run, wide)], shown
         case Natted():
             return [_step(_nat_label(step), _nat(step) + seen_at, "nat")], _Shown(step.after, shown.details)
+        case IpvsStep():
+            return [_ipvs(step, wide, seen_at)], shown
         case Encapsulated():
             head = _step("encap", f"{step.device} wraps it in {_tunnel(step.vni, wide)}{seen_at}", "nat")
             return [head, [("", _BELOW + _packet(step.outer, wide))], *_inside(step.outer, wide)], _shown(step.outer)
@@ -700,6 +703,20 @@ def _nat(step: Natted) -> str:
     return f"{step.before} -> {step.after}{_note(step.note)}"
 
 
+def _ipvs(step: IpvsStep, wide: bool, seen_at: str) -> Line:
+    """`-a -t 10.96.0.10:80 -r 10.244.0.3:8080 -m -w 1   (chance 1/3; rr: round robin)`."""
+    observed = ["observed"] if step.origin == "observed" else []
+    if step.action == "no server":
+        return _step("IPVS", f"{step.service}   ({', '.join(['no real server takes it', *observed])}){seen_at}", "bad")
+    if step.action == "connection":
+        why = ["a connection that it knows"]
+    else:
+        why = [f"chance {step.chance}"] if step.chance else []
+        why.append(f"{step.scheduler}: {step.why}")
+    head = f"{step.service}; " if wide else ""
+    return _step("IPVS", f"{head}{step.rule}   ({'; '.join(why + observed)}){seen_at}", "nat")
+
+
 def _anchor(steps: Sequence[AnyStep]) -> str:
     """A few words that name a block, for "as in branch 1 up to ..."."""
     last = steps[-1]
@@ -714,6 +731,8 @@ def _anchor(steps: Sequence[AnyStep]) -> str:
             return f"{'encap' if isinstance(last, Encapsulated) else 'decap'} {last.device}"
         case Natted():
             return _nat_label(last)
+        case IpvsStep():
+            return f"IPVS {last.service.removeprefix('-A ').partition(' -s ')[0]}"
         case Routed():
             return f"route to {last.destination}"
         case NeighbourStep():

@@ -33,6 +33,7 @@ class Choice:
     index: int
     count: int
     weights: tuple[Fraction, ...] | None
+    named: bool = False  # the label names what was chosen
 
 
 class Chooser:
@@ -43,9 +44,12 @@ class Chooser:
         self.made: list[Choice] = []
         self.undecided = 0
 
-    def choose(self, weights: Sequence[Fraction], label: str) -> int:
-        """Choose among weighted options; returns the option's index."""
-        return self._next(tuple(weights), len(weights), label)
+    def choose(self, weights: Sequence[Fraction], label: str, names: Sequence[str] = ()) -> int:
+        """Choose among weighted options; returns the option's index. `names`: a label for each option."""
+        index = self._next(tuple(weights), len(weights), label)
+        if names:
+            self.made[-1].label, self.made[-1].named = names[index], True
+        return index
 
     def undecidable(self, label: str) -> bool:
         """A yes/no that netlab cannot answer; raises TooManyChoices after MAX_UNDECIDED of them."""

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from netlab.linux.addr import V4_ALL, V6_ALL, Ip
 from netlab.linux.conntrack import Connection, CtState, CtView
-from netlab.linux.hooks import KERNEL_FUNCTIONS, Function
+from netlab.linux.hooks import IPVS_FUNCTIONS, KERNEL_FUNCTIONS, Function
 from netlab.linux.matches import Comment, Connmark, Conntrack, State, UnknownMatch
 from netlab.linux.netns import Netns
 from netlab.linux.nft import Element, NftChain, NftTable
@@ -49,6 +49,7 @@ from netlab.match.naive import rule_holds
 from netlab.match.view import Chance, View
 from netlab.trace import nftables
 from netlab.trace.choices import Chooser
+from netlab.trace.ipvs import Ipvs
 from netlab.trace.skb import Outcome, Skb, nice
 from netlab.trace.steps import AnyStep, Conntracked, HookStep, Natted, RuleStep
 
@@ -63,6 +64,7 @@ _GRE = 47
 _ICMP_REQUESTS = {ICMP: (8, 13, 15, 17), ICMPV6: (128,)}  # nf_conntrack_proto_icmp{,v6}.c: what may open a connection
 
 
+_NO_RULES = Ruleset(())
 NatChain = tuple[Table, Chain] | tuple[NftTable, NftChain]
 
 
@@ -82,14 +84,14 @@ class Stage:
         self.table, self.chain, self.function, self.chains, self.nft = table, chain, function, chains, nft
 
 
-def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
-    """What runs at a hook, in order. Without any table nothing has registered there: not even connection tracking.
+def plan(ruleset: Ruleset, hook: Hook, ipvs: bool = False) -> list[Stage]:
+    """What runs at a hook, in order. Without any table not even connection tracking has registered there; IPVS does without.
 
     Of one priority the kernel runs first what registered last (netfilter/core.c nf_hook_entries_grow). Here iptables registered
     first, then nft's chains in the order of the dump, NAT with the first chain that is of it, and connection tracking with the
     first rule that wants it, which is behind them all. (A dump does not say whether iptables or nft was first.)
     """
-    if not ruleset.tables and not ruleset.nft_tables:
+    if not ruleset.tables and not ruleset.nft_tables and not ipvs:
         return []
     asked: list[tuple[int, int, NatChain]] = []
     entries: list[tuple[int, int, Stage]] = []
@@ -124,6 +126,7 @@ def plan(ruleset: Ruleset, hook: Hook) -> list[Stage]:
             entries.append((priority, -last, Stage(function=function)))
         elif first_nat is not None:
             entries.append((priority, -first_nat, Stage(function=function, chains=nat)))
+    entries += [(priority, -last - 1, Stage(function=function)) for priority, function in IPVS_FUNCTIONS[hook] if ipvs]
     entries.sort(key=lambda e: e[:2])
     return [stage for _, _, stage in entries]
 
@@ -147,24 +150,26 @@ def wants_conntrack(ruleset: Ruleset) -> bool:
 def plans(netns: Netns, family: int) -> dict[Hook, list[Stage]]:
     """The plans of all hooks of a namespace for one family, kept in the namespace's cache."""
     ruleset = netns.rulesets.get(family)
-    if ruleset is None:
+    if ruleset is None and not netns.ipvs:
         return {}
     key = f"plans{family}"
     known = netns.cache.get(key)
-    if isinstance(known, tuple) and known[0] is ruleset:
-        found: dict[Hook, list[Stage]] = known[1]
+    if isinstance(known, tuple) and known[0] is ruleset and known[1] is netns.ipvs:
+        found: dict[Hook, list[Stage]] = known[2]
         return found
-    made = {hook: plan(ruleset, hook) for hook in Hook}
-    netns.cache[key] = (ruleset, made)
+    ipvs = any(service.family == family for service in netns.ipvs)
+    made = {hook: plan(ruleset if ruleset is not None else _NO_RULES, hook, ipvs) for hook in Hook}
+    netns.cache[key] = (ruleset, netns.ipvs, made)
     return made
 
 
 class Netfilter:
     """Hooks and connection tracking of all namespaces during one run."""
 
-    def __init__(self, chooser: Chooser, emit: Emit) -> None:
+    def __init__(self, chooser: Chooser, emit: Emit, ipvs: Ipvs) -> None:
         self.chooser = chooser
         self.emit = emit
+        self.ipvs = ipvs
         self.connections: dict[str, dict[ZonedTuple, tuple[Connection, bool]]] = {}
         self.recent: dict[str, set[tuple[str, int]]] = {}
         self.changed_sets: dict[str, set[str]] = {}
@@ -190,6 +195,8 @@ class Netfilter:
             recent=self.recent.setdefault(skb.netns.name, set()),
             changed_sets=self.changed_sets.setdefault(skb.netns.name, set()),
             nft_changes=self.nft_changes.setdefault(skb.netns.name, {}),
+            ipvs=skb.ipvs,
+            virtual=self.ipvs.connections(skb.netns) if skb.netns.ipvs else None,
         )
         if hook is Hook.PREROUTING and (passed := nftables.ingress(skb.netns.rulesets[skb.packet.family], indev)):
             return Outcome("unknown", f"{passed} on {skb.netns.name}: chains at ingress are not modelled", skb.netns.name)
@@ -206,7 +213,13 @@ class Netfilter:
             elif stage.function is Function.CONNTRACK:
                 outcome = self._conntrack_in(skb, view)
             elif stage.function is Function.CONFIRM:
-                outcome = self._confirm(skb)
+                outcome = self.confirm(skb)
+            elif stage.function is Function.IPVS_REPLY:
+                outcome = self.ipvs.reply(skb, view)
+            elif stage.function is Function.IPVS_REQUEST:
+                outcome = self.ipvs.request(skb, view)
+            elif stage.function is Function.IPVS_ICMP:
+                outcome = self.ipvs.forward_icmp(skb, view)
             else:
                 outcome = self._nat(skb, view, stage.function is Function.NAT_SRC, stage.chains)
                 if hook is Hook.OUTPUT and skb.ct is not None and _has_other_destination(skb.ct):
@@ -430,7 +443,7 @@ class Netfilter:
                 return CtView(CtState.INVALID)
             _assure(connection, packet, is_reply)
             if packet.protocol == TCP and packet.tcp_flags & RST and not connection.seen_reply:
-                self._forget(skb.netns.name, connection)
+                self.forget(skb.netns, connection)
             if is_reply:
                 connection.seen_reply = True
                 return CtView(CtState.ESTABLISHED, connection, True)
@@ -440,12 +453,7 @@ class Netfilter:
         picked_up = packet.protocol == TCP and packet.tcp_flags & SYN == 0
         return CtView(CtState.NEW, Connection(flow, flow.reversed(), skb.zone, skb.zone_direction, picked_up=picked_up))
 
-    def _forget(self, where: str, connection: Connection) -> None:
-        """nf_ct_kill: a connection leaves the table. TCP's does where a reset is the only answer (nf_conntrack_tcp_packet)."""
-        entries = self.connections[where]
-        self.connections[where] = {key: known for key, known in entries.items() if known[0] is not connection}
-
-    def _confirm(self, skb: Skb) -> Outcome | None:
+    def confirm(self, skb: Skb) -> Outcome | None:
         """nf_conntrack_confirm: both tuples enter the table once the packet has survived.
 
         An error or reset made for a packet that did not survive belongs to its connection but does not confirm it.
@@ -458,6 +466,11 @@ class Netfilter:
                 zone = _zone_id(connection.zone, connection.zone_direction, is_reply)
                 table.setdefault((zone, is_reply, flow), (connection, is_reply))
         return None
+
+    def forget(self, netns: Netns, connection: Connection | None) -> None:
+        """nf_ct_kill: a connection leaves the table. TCP's does where a reset is the only answer (nf_conntrack_tcp_packet)."""
+        entries = self.connections.get(netns.name, {})
+        self.connections[netns.name] = {key: known for key, known in entries.items() if known[0] is not connection}
 
     # -- NAT -----------------------------------------------------------------------------------------------------------
 
@@ -486,7 +499,7 @@ class Netfilter:
                 connection.dst_done = True
         elif source and connection.masq_dev not in ("", view.outdev) and view.hook is Hook.POSTROUTING and not ct.is_reply:
             # nf_nat.h nf_nat_oif_changed: killed, and the packet with it
-            self._forget(skb.netns.name, connection)
+            self.forget(skb.netns, connection)
             was = f"a connection that MASQUERADE gave an address of {connection.masq_dev}"
             return Outcome("dropped", f"{was} leaves through {view.outdev} now: it is forgotten", skb.netns.name)
         manipulated = (connection.snat if source else connection.dnat) if not ct.is_reply else (

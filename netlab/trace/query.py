@@ -536,7 +536,7 @@ def _walk(
             leaf.verdict, leaf.reason = Verdict.UNKNOWN, f"{out.reason}; whether the sender hears of it depends on {back.reason}"
         elif not arrived and out.kind == "rejected":
             leaf.verdict, leaf.reason = Verdict.DROPPED, f"{out.reason}; the error does not reach the sender: {back.reason}"
-    leaf.choices = tuple(c.label for c in chooser.made if c.weights is not None and (c.count != 2 or c.index == 0))
+    leaf.choices = tuple(c.label for c in chooser.made if c.weights is not None and (c.count != 2 or c.index == 0 or c.named))
     if len(probes) > 1:
         leaf.choices = (probe.label, *leaf.choices[1:])
     leaf.assumptions = tuple(walk.assumptions)

@@ -58,6 +58,7 @@ class Skb:
     physin: str = ""
     physout: str = ""
     bridge_prerouted: bool = False
+    ipvs: bool = False  # skb->ipvs_property: IPVS has done with it
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class Outcome:
     answer_ct: CtView | None = None
     answer_socket: bool = True  # the answer is sent through a socket of the kernel's: `-m owner --socket-exists` holds for it
     answer_port: str = ""  # the answer leaves through this bridge port, past all hooks
+    told: bool = False  # its last step is written down
     is_answer: bool = False  # an ICMP error that reached the sender of the packet it quotes
 
 

@@ -164,6 +164,26 @@ class Natted(Step, frozen=True, tag="nat"):
     note: str = ""
 
 
+class IpvsStep(Step, frozen=True, tag="ipvs"):
+    """IPVS looked at a packet for a virtual service.
+
+    `action`: "scheduled" a new connection, "connection" one that it knows, "no server" that takes it. `service` and `rule` (the
+    real server's line) are in ipvsadm's words. `method`: masquerade, tunnel or direct route. `why`: how the scheduler chose.
+    `chance` is the probability of this server, "" where it was certain.
+    """
+
+    hook: str
+    action: str
+    service: str
+    server: str = ""
+    rule: str = ""
+    method: str = ""
+    scheduler: str = ""
+    why: str = ""
+    chance: str = ""
+    origin: str = "expected"
+
+
 class Encapsulated(Step, frozen=True, tag="encap"):
     """A tunnel device wrapped the packet."""
 
@@ -247,6 +267,7 @@ AnyStep = (
     | HookStep
     | RuleStep
     | Natted
+    | IpvsStep
     | Encapsulated
     | Decapsulated
     | MtuStep

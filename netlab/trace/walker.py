@@ -17,10 +17,12 @@ from fractions import Fraction
 
 from msgspec.structs import replace
 
-from netlab.linux.addr import Ip
+from netlab.linux.addr import Ip, Prefix, mask_of
 from netlab.linux.bridge import Links
 from netlab.linux.conntrack import CtState, CtView
-from netlab.linux.netns import Device, DeviceKind, Listener, Netns, NetnsKind, RouteType
+from netlab.linux.ipvs import Method
+from netlab.linux.ipvs_connections import IpvsConnection
+from netlab.linux.netns import Device, DeviceKind, Listener, Netns, NetnsKind, NextHop, RouteType
 from netlab.linux.network import Network
 from netlab.linux.packet import (
     ACK,
@@ -58,7 +60,9 @@ from netlab.linux.route import (
     source_refusal,
 )
 from netlab.linux.rules import Hook
+from netlab.match.view import View
 from netlab.trace.choices import Chooser
+from netlab.trace.ipvs import METHODS, Ipvs
 from netlab.trace.netfilter import Netfilter, attached
 from netlab.trace.skb import Outcome, Skb, header, icmp_text, socket_text
 from netlab.trace.steps import (
@@ -71,6 +75,7 @@ from netlab.trace.steps import (
     Header,
     Hop,
     MtuStep,
+    Natted,
     NeighbourStep,
     NoteStep,
     Received,
@@ -81,6 +86,9 @@ from netlab.trace.steps import (
     UnknownStep,
 )
 
+IPIP_OVERHEAD = {4: 20, 6: 40}  # bytes of the outer header
+IPV6_IN_IPV6 = 41
+XMIT_RECURSION = 8  # net/core/dev.h XMIT_RECURSION_LIMIT
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes: outer IP 20/40, UDP 8, VXLAN 8, inner Ethernet 14
 TIMESTAMP, TIMESTAMP_REPLY = 13, 14  # RFC 792
 _BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
@@ -135,13 +143,16 @@ class Walk:
         self.network = network
         self.links = links
         self.chooser = chooser
-        self.netfilter = Netfilter(chooser, self.emit)
+        self.assumptions: dict[str, None] = {}
+        self.ipvs = Ipvs(chooser, self.emit, self._assume, self, lambda netns, ct: self.netfilter.forget(netns, ct.connection))
+        self.netfilter = Netfilter(chooser, self.emit, self.ipvs)
         self._headers: dict[int, tuple[Packet, Header]] = {}
         self.hops: list[tuple[str, list[AnyStep]]] = []
         self.expected: Expected | None = None
-        self.assumptions: dict[str, None] = {}
         self._forwarded: dict[tuple[str, str, Packet], int] = {}  # packets that were forwarded, but for their TTL -> its value
         self._multipath: dict[tuple[str, str, Ip, Ip], int] = {}  # which of equal next hops a flow takes, once it is chosen
+        self._nested = 0  # how often a tunnel device is sending at this moment
+        self._believed: dict[tuple[str, str, Ip], int] = {}  # who of several was the first to answer for an address
         self._looped = False
 
     # -- the record ----------------------------------------------------------------------------------------------------
@@ -151,6 +162,9 @@ class Walk:
         if not self.hops or self.hops[-1][0] != where:
             self.hops.append((where, []))
         self.hops[-1][1].append(step)
+
+    def _assume(self, text: str) -> None:
+        self.assumptions[text] = None
 
     def _header(self, packet: Packet) -> Header:
         """The packet as steps show it; a frame is shown at both ends of its wire, a tunnelled packet at every hop."""
@@ -179,8 +193,8 @@ class Walk:
 
     def _hook(self, skb: Skb, hook: Hook, indev: str, outdev: str) -> Outcome | None:
         outcome = self.netfilter.hook(skb, hook, indev, outdev)
-        if outcome is None:
-            return None
+        if outcome is None or outcome.told:
+            return outcome
         netns = skb.netns.name
         if outcome.kind == "dropped":
             self.emit(netns, Dropped(outcome.reason))
@@ -232,6 +246,7 @@ class Walk:
         if packet.family == 6 and source.value == 0 and skb.indev:  # icmp6_send: of the device that it came in through
             source = select_source(skb.netns, skb.indev, packet.src) or source
         protocol = ICMP if packet.family == 4 else ICMPV6
+        inner = packet.inner if packet.protocol == IPIP else None
         length = min(packet.length + (28 if packet.family == 4 else 48), 576 if packet.family == 4 else 1280)
         return Packet(
             src=source,
@@ -241,7 +256,7 @@ class Walk:
             icmp_code=code,
             length=length,
             df=False,
-            quoted=replace(packet, quoted=None, inner=None, mark=0, src_mac="", dst_mac=""),
+            quoted=replace(packet, quoted=None, inner=inner, mark=0, src_mac="", dst_mac=""),
         )
 
     def _refuse(self, skb: Skb, what: str, reason: str, ct: bool = True) -> Outcome:
@@ -318,19 +333,27 @@ class Walk:
         outcome = self._hook(skb, Hook.OUTPUT, "", found.out)
         if outcome is not None:
             return outcome
-        if skb.reroute is not None:  # ip_route_me_harder
-            again = self._route(dataclasses.replace(skb, packet=skb.reroute), skb.reroute.src, "")
-            if isinstance(again, Outcome):
-                return again
-            if again.nexthop is None and again.type is not RouteType.LOCAL:
-                self._routed(skb, again)  # NF_DROP_ERR: TCP does not hear of it (tcp_connect), a datagram's sender does
-                return self._drop(netns.name, f"no route to {skb.packet.dst}")
-            if (again.out, again.via) != (found.out, found.via):
-                self._routed(skb, again, note="routed again after OUTPUT")
-            if self._loopback_leaves(skb, again):
-                return self._drop(netns.name, f"source {skb.packet.src} must not leave through {again.out}")
-            skb.routed = again
-        return self._output(skb)
+        return self._reroute(skb, "OUTPUT") or self._output(skb)
+
+    def _reroute(self, skb: Skb, after: str) -> Outcome | None:
+        """netfilter.c ip_route_me_harder, where somebody at the hook asked for it (`skb.reroute`)."""
+        if skb.reroute is None:
+            return None
+        assert skb.routed is not None
+        found = skb.routed
+        again = self._route(dataclasses.replace(skb, packet=skb.reroute), skb.reroute.src, "")
+        skb.reroute = None
+        if isinstance(again, Outcome):
+            return again
+        if again.nexthop is None and again.type is not RouteType.LOCAL:
+            self._routed(skb, again)  # NF_DROP_ERR: TCP does not hear of it (tcp_connect), a datagram's sender does
+            return self._drop(skb.netns.name, f"no route to {skb.packet.dst}")
+        if (again.out, again.via) != (found.out, found.via):
+            self._routed(skb, again, note=f"routed again after {after}")
+        if self._loopback_leaves(skb, again):
+            return self._drop(skb.netns.name, f"source {skb.packet.src} must not leave through {again.out}")
+        skb.routed = again
+        return None
 
     @staticmethod
     def _loopback_leaves(skb: Skb, found: Found) -> bool:
@@ -417,7 +440,8 @@ class Walk:
         """drivers/net/loopback.c: the packet comes back with its route and its connection."""
         again = replace(skb.packet, src_mac="", dst_mac="")
         known = skb.ct is not None and skb.ct.state is not CtState.INVALID  # an INVALID packet is looked at again
-        back = Skb(again, skb.netns, device.name, ct=skb.ct if known else None, untracked=skb.untracked, routed=skb.routed)
+        ct = skb.ct if known else None
+        back = Skb(again, skb.netns, device.name, ct=ct, untracked=skb.untracked, routed=skb.routed, ipvs=skb.ipvs)
         if skb.template is not None and skb.template.state is CtState.INVALID:  # attached() for an untracked packet: it stays
             back.template = skb.template
         self.emit(skb.netns.name, Transmitted(device.name, f"{skb.netns.name}/{device.name}", self._header(again)))
@@ -444,13 +468,23 @@ class Walk:
         """Who on the link answers for an address, and with which MAC.
 
         ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; proxy_arp
-        answers for what the host would route elsewhere (arp.c arp_process).
+        answers for what the host would route elsewhere (arp.c arp_process). Of several that answer the first is believed, and
+        which that is depends on the wire: each is as likely.
         """
         domain = self.links.domain((netns.name, device.name))
         asked = [*domain.by_ip.get(ip, ()), *(domain.by_host.get(ip, ()) if ip.family == 4 else ())]
-        for place in asked:
-            if place[0] != netns.name:
-                return self.network.namespaces[place[0]].devices[place[1]].mac, f"{place[0]}/{place[1]}"
+        answers = [place for place in asked if place[0] != netns.name and self._answers_arp(place, device, ip)]
+        if answers:
+            key = (netns.name, device.name, ip)
+            if len(answers) > 1 and key not in self._believed:
+                names = [f"ARP: {place[0]}/{place[1]} answers first for {ip}" for place in answers]
+                shares = [Fraction(1, len(answers))] * len(answers)
+                self._believed[key] = self.chooser.choose(shares, f"who answers first for {ip}", names)
+            place = answers[self._believed.get(key, 0)]
+            owner = self.network.namespaces[place[0]]
+            holder = next((d.name for d in owner.devices.values() for a in d.addresses if a.ip == ip), place[1])
+            trap = f" (for {holder}'s address: arp_ignore is off)" if owner.ipvs and holder != place[1] else ""
+            return owner.devices[place[1]].mac, f"{place[0]}/{place[1]}{trap}"
         if ip.family == 4:
             for place in domain.proxies:
                 if place[0] == netns.name:
@@ -460,6 +494,26 @@ class Walk:
                 if back.type is RouteType.UNICAST and back.dev != place[1]:
                     return owner.devices[place[1]].mac, f"{place[0]}/{place[1]} (proxy_arp)"
         return None
+
+    def _answers_arp(self, place: tuple[str, str], device: Device, ip: Ip) -> bool:
+        """net/ipv4/arp.c arp_ignore: kube-proxy's strictARP sets 1, so that kube-ipvs0's addresses are not answered for."""
+        netns = self.network.namespaces[place[0]]
+        asked = netns.devices[place[1]]
+        own = [a for a in asked.addresses if a.ip == ip]
+        if ip.family == 6:
+            return bool(own)
+        match max(netns.sysctl("ipv4.conf.all.arp_ignore"), netns.sysctl(f"ipv4.conf.{asked.name}.arp_ignore")):
+            case 1:
+                return bool(own)
+            case 2:
+                return any(sender.ip in Prefix(4, a.ip.value & mask_of(4, a.length), a.length)
+                           for a in own for sender in device.addresses if sender.ip.family == 4)  # fmt: skip
+            case 3:
+                return any(a.ip == ip and a.scope != "host" for d in netns.devices.values() for a in d.addresses)
+            case 8:
+                return False
+            case _:
+                return True
 
     # -- wires ---------------------------------------------------------------------------------------------------------
 
@@ -489,6 +543,7 @@ class Walk:
         """Over a wire into another namespace: skb_scrub_packet forgets mark and connection."""
         packet = replace(skb.packet, mark=0) if skb.packet.mark else skb.packet
         self.emit(skb.netns.name, Transmitted(device.name, f"{to[0]}/{to[1]}", self._header(packet)))
+        self._nested = 0
         return self._receive(Skb(packet, self.network.namespaces[to[0]]), to[1])
 
     def _receive(self, skb: Skb, dev: str) -> Outcome:
@@ -627,7 +682,12 @@ class Walk:
             vni=vxlan.vni,
         )
         self.emit(netns.name, Encapsulated(device.name, vxlan.vni, self._header(outer)))
-        return self.local_out(netns, outer, f"{device.name} on {netns.name}")
+        if self._nested >= XMIT_RECURSION:
+            return self._drop(netns.name, f"dead loop on virtual device {device.name}: its own packets come back to it")
+        self._nested += 1
+        outcome = self.local_out(netns, outer, f"{device.name} on {netns.name}")
+        self._nested = 0
+        return outcome
 
     def _vxlan_rcv(self, skb: Skb) -> Outcome | None:
         """vxlan_rcv: None where no tunnel end here takes the packet."""
@@ -646,6 +706,138 @@ class Walk:
                 return self._drop(skb.netns.name, f"inner frame for MAC {inner.dst_mac}, {device.name} has {device.mac}")
             return self._ip_rcv(Skb(inner, skb.netns, device.name))
         return None
+
+    # -- IPVS ----------------------------------------------------------------------------------------------------------
+
+    def ipvs_transmit(self, skb: Skb, view: View, connection: IpvsConnection) -> Outcome | None:
+        """ip_vs_xmit.c ip_vs_{nat,tunnel,dr}_xmit: to the real server; None where that is this host, and the packet goes on.
+
+        The route is looked up for the server's address alone (do_output_route4); a local one leaves the packet its old route.
+        """
+        netns, packet, method = skb.netns, skb.packet, connection.method
+        masquerade = method is Method.MASQUERADE
+        aim = dataclasses.replace(skb, packet=replace(packet, dst=connection.server, mark=0))
+        found = self._route(aim, None, "")
+        if isinstance(found, Outcome):
+            return self._told(found)
+        if found.type not in (RouteType.UNICAST, RouteType.LOCAL):
+            self._routed(aim, found)
+            return self._told(self._refuse(skb, _HOST, f"no route to real server {connection.server}"))
+        local = found.type is RouteType.LOCAL
+        was_local = skb.routed is not None and skb.routed.type is RouteType.LOCAL
+        loopback_source = packet.src.is_loopback and (packet.family == 4 or skb.indev in ("", "lo"))
+        if (not local and loopback_source) or (local and not masquerade and not was_local):
+            self._routed(aim, found)
+            reason = f"IPVS does not cross between local and other addresses: {packet.src} to real server {connection.server}"
+            return self._told(self._drop(netns.name, reason))
+        if local and masquerade and connection.server.is_loopback and skb.indev not in ("", "lo"):
+            return self._told(self._drop(netns.name, f"IPVS does not translate to a loopback address: {connection.server}"))
+        if not local:
+            outcome = self._ipvs_leaves(skb, found, connection)
+            if outcome is not None:
+                return self._told(outcome)
+        if masquerade:
+            self._translate(skb, view, connection)
+        if method is not Method.TUNNEL or local:
+            self.ipvs.mark(skb, view, connection, request=True)
+        if local:
+            return None
+        if method is Method.TUNNEL:
+            return self._told(self._ipvs_tunnel(skb, found, connection))
+        if found.via is None and not masquerade:  # FLOWI_FLAG_KNOWN_NH
+            found = replace(found, nexthop=NextHop(found.dev, connection.server))
+        aim.packet = replace(packet, dst=connection.server)
+        self._routed(aim, found, note=f"IPVS, {METHODS[method]}")
+        return self._told(self._ipvs_output(skb, found))
+
+    @staticmethod
+    def _told(outcome: Outcome) -> Outcome:
+        outcome.told = True
+        return outcome
+
+    def _translate(self, skb: Skb, view: View, connection: IpvsConnection) -> None:
+        """The protocol's dnat_handler, and the destination address."""
+        before = skb.packet
+        skb.packet = view.packet = replace(before, dst=connection.server, dport=connection.dport)
+        self.emit(skb.netns.name, Natted("dnat", str(before), str(skb.packet), False, "IPVS"))
+
+    def _ipvs_leaves(self, skb: Skb, found: Found, connection: IpvsConnection) -> Outcome | None:
+        """__ip_vs_get_out_rt: TTL (of packets made here, too) and MTU."""
+        packet, device = skb.packet, skb.netns.devices[found.dev]
+        if packet.ttl <= 1:
+            kind, code = (TIME_EXCEEDED, 0) if packet.family == 4 else (V6_TIME_EXCEEDED, 0)
+            answer = self._icmp_error(skb, kind, code)
+            self.emit(skb.netns.name, Rejected("TTL spent", "ICMP time exceeded"))
+            where = skb.netns.name
+            return Outcome("rejected", f"TTL spent (on {where})", where, answer=answer, answer_ct=attached(skb))
+        limit = (found.route.mtu if found.route is not None else None) or device.mtu
+        if connection.method is Method.TUNNEL:
+            limit -= IPIP_OVERHEAD[packet.family]
+            if packet.family == 4 and not skb.netns.sysctl("ipv4.vs.pmtu_disc", 1):
+                limit = packet.length
+        skb.packet = replace(packet, ttl=packet.ttl - 1)
+        if packet.length > limit and skb.local and packet.protocol == TCP:
+            self.emit(skb.netns.name, MtuStep(device.name, limit, packet.length, f"TCP makes segments that fit: {limit} bytes"))
+            skb.packet = replace(skb.packet, length=limit)
+        elif packet.length > limit and (packet.df or packet.family == 6):
+            return self._too_long(skb, device, limit)
+        return None
+
+    def _ipvs_output(self, skb: Skb, found: Found) -> Outcome:
+        """ip_vs_nat_send_or_cont, ip_vs_send_or_cont: the translated packet passes all of OUTPUT (again), then leaves."""
+        skb.routed, skb.reroute = found, None
+        if skb.ct is not None and skb.ct.state is CtState.INVALID:
+            skb.ct = None  # it is looked at again
+        outcome = self._hook(skb, Hook.OUTPUT, "", found.out) or self._reroute(skb, "OUTPUT")
+        return outcome or self._output(skb)
+
+    def _ipvs_tunnel(self, skb: Skb, found: Found, connection: IpvsConnection) -> Outcome:
+        """ip_vs_tunnel_xmit: an IPIP header of its own before the packet; no tunnel device is needed on this side."""
+        netns, inner = skb.netns, skb.packet
+        source = source_for(netns, found, connection.server)
+        if source is None:
+            return self._drop(netns.name, f"no source address towards real server {connection.server}")
+        outer = Packet(
+            src=source,
+            dst=connection.server,
+            protocol=IPIP if inner.family == 4 else IPV6_IN_IPV6,
+            ttl=inner.ttl,
+            length=inner.length + IPIP_OVERHEAD[inner.family],
+            df=inner.df and bool(netns.sysctl("ipv4.vs.pmtu_disc", 1)),
+            mark=inner.mark,
+            inner=replace(inner, mark=0),
+        )
+        self.emit(netns.name, Encapsulated("IPVS", None, self._header(outer)))
+        if connection.conntrack:
+            self.netfilter.confirm(skb)
+        again = Skb(outer, netns, skb.indev, local=skb.local, socket=skb.socket, ipvs=True)
+        self._routed(again, found, note=f"IPVS, {METHODS[connection.method]}")
+        return self._ipvs_output(again, found)
+
+    def ipvs_refuse(self, skb: Skb, reason: str) -> Outcome:
+        """ip_vs_core.c ip_vs_leave."""
+        return self._told(self._refuse(skb, _PORT, reason))
+
+    def ipvs_relay(self, skb: Skb, about: Packet) -> Outcome:
+        """ip_vs_core.c ip_vs_in_icmp: the error about the tunnel is told to the client as one about its own packet."""
+        answer = self._icmp_error(dataclasses.replace(skb, packet=about), skb.packet.icmp_type, skb.packet.icmp_code)
+        reason = f"ICMP {icmp_text(skb.packet)} about IPVS's tunnel"
+        self.note(skb.netns.name, f"{reason} is told to the client")
+        if answer is None:
+            return self._told(self._drop(skb.netns.name, reason))
+        return self._told(self.local_out(skb.netns, answer, f"kernel of {skb.netns.name}", attached(skb)))
+
+    def _ipip_rcv(self, skb: Skb) -> Outcome | None:
+        """net/ipv4/ipip.c ipip_rcv: tunl0 takes every IPIP packet for this host; None where there is no such device."""
+        packet = skb.packet
+        device = skb.netns.devices.get("tunl0")
+        if packet.protocol != IPIP or packet.inner is None or device is None or not device.up:
+            return None
+        if any(d.kind is DeviceKind.IPIP and d is not device for d in skb.netns.devices.values()):
+            return self._unknown(skb.netns.name, "IPIP packet: which of several tunnels takes it")
+        inner = replace(packet.inner, mark=packet.mark)
+        self.emit(skb.netns.name, Decapsulated(device.name, None, self._header(inner)))
+        return self._ip_rcv(Skb(inner, skb.netns, device.name))
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -727,26 +919,31 @@ class Walk:
         device = netns.devices[found.dev]
         limit = (found.route.mtu if found.route is not None else None) or device.mtu
         if packet.length > limit and (packet.df or packet.family == 6):
-            self.emit(netns.name, MtuStep(device.name, limit, packet.length, "too long, and DF is set"))
-            kind, code = (UNREACHABLE, 4) if packet.family == 4 else (V6_TOO_BIG, 0)
-            answer = self._icmp_error(skb, kind, code)
-            words = "fragmentation needed" if packet.family == 4 else "packet too big"
-            reason = f"{packet.length} bytes do not fit the MTU of {device.name}, {limit}"
-            self.emit(netns.name, Dropped(f"{reason}; ICMP {words} goes back"))
-            reason = f"{reason} (on {netns.name}); ICMP {words} goes back"
-            return Outcome("dropped", reason, netns.name, answer=answer, answer_ct=attached(skb))
+            return self._too_long(skb, device, limit)
         skb.packet = replace(packet, ttl=packet.ttl - 1)
-        outcome = self._hook(skb, Hook.FORWARD, skb.indev, found.dev)
+        outcome = self._hook(skb, Hook.FORWARD, skb.indev, found.dev) or self._reroute(skb, "FORWARD")
         if outcome is not None:
             return outcome
         return self._output(skb)
+
+    def _too_long(self, skb: Skb, device: Device, limit: int) -> Outcome:
+        """ICMP fragmentation needed, or packet too big."""
+        packet, where = skb.packet, skb.netns.name
+        self.emit(where, MtuStep(device.name, limit, packet.length, "too long, and DF is set"))
+        kind, code = (UNREACHABLE, 4) if packet.family == 4 else (V6_TOO_BIG, 0)
+        answer = self._icmp_error(skb, kind, code)
+        words = "fragmentation needed" if packet.family == 4 else "packet too big"
+        reason = f"{packet.length} bytes do not fit the MTU of {device.name}, {limit}"
+        self.emit(where, Dropped(f"{reason}; ICMP {words} goes back"))
+        reason = f"{reason} (on {where}); ICMP {words} goes back"
+        return Outcome("dropped", reason, where, answer=answer, answer_ct=attached(skb))
 
     def _local_deliver(self, skb: Skb) -> Outcome:
         """ip_input.c ip_local_deliver: INPUT, then whoever listens."""
         outcome = self._hook(skb, Hook.INPUT, skb.indev, "")
         if outcome is not None:
             return outcome
-        tunnelled = self._vxlan_rcv(skb)
+        tunnelled = self._vxlan_rcv(skb) or self._ipip_rcv(skb)
         if tunnelled is not None:
             return tunnelled
         netns, packet = skb.netns, skb.packet
@@ -764,11 +961,13 @@ class Walk:
         if packet.protocol in (ICMP, ICMPV6):
             timestamp = packet.icmp_type == TIMESTAMP and packet.length >= 32  # icmp_timestamp: at least one word of time
             if packet.icmp_type in (ECHO_REQUEST, V6_ECHO_REQUEST) or timestamp:
+                if any(service.ip == packet.dst for service in netns.ipvs):
+                    self.note(netns.name, f"{packet.dst} is an address of this host's own: IPVS's real servers see no ping")
                 self.emit(netns.name, Delivered(str(packet.dst), f"kernel of {netns.name}", self._header(packet)))
                 return Outcome("delivered", "", netns.name, packet, f"kernel of {netns.name}")
             return self._drop(netns.name, f"ICMP {icmp_text(packet)} that nobody asked for")
         if packet.protocol == IPIP:
-            return self._unknown(netns.name, "IPIP packet")
+            return self._unknown(netns.name, "IPIP packet for a host without a tunnel that takes it")
         if packet.tcp_flags & RST:
             return self._drop(netns.name, "TCP RST for a connection that does not exist here")
         if packet.protocol == TCP and packet.tcp_flags & ACK:

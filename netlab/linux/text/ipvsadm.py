@@ -426,6 +426,8 @@ def _listed_server(words: list[str], ref: Ref) -> RealServer:
 def _endpoint(text: str, port: int, ref: Ref) -> tuple[Ip, int]:
     """`10.0.0.1:80`, `[fd00::1]:80`; an IPv4 address alone has the port `port`."""
     bracketed = re.fullmatch(r"\[([^\]]*)\]:(.*)", text)
+    if text.count(":") > 1 and not text.startswith("["):
+        raise InputError(f"{text!r} is not an address and a port", ref, "an IPv6 address stands in brackets: [fd00::1]:80")
     host, colon, number = (bracketed[1], ":", bracketed[2]) if bracketed else text.partition(":")
     try:
         address = ip(host)
@@ -433,8 +435,8 @@ def _endpoint(text: str, port: int, ref: Ref) -> tuple[Ip, int]:
         cut = not re.search("[a-zA-Z]", host) or text.startswith("[")
         what = f"{text!r} is not an address and a port" if cut else f"{host!r} is a name, not an address"
         raise InputError(what, ref, _CUT if cut else _NUMERIC) from None
-    if (address.family == 6) is not bool(bracketed):
-        raise InputError(f"{text!r} is not an address and a port", ref, "an IPv6 address stands in brackets: [fd00::1]:80")
+    if address.family == 4 and bracketed:
+        raise InputError(f"{text!r} is not an address and a port", ref, "an IPv4 address stands without brackets: 10.0.0.1:80")
     if not colon:
         return address, port
     if re.fullmatch("[a-zA-Z][a-zA-Z0-9-]*", number):

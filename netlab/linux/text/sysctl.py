@@ -20,6 +20,8 @@ from netlab.refs import Ref
 _READ = re.compile(
     r"ipv4\.ip_forward"
     r"|ipv4\.conf\..+\.(?:forwarding|rp_filter|accept_local|route_localnet|proxy_arp|src_valid_mark)"
+    r"|ipv4\.conf\..+\.(?:arp_ignore|arp_announce)"
+    r"|ipv4\.vs\.(?!sync_threshold)[a-z_]+"
     r"|ipv6\.conf\..+\.forwarding"
     r"|bridge\.bridge-nf-call-(?:ip|ip6|arp)tables"
 )
