@@ -20,6 +20,7 @@ import msgspec
 
 from netlab.dataplane.cni import flannel
 from netlab.dataplane.proxy import iptables as proxy_iptables
+from netlab.dataplane.proxy import userspace as proxy_userspace
 from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
@@ -126,6 +127,8 @@ def build(
     wired = cluster.cni.name == "flannel"
     leases = flannel.leases(cluster) if wired else {}
     remotes = flannel.remotes(leases)
+    if cluster.proxy.mode == "userspace":
+        assumptions.append(proxy_userspace.ASSUMPTION)
 
     for name, node in cluster.nodes.items():
         pods = pods_of[name]
@@ -348,7 +351,18 @@ def _iptables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], che
     )
 
 
-_PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {"iptables": _iptables_proxy}
+def _userspace_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], checked: Cluster) -> Programmed:
+    """kube-proxy's userspace mode: rules that lead to its own sockets."""
+    return Programmed(
+        ruleset=lambda family: proxy_userspace.compile_ruleset(cluster, node.name, family),
+        listeners=proxy_userspace.listeners(cluster, node.name, local_addresses=_addresses(devices)),
+    )
+
+
+_PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {
+    "iptables": _iptables_proxy,
+    "userspace": _userspace_proxy,
+}
 
 
 def _rulesets(cluster: Cluster, node: Node, proxied: Programmed) -> Lazy[int, Ruleset]:

@@ -22,9 +22,10 @@ from netlab.linux.addr import Ip, ip
 from netlab.linux.netns import Listener, NetnsKind
 from netlab.linux.network import Network
 from netlab.linux.packet import ICMP, ICMPV6, PROTOCOL_NUMBERS, SCTP, TCP, UDP, Packet
+from netlab.trace.proxied import DIAL_TIMEOUTS
 from netlab.trace.query import Request, Tracer
 from netlab.trace.skb import icmp_text
-from netlab.trace.steps import Branch, Delivered, Rejected, Trace, Verdict
+from netlab.trace.steps import Branch, Delivered, Proxied, Rejected, Trace, Verdict
 
 FIRST_PORT, PORTS = 33000, 27000  # source ports: above the default NodePort range
 BATCH = 128  # flows under way at the same time
@@ -231,6 +232,8 @@ def _same_error(branch: Branch, seen: Seen) -> bool:
     last = next((s for s in reversed(branch.reply.hops[-1].steps) if isinstance(s, Delivered)), None)
     if last is None:
         return False
+    if last.packet.protocol == "TCP" and "FIN" in last.packet.flags:  # closed; reset where the request had not been read
+        return seen.errno in ("EOF", "ECONNRESET", "EPIPE")
     if seen.icmp is None:
         return last.packet.protocol == "TCP" and seen.errno == "ECONNREFUSED"
     protocol = ICMPV6 if ":" in last.packet.source else ICMP
@@ -322,7 +325,7 @@ def _judge(report: Report, lab: Lab, flow: Flow, trace: Trace, seen: Seen, other
     if not any(fits(branch, seen, flow.protocol == "icmp") for branch in trace.branches):
         for pause in (0.0, PAUSE):
             time.sleep(pause)
-            again = lab.probe([msgspec.structs.replace(shot(flow, trace, other_port), timeout=3.0)])[0]
+            again = lab.probe([msgspec.structs.replace(shot(flow, trace, other_port), timeout=max(3.0, patience(trace)))])[0]
             if any(fits(branch, again, flow.protocol == "icmp") for branch in trace.branches):
                 break
         else:
@@ -343,7 +346,16 @@ def shot(flow: Flow, trace: Trace, sport: int) -> Shot:
     """The packet that a trace of the flow speaks of."""
     protocol = PROTOCOL_NUMBERS.get(trace.protocol.lower(), 0)
     src = trace.source.ip if trace.source.kind == "external" else None
-    return Shot(trace.source.where, protocol, trace.destination.ip, trace.destination.port or 0, sport, src, flow.size)
+    return Shot(
+        trace.source.where, protocol, trace.destination.ip, trace.destination.port or 0, sport, src, flow.size, patience(trace)
+    )
+
+
+def patience(trace: Trace) -> float:
+    """Seconds to wait for an answer: kube-proxy's userspace mode may take its time to find a second endpoint, or none."""
+    steps = (step for branch in trace.branches for hop in branch.hops for step in hop.steps)
+    tries = max((step.attempt for step in steps if isinstance(step, Proxied)), default=1)
+    return 1.0 if tries == 1 else 1.0 + sum(DIAL_TIMEOUTS) / 1000
 
 
 def assumed_listeners(network: Network, traces: Iterable[Trace]) -> list[tuple[str, Listener]]:
