@@ -21,7 +21,7 @@ from netlab.linux.addr import Ip
 from netlab.linux.netns import Netns, ProxySocket
 from netlab.linux.packet import ACK, FIN, SYN, TCP, Packet
 from netlab.trace.skb import Outcome, socket_text
-from netlab.trace.steps import Dropped, Hop, Proxied, Reply, Verdict
+from netlab.trace.steps import Dropped, Hop, Proxied, Rejected, Reply, Verdict
 from netlab.trace.walker import Expected, Walk, reply_to
 
 DIAL_TIMEOUTS = (250, 500, 1000, 2000)  # ms; proxysocket.go EndpointDialTimeouts: as many endpoints are tried
@@ -153,7 +153,7 @@ class _Proxy:
     def _datagram(self) -> Spoken:
         """proxysocket.go udpProxySocket: a connected socket per client; nobody is told of what goes wrong."""
         if not self.proxy.accepts:
-            return self._reached_proxy(self._end(Verdict.DROPPED, self._held("datagrams are never read")))
+            return self._reached_proxy(self._silent(self._held("datagrams are never read")))
         if not self.proxy.backends:
             return self._silent(f"kube-proxy has no endpoint for {self.proxy.service}: it drops the datagram")
         for attempt, (number, address, port) in enumerate(self._backends(self.proxy), 1):
@@ -196,20 +196,18 @@ class _Proxy:
         reply = Reply("reply", False, way, last.reason)
         return self._arrived(self._died(last, "the request arrives, and kube-proxy has the reply", reply), out)
 
-    def _silent(self, reason: str) -> Spoken:
-        self._drop(reason)
-        return self._end(Verdict.DROPPED, f"{reason} (on {self.node.name})")
-
-    def _drop(self, reason: str) -> None:
+    def _silent(self, reason: str, reply: Reply | None = None) -> Spoken:
+        """kube-proxy has the request, and nobody is told what became of it."""
         self.walk.emit(self.node.name, Dropped(reason))
         self.hops = joined(self.hops, self._take())
+        return self._end(Verdict.DROPPED, f"{reason} (on {self.node.name})", reply)
 
     def _note(self, text: str) -> None:
         self.walk.note(self.node.name, text)
         self.hops = joined(self.hops, self._take())
 
     def _held(self, what: str) -> str:
-        return f"kube-proxy only holds port {self.received.dport} for {self.proxy.service}: {what} (on {self.node.name})"
+        return f"kube-proxy only holds port {self.received.dport} for {self.proxy.service}: {what}"
 
     def _arrived(self, ended: Spoken, out: Outcome) -> Spoken:
         """The request has reached an endpoint."""
@@ -235,8 +233,8 @@ class _Proxy:
             reply = Reply("reply", False, joined(opened, hops), third.reason, handshake=True)
             return self._reached_proxy(self._died(third, "the request and kube-proxy's reply arrive", reply))
         if not self.proxy.accepts:
-            reason = self._held("the connection opens, and is never accepted")
-            return self._reached_proxy(self._end(Verdict.DROPPED, reason, Reply("reply", True, opened)))
+            reply = Reply("reply", True, opened)
+            return self._reached_proxy(self._silent(self._held("the connection opens, and is never accepted"), reply))
         why = f"kube-proxy has no endpoint for {self.proxy.service}"
         for attempt, (number, address, port) in enumerate(self._backends(self.proxy), 1):
             out = self._second(attempt, number, address, port)
@@ -294,7 +292,8 @@ class _Proxy:
         self.walk.expected = self.client
         received = self.received
         fin = replace(reply_to(received), tcp_flags=FIN | ACK, length=_ACK_LENGTH)
-        self.walk.note(self.node.name, f"{why}: kube-proxy closes the connection that it has accepted")
+        self.walk.emit(self.node.name, Rejected(f"{why}: kube-proxy closes the connection that it has accepted", "TCP FIN"))
+        self.hops = joined(self.hops, self._take())
         out = self.walk.local_out(self.node, fin, self.owner)
         hops = self._take()
         if out.kind == "delivered" and not out.is_answer and out.packet is not None:
