@@ -66,7 +66,9 @@ class ClusterFlags:
         ),
     ] = ()
     cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="CNI plug-in: flannel or none.")] = None
-    proxy_mode: Annotated[str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables.")] = None
+    proxy_mode: Annotated[
+        str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables, userspace (docs/modes.md).")
+    ] = None
     cluster_cidr: Annotated[
         str | None, Parameter(group=CLUSTER, metavar="CIDR[,CIDR]", help="The pod network, as kube-proxy's --cluster-cidr.")
     ] = None

@@ -29,10 +29,11 @@ from netlab.kube.objects import Pod
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.rulepath import PathDisagreement, PathReport, Place, counters, verify_paths
-from netlab.lab.verify import Disagreement, Flow, Report, lab_network, outside_hosts, verify
+from netlab.lab.verify import Disagreement, Report, lab_network, verify
 from netlab.linux.addr import Ip, ip, prefix
 from netlab.linux.netns import Netns, NetnsKind, Route
 from netlab.linux.network import Network
+from netlab.trace.flows import Flow, outside_hosts
 from netlab.trace.query import Request, Tracer
 
 T = TypeVar("T")

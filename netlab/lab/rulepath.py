@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from netlab.lab.host import Lab, Seen, Shot
-from netlab.lab.verify import FIRST_PORT, PAUSE, PORTS, Flow, assumed_listeners, fits, predict, seen_text, shot
+from netlab.lab.verify import FIRST_PORT, PAUSE, PORTS, assumed_listeners, fits, seen_text, shot
 from netlab.linux.addr import Ip, ip
 from netlab.linux.bridge import Links
 from netlab.linux.matches import Recent
@@ -36,6 +36,7 @@ from netlab.linux.packet import (
     Packet,
 )
 from netlab.trace.choices import Chooser, explore
+from netlab.trace.flows import Flow, predict
 from netlab.trace.proxied import SILENCE, speak
 from netlab.trace.query import Tracer
 from netlab.trace.skb import socket_text
