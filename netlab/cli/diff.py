@@ -31,8 +31,8 @@ def diff(
     """Does every flow get the same answer under two modes of kube-proxy?
 
     Pods, nodes and clients outside ask for services by all their addresses, right and wrong ports, node ports, pods, nodes,
-    addresses that nobody has; by TCP, UDP, SCTP, ping. Compared are verdict, endpoint, source seen and kind of refusal, with their
-    probabilities. Differences that upstream documents are called by their name (docs/modes.md).
+    addresses that nobody has; by TCP, UDP, SCTP, ping. Compared are verdict, endpoint, source seen and kind of refusal, with
+    their probabilities. Differences that upstream documents are called by their name (docs/modes.md).
     The exit code is 0 where there are no others, 1 where there are, 2 error.
 
     For example:

@@ -278,7 +278,9 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
         from netlab.lab.random_clusters import verify_random
 
         show = progress(flags, random, "clusters")
-        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, _: show(done))
+        found = verify_random(
+            random, seed, rules=min(rules, 8), variant=iptables, mode=flags.proxy_mode, progress=lambda done, _: show(done)
+        )
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
         failed = bool(found.disagreements)
     if rulesets:

@@ -166,8 +166,8 @@ DOCUMENTED: tuple[Documented, ...] = (
         "userspace-external-ip",
         "userspace",
         _OTHERS["userspace"],
-        "pods and the node itself do not reach a service by its externalIPs: redirected is what comes in from outside, and what is "
-        "sent to an address that is the node's own",
+        "pods and the node itself do not reach a service by its externalIPs: redirected is what comes in from outside, and what "
+        "is sent to an address that is the node's own",
         "userspace/proxier.go, openOnePortal (isExternal): -m physdev ! --physdev-is-in, -m addrtype --dst-type LOCAL",
         lambda q: q.kind == "service-address" and q.to_service and q.external_ip and q.refused,
     ),
