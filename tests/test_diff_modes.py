@@ -60,11 +60,12 @@ def test_a_mode_and_itself(example: Cluster) -> None:
     assert compared(example, "iptables", "iptables").differences == ()
 
 
+HEALTH = "192.168.50.11:30940"
 ROWS = [
     ("default/pod/web-0", "10.96.0.20:80", "tcp", "userspace-source", "delivered to 3 endpoints, source kept"),
     ("default/pod/web-0", "10.96.0.80:80", "tcp", "userspace-closes", "rejected, ICMP port unreachable"),
     ("default/pod/web-0", "192.168.50.13:30081", "tcp", "userspace-policies", "no answer"),
-    ("default/pod/web-0", "192.168.50.11:30940", "tcp", "userspace-health-check", "delivered to 192.168.50.11:30940, source kept"),
+    ("default/pod/web-0", HEALTH, "tcp", "userspace-health-check", f"delivered to {HEALTH}, source kept"),
     ("default/pod/web-0", "[fd00:10:96::50]:80", "tcp", "userspace-family", "delivered to 3 endpoints, source kept"),
     ("default/pod/web-0", "10.96.0.20:81", "tcp", None, ""),
     ("default/pod/web-0", "10.244.1.10:8080", "tcp", None, ""),
