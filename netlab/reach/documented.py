@@ -31,13 +31,21 @@ class Question(msgspec.Struct, frozen=True):
     kind: str
     protocol: str
     family: int
-    primary_family: int
+    primary_families: frozenset[int]
     loopback: bool
     primary_address: bool
     service: Service | None
     port: ServicePort | None
     restricted: bool
-    external_ip: bool = False  # the address is among the service's externalIPs
+    external_ip: bool = False  # the address is among a service's externalIPs
+    mixed: bool = False  # the service has external addresses of both families, or a node has IPv6 first and IPv4, too
+
+    @property
+    def other_family_first(self) -> bool:
+        """The service's first ClusterIP is of a family that no node has first."""
+        ips = self.service.cluster_ips if self.service is not None else ()
+        return bool(ips) and ips[0].family not in self.primary_families
+
     mine: tuple[str, ...] = ()
     theirs: tuple[str, ...] = ()
     same_endpoints: bool = False
@@ -95,24 +103,69 @@ DOCUMENTED: tuple[Documented, ...] = (
         ("iptables", "ipvs", "userspace"),
         "node ports are served on the node's primary addresses alone (--nodeport-addresses primary), elsewhere on all of them",
         "KEP-3866; kubernetes.io, Virtual IPs: Migrating from iptables mode to nftables",
-        lambda q: q.kind in ("node-port", "health-check") and not q.loopback and not q.primary_address and q.refused,
+        lambda q: q.kind == "node-port" and not q.loopback and not q.primary_address and q.refused,
     ),
     Documented(
-        "ipvs-ping",
-        "ipvs",
-        ("iptables", "nftables", "userspace"),
-        "every node answers a ping to a service's address, because it has that address on kube-ipvs0",
-        "pkg/proxy/ipvs/README.md",
-        lambda q: q.kind in ("cluster-ip", "service-address") and q.protocol == "icmp" and q.arrives,
+        "nftables-health-check",
+        "nftables",
+        ("iptables", "ipvs"),
+        "health check node ports listen where node ports are served, elsewhere on every address of both families",
+        "kube-proxy(8) --nodeport-addresses; pkg/proxy/healthcheck/service_health.go",
+        lambda q: q.kind == "health-check" and q.refused,
+    ),
+    Documented(
+        "nftables-local-from-node",
+        "nftables",
+        ("iptables", "ipvs", "userspace"),
+        "a node without an endpoint of a service with externalTrafficPolicy Local does not reach its external addresses itself "
+        "(before v1.33.6)",
+        "kubernetes/kubernetes pull request 132456",
+        lambda q: q.kind == "service-address"
+        and q.service is not None
+        and q.service.external_traffic_policy == "Local"
+        and q.refused,
+    ),
+    Documented(
+        "nftables-source-ranges",
+        "nftables",
+        ("iptables", "ipvs"),
+        "loadBalancerSourceRanges are enforced for a service without endpoints, too: dropped, not rejected",
+        "nftables/proxier.go, chain firewall-check",
+        lambda q: q.kind == "service-address"
+        and q.service is not None
+        and bool(q.service.load_balancer_source_ranges)
+        and set(q.mine) == {"no answer"}
+        and "delivered" not in q.theirs,
     ),
     Documented(
         "ipvs-service-ip-ports",
         "ipvs",
         ("iptables", "userspace", "nftables"),
-        "a service's address is the node's own (kube-ipvs0): a port that the service does not have ends on that node instead of "
-        "being passed on",
-        "ipvs/proxier.go, bindAddress and the chain KUBE-IPVS-FILTER",
-        lambda q: q.kind in ("cluster-ip", "service-address") and q.port is None and q.protocol != "icmp",
+        "a service's address is every node's own (kube-ipvs0): a port that the service does not have, and a ping, are rejected "
+        "there (in releases without the chain KUBE-IPVS-FILTER the node itself answers); elsewhere they are passed on",
+        "ipvs/proxier.go, bindAddress and KUBE-IPVS-FILTER",
+        lambda q: q.kind in ("cluster-ip", "service-address") and q.port is None,
+    ),
+    Documented(
+        "ipvs-local",
+        "ipvs",
+        ("iptables", "nftables"),
+        "externalTrafficPolicy Local holds for clients in the cluster, too: they get the node's endpoints where it has some, and "
+        "all where it has none; elsewhere clients in the cluster get any endpoint, and others nothing where the node has none",
+        "ipvs/proxier.go, syncEndpoint",
+        lambda q: q.kind in ("service-address", "node-port")
+        and q.to_service
+        and q.service is not None
+        and q.service.external_traffic_policy == "Local",
+    ),
+    Documented(
+        "ipvs-no-server",
+        "ipvs",
+        ("iptables", "nftables"),
+        "where traffic policy Local leaves a node without an endpoint the client is told (ICMP port unreachable); elsewhere the "
+        "packet is dropped",
+        "net/netfilter/ipvs/ip_vs_core.c, ip_vs_leave; KEP-2086 says drop",
+        lambda q: q.to_service and q.restricted and set(q.mine) == {"ICMP port unreachable"} and set(q.theirs) == {"no answer"},
     ),
     Documented(
         "ipvs-nodeport-loopback",
@@ -126,9 +179,10 @@ DOCUMENTED: tuple[Documented, ...] = (
         "userspace-family",
         "userspace",
         _OTHERS["userspace"],
-        "only the family of the node's first address is served; of the other, node ports are held open, and nobody answers",
+        "each node serves the family of its own first address alone, and services whose first ClusterIP is of it; otherwise node "
+        "ports are held open, and nobody answers",
         "KEP-563: dual-stack was for iptables and ipvs; server_others.go, newProxyServer",
-        lambda q: q.kind != "other" and q.family != q.primary_family and q.refused,
+        lambda q: q.kind != "other" and (q.primary_families != {q.family} or q.other_family_first) and q.refused,
     ),
     Documented(
         "userspace-sctp",
@@ -147,20 +201,21 @@ DOCUMENTED: tuple[Documented, ...] = (
         lambda q: q.kind == "health-check" and q.refused,
     ),
     Documented(
-        "userspace-udp-loopback",
+        "userspace-udp-source",
         "userspace",
-        ("iptables",),
-        "a UDP node port does not answer on 127.0.0.1: the answer leaves with another source address than conntrack expects",
-        "userspace/proxier.go, the comment in iptablesHostPortalArgs",
-        lambda q: q.kind == "node-port" and q.loopback and q.protocol == "udp" and q.refused,
+        _OTHERS["userspace"],
+        "an answer by UDP leaves with the source that the route to the client gives it; where that is not the address that the "
+        "request was sent on to, the client does not know it: a node port on 127.0.0.1, or another node's, asked by a pod",
+        "userspace/proxier.go, the comments in iptablesContainerPortalArgs and iptablesHostPortalArgs",
+        lambda q: q.to_service and q.protocol == "udp" and q.refused and "delivered" in q.theirs,
     ),
     Documented(
-        "userspace-loopback",
+        "userspace-nodeport-addresses",
         "userspace",
-        ("nftables", "ipvs"),
-        "node ports are served on 127.0.0.1, too",
-        "userspace/proxier.go, openNodePort",
-        lambda q: q.kind == "node-port" and q.loopback and q.arrives,
+        _OTHERS["userspace"],
+        "node ports are served on every address, loopback too: --nodeport-addresses means nothing",
+        "userspace/proxier.go, openNodePort; NewProxier does not use nodePortAddresses",
+        lambda q: q.kind == "node-port" and (q.loopback or not q.restricted) and q.arrives and "delivered" not in q.theirs,
     ),
     Documented(
         "userspace-external-ip",
@@ -179,6 +234,15 @@ DOCUMENTED: tuple[Documented, ...] = (
         "endpoint's host refuses it",
         "userspace/proxysocket.go, ProxyLoop",
         lambda q: q.to_service and set(q.mine) <= {"TCP FIN", "no answer"} and "delivered" not in q.theirs,
+    ),
+    Documented(
+        "userspace-refused-rule",
+        "userspace",
+        _OTHERS["userspace"],
+        "a rule that iptables refuses ends the list of a service port: an external address of the other family, or the node's own "
+        "IPv4 address in a rule of ip6tables; what comes behind it, node ports last, is not served",
+        "userspace/proxier.go, openPortal and openOnePortal return at the first error; ChooseHostInterface takes IPv4 first",
+        lambda q: q.to_service and q.mixed and q.refused,
     ),
     Documented(
         "userspace-source",
@@ -204,5 +268,14 @@ DOCUMENTED: tuple[Documented, ...] = (
         "that terminate get nothing",
         "userspace/proxier.go and roundrobin.go read none of these fields",
         lambda q: q.to_service and q.restricted,
+    ),
+    Documented(
+        "userspace-forwarding",
+        "userspace",
+        _OTHERS["userspace"],
+        "kube-proxy's own connections need no ip_forward on the node, and their answers always come back to it; packets that are "
+        "only translated are lost where it is off, or where the way back passes the node by",
+        "'Virtual IPs and Service Proxies' (userspace mode), kubernetes.io, v1.25",
+        lambda q: q.to_service and q.arrives and "delivered" not in q.theirs,
     ),
 )

@@ -195,19 +195,20 @@ def question(cluster: Cluster, flow: Flow) -> Question:
     name = parse_endpoint(flow.destination)
     assert name.ip is not None
     address, number = name.ip, name.port if isinstance(name.port, int) else 0
-    first = next((n.internal_ips[0].family for n in cluster.nodes.values() if n.internal_ips), 4)
+    families = frozenset(n.internal_ips[0].family for n in cluster.nodes.values() if n.internal_ips)
     kind, service, port = _meant(cluster, address, number, flow.protocol)
     return Question(
         kind=kind,
         protocol=flow.protocol,
         family=address.family,
-        primary_family=first,
+        primary_families=families,
         loopback=address.is_loopback,
         primary_address=_is_primary(cluster, address),
         service=service,
         port=port,
         restricted=service is not None and _is_restricted(cluster, service),
-        external_ip=service is not None and address in service.external_ips,
+        mixed=service is not None and _is_mixed(cluster, service),
+        external_ip=any(address in s.external_ips for s in cluster.services.values()),
     )
 
 
@@ -220,7 +221,7 @@ def _meant(cluster: Cluster, address: Ip, port: int, protocol: str) -> tuple[str
             for p in service.ports:
                 if p.port == port and p.protocol.lower() == protocol:
                     return kind, service, p
-        if claim:
+        if claim and address not in nodes:
             return kind, claim[0], None
     if address.is_loopback or address in nodes:
         for service in services:
@@ -242,6 +243,15 @@ def _is_primary(cluster: Cluster, address: Ip) -> bool:
             if next((a for a in node.internal_ips if a.family == family), None) == address:
                 return True
     return False
+
+
+def _is_mixed(cluster: Cluster, service: Service) -> bool:
+    """Whether kube-proxy's userspace mode, which knows one family, meets an address of the other on its way."""
+    addresses = [*service.external_ips, *(e.ip for e in service.load_balancer if e.ip is not None)]
+    if any(a.family != first.family for first in service.cluster_ips[:1] for a in addresses):
+        return True
+    own = [[a.family for a in node.internal_ips] for node in cluster.nodes.values()]
+    return any(families[:1] == [6] and 4 in families for families in own)
 
 
 def _is_restricted(cluster: Cluster, service: Service) -> bool:

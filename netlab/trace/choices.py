@@ -27,16 +27,13 @@ class TooManyChoices(Exception):
 
 @dataclass(slots=True)
 class Choice:
-    """One point of one run: what was chosen, among what. `weights` None: undecided, the options are no, yes.
-
-    `named`: the label names the option that was taken; that of a rule which may match names the rule.
-    """
+    """One point of one run: what was chosen, among what. `weights` None: undecided, the options are no, yes."""
 
     label: str
     index: int
     count: int
     weights: tuple[Fraction, ...] | None
-    named: bool = False
+    named: bool = False  # the label names what was chosen
 
 
 class Chooser:
@@ -47,15 +44,11 @@ class Chooser:
         self.made: list[Choice] = []
         self.undecided = 0
 
-    def choose(self, weights: Sequence[Fraction], label: str) -> int:
-        """Choose among weighted options; returns the option's index."""
-        return self._next(tuple(weights), len(weights), label)
-
-    def choose_one(self, names: Sequence[str], label: str) -> int:
-        """Choose among options that are equally likely; the choice is called by its label and the option's name."""
-        count = len(names)
-        index = self._next((Fraction(1, count),) * count, count, label)
-        self.made[-1].label, self.made[-1].named = f"{label}: {names[index]}", True
+    def choose(self, weights: Sequence[Fraction], label: str, names: Sequence[str] = ()) -> int:
+        """Choose among weighted options; returns the option's index. `names`: a label for each option."""
+        index = self._next(tuple(weights), len(weights), label)
+        if names:
+            self.made[-1].label, self.made[-1].named = names[index], True
         return index
 
     def undecidable(self, label: str) -> bool:

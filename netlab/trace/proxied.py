@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from msgspec.structs import replace
 
@@ -116,7 +117,8 @@ class _Proxy:
         start = 0
         if n > 1:
             label = f"kube-proxy's round robin over {n} endpoints of {proxy.service}"
-            start = self.walk.chooser.choose_one([socket_text(*backend) for backend in proxy.backends], label)
+            names = [f"{label}: {socket_text(*backend)}" for backend in proxy.backends]
+            start = self.walk.chooser.choose([Fraction(1, n)] * n, label, names)
         turns = [(start + k) % n for k in range(len(DIAL_TIMEOUTS))] if n else []
         return [(turn + 1, *proxy.backends[turn]) for turn in turns]
 
