@@ -239,7 +239,7 @@ DOCUMENTED: tuple[Documented, ...] = (
         "userspace-refused-rule",
         "userspace",
         _OTHERS["userspace"],
-        "a rule that iptables refuses ends the list of a service port: an external address of the other family, or the node's own "
+        "a rule that iptables refuses ends the list of a service port: an external address of the other family, or the node's "
         "IPv4 address in a rule of ip6tables; what comes behind it, node ports last, is not served",
         "userspace/proxier.go, openPortal and openOnePortal return at the first error; ChooseHostInterface takes IPv4 first",
         lambda q: q.to_service and q.mixed and q.refused,
