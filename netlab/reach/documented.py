@@ -38,6 +38,7 @@ class Question(msgspec.Struct, frozen=True):
     port: ServicePort | None
     restricted: bool
     external_ip: bool = False  # the address is among a service's externalIPs
+    node_claimed: bool = False  # some service has a node's address as an external or load balancer IP
     mixed: bool = False  # the service has external addresses of both families, or a node has IPv6 first and IPv4, too
 
     @property
@@ -49,6 +50,14 @@ class Question(msgspec.Struct, frozen=True):
     mine: tuple[str, ...] = ()
     theirs: tuple[str, ...] = ()
     same_endpoints: bool = False
+
+    @property
+    def local_policy(self) -> bool:
+        """The traffic policy by which this destination is reached is Local."""
+        if self.service is None:
+            return False
+        of = self.service
+        return (of.internal_traffic_policy if self.kind == "cluster-ip" else of.external_traffic_policy) == "Local"
 
     @property
     def to_service(self) -> bool:
@@ -80,6 +89,24 @@ class Documented(msgspec.Struct, frozen=True):
 
 
 DOCUMENTED: tuple[Documented, ...] = (
+    Documented(
+        "iptables-nodeport-refusals",
+        "iptables",
+        ("nftables", "ipvs"),
+        "where a node port has no endpoint to go to, it is refused on every address of the node, whatever --nodeport-addresses "
+        "says; elsewhere the node itself answers on addresses that are not among those",
+        "iptables/proxier.go, KUBE-EXTERNAL-SERVICES",
+        lambda q: q.kind == "node-port" and q.refused and "delivered" not in q.theirs and not q.loopback,
+    ),
+    Documented(
+        "iptables-external-refusals",
+        "iptables",
+        ("nftables", "ipvs"),
+        "an external address of a service without endpoints is refused on the way in and when forwarded; what the node itself "
+        "sends there leaves it",
+        "iptables/proxier.go, the jumps to KUBE-EXTERNAL-SERVICES",
+        lambda q: q.kind == "service-address" and q.to_service and q.refused and "delivered" not in q.theirs,
+    ),
     Documented(
         "nftables-service-ip-ports",
         "nftables",
@@ -120,10 +147,7 @@ DOCUMENTED: tuple[Documented, ...] = (
         "a node without an endpoint of a service with externalTrafficPolicy Local does not reach its external addresses itself "
         "(before v1.33.6)",
         "kubernetes/kubernetes pull request 132456",
-        lambda q: q.kind == "service-address"
-        and q.service is not None
-        and q.service.external_traffic_policy == "Local"
-        and q.refused,
+        lambda q: q.kind == "service-address" and q.local_policy and q.refused,
     ),
     Documented(
         "nftables-source-ranges",
@@ -147,25 +171,39 @@ DOCUMENTED: tuple[Documented, ...] = (
         lambda q: q.kind in ("cluster-ip", "service-address") and q.port is None,
     ),
     Documented(
-        "ipvs-local",
+        "ipvs-node-address",
         "ipvs",
-        ("iptables", "nftables"),
-        "externalTrafficPolicy Local holds for clients in the cluster, too: they get the node's endpoints where it has some, and "
-        "all where it has none; elsewhere clients in the cluster get any endpoint, and others nothing where the node has none",
-        "ipvs/proxier.go, syncEndpoint",
-        lambda q: q.kind in ("service-address", "node-port")
-        and q.to_service
-        and q.service is not None
-        and q.service.external_traffic_policy == "Local",
+        _OTHERS["ipvs"],
+        "a node's address that is a service's external or load balancer address, too, is put on kube-ipvs0 of every node: others "
+        "take packets to that node, tunnelled ones as well, for their own",
+        "ipvs/proxier.go, bindAddress",
+        lambda q: q.node_claimed,
     ),
     Documented(
         "ipvs-no-server",
         "ipvs",
         ("iptables", "nftables"),
-        "where traffic policy Local leaves a node without an endpoint the client is told (ICMP port unreachable); elsewhere the "
-        "packet is dropped",
-        "net/netfilter/ipvs/ip_vs_core.c, ip_vs_leave; KEP-2086 says drop",
-        lambda q: q.to_service and q.restricted and set(q.mine) == {"ICMP port unreachable"} and set(q.theirs) == {"no answer"},
+        "a service port for which the node has no endpoint is answered by IPVS itself (ICMP port unreachable); elsewhere packets "
+        "to it are dropped under traffic policy Local, and lost on a node that does not forward",
+        "net/netfilter/ipvs/ip_vs_core.c, ip_vs_leave",
+        lambda q: q.to_service and set(q.mine) == {"ICMP port unreachable"} and set(q.theirs) == {"no answer"},
+    ),
+    Documented(
+        "ipvs-local",
+        "ipvs",
+        ("iptables", "nftables"),
+        "traffic policy Local: clients in the cluster, too, get the node's endpoints where it has some, and any endpoint where it "
+        "has none; elsewhere clients in the cluster get any by an external address, and nobody one where the policy leaves none",
+        "kubernetes/kubernetes pull request 97081; ipvs/proxier.go, syncEndpoint",
+        lambda q: q.to_service and q.local_policy,
+    ),
+    Documented(
+        "ipvs-arp",
+        "ipvs",
+        ("iptables", "nftables", "userspace"),
+        "an address of the nodes' own link that is a service's is answered for by every node (ARP), because kube-ipvs0 has it",
+        "kube-proxy(8) --ipvs-strict-arp",
+        lambda q: q.kind == "service-address" and q.to_service and q.arrives and "delivered" not in q.theirs,
     ),
     Documented(
         "ipvs-nodeport-loopback",

@@ -207,6 +207,7 @@ def question(cluster: Cluster, flow: Flow) -> Question:
         service=service,
         port=port,
         restricted=service is not None and _is_restricted(cluster, service),
+        node_claimed=any(a in entry_addresses(s) for s in cluster.services.values() for a in _node_ips(cluster)),
         mixed=service is not None and _is_mixed(cluster, service),
         external_ip=any(address in s.external_ips for s in cluster.services.values()),
     )
@@ -214,7 +215,7 @@ def question(cluster: Cluster, flow: Flow) -> Question:
 
 def _meant(cluster: Cluster, address: Ip, port: int, protocol: str) -> tuple[str, Service | None, ServicePort | None]:
     services = cluster.services.values()
-    nodes = {a for node in cluster.nodes.values() for a in (*node.internal_ips, *node.external_ips)}
+    nodes = set(_node_ips(cluster))
     for kind in ("cluster-ip", "service-address"):
         claim = [s for s in services if address in (s.cluster_ips if kind == "cluster-ip" else entry_addresses(s))]
         for service in claim:
@@ -243,6 +244,10 @@ def _is_primary(cluster: Cluster, address: Ip) -> bool:
             if next((a for a in node.internal_ips if a.family == family), None) == address:
                 return True
     return False
+
+
+def _node_ips(cluster: Cluster) -> list[Ip]:
+    return [a for node in cluster.nodes.values() for a in (*node.internal_ips, *node.external_ips)]
 
 
 def _is_mixed(cluster: Cluster, service: Service) -> bool:
