@@ -193,7 +193,7 @@ DOCUMENTED: tuple[Documented, ...] = (
         "ipvs",
         ("iptables", "nftables"),
         "traffic policy Local: clients in the cluster, too, get the node's endpoints where it has some, and any endpoint where "
-        "it has none; elsewhere clients in the cluster get any by an external address, and nobody one where the policy leaves none",
+        "it has none; elsewhere clients in the cluster get any by an external address, and nobody where the policy leaves none",
         "kubernetes/kubernetes pull request 97081; ipvs/proxier.go, syncEndpoint",
         lambda q: q.to_service and q.local_policy and not q.loopback,
     ),
