@@ -32,14 +32,19 @@ TRACES = {  # file -> question
     "to-the-outside": Request("web-0", "internet:443"),
     "ipv6": Request("web-0", "svc/api-dual", family=6),
 }
-IPVS = {  # the same cluster, kube-proxy in IPVS mode
-    "ipvs-pod-to-service": Request("web-0", "svc/api"),
-    "ipvs-no-endpoints": Request("web-0", "svc/nobody"),
-    "ipvs-wrong-port": Request("web-0", "10.96.0.20:81"),
-    "ipvs-ping": Request("web-0", "10.96.0.20", protocol="icmp"),
-    "ipvs-from-the-node": Request("node/node-1", "svc/api"),
-    "ipvs-nodeport-from-outside": Request("internet", "svc/web", at="node-3"),
+MODES = {  # file -> kube-proxy's mode and question
+    "userspace-pod-to-service": ("userspace", Request("web-0", "svc/web")),
+    "userspace-no-endpoints": ("userspace", Request("web-0", "svc/nobody")),
+    "userspace-dns": ("userspace", Request("web-0", "kube-system/svc/kube-dns:dns")),
+    "ipvs-pod-to-service": ("ipvs", Request("web-0", "svc/api")),
+    "ipvs-no-endpoints": ("ipvs", Request("web-0", "svc/nobody")),
+    "ipvs-wrong-port": ("ipvs", Request("web-0", "10.96.0.20:81")),
+    "ipvs-ping": ("ipvs", Request("web-0", "10.96.0.20", protocol="icmp")),
+    "ipvs-from-the-node": ("ipvs", Request("node/node-1", "svc/api")),
+    "ipvs-nodeport-from-outside": ("ipvs", Request("internet", "svc/web", at="node-3")),
 }
+MODES_PAGE = ROOT / "docs" / "modes.md"
+IN_MODES = re.compile(r"(```\n\$ netlab trace ([^\n]*) --proxy-mode (\w+)\n)(.*?)(```\n)", re.DOTALL)
 TRANSCRIPT = re.compile(r"(```\n\$ netlab trace web-0 kube-system/svc/kube-dns:dns\n)(.*?)(```\n)", re.DOTALL)
 
 
@@ -48,12 +53,7 @@ def tracer() -> Tracer:
     return make_tracer()
 
 
-@pytest.fixture(scope="module")
-def ipvs_tracer() -> Tracer:
-    return make_tracer("ipvs")
-
-
-def make_tracer(mode: str = "iptables") -> Tracer:
+def make_tracer(mode: str | None = None) -> Tracer:
     """The example cluster, named as somebody in a clone's folder would."""
     cluster = load([str(ROOT / TOPOLOGY)], overrides=Overrides(proxy_mode=mode))
     return Tracer(cluster)
@@ -68,9 +68,22 @@ def test_trace_reads_as_before(tracer: Tracer, name: str) -> None:
     assert shown(tracer, TRACES[name]) == (GOLDEN / f"{name}.txt").read_text()
 
 
-@pytest.mark.parametrize("name", IPVS)
-def test_trace_through_ipvs_reads_as_before(ipvs_tracer: Tracer, name: str) -> None:
-    assert shown(ipvs_tracer, IPVS[name]) == (GOLDEN / f"{name}.txt").read_text()
+@pytest.mark.parametrize("name", MODES)
+def test_trace_of_a_mode_reads_as_before(name: str) -> None:
+    mode, request = MODES[name]
+    assert shown(make_tracer(mode), request) == (GOLDEN / f"{name}.txt").read_text()
+
+
+def test_the_page_of_modes_shows_what_netlab_prints() -> None:
+    found = list(IN_MODES.finditer(MODES_PAGE.read_text()))
+    assert found
+    assert [m[4] for m in found] == [golden_of(m[2], m[3]) for m in found]
+
+
+def golden_of(question: str, mode: str) -> str:
+    """The golden file of a question (`web-0 svc/web`) that a page quotes."""
+    name = next(n for n, (m, r) in MODES.items() if m == mode and f"{r.source} {r.destination}" == question)
+    return (GOLDEN / f"{name}.txt").read_text()
 
 
 def test_the_readme_shows_what_netlab_prints(tracer: Tracer) -> None:
@@ -84,9 +97,8 @@ if __name__ == "__main__":
     made = make_tracer()
     for name, request in TRACES.items():
         (GOLDEN / f"{name}.txt").write_text(shown(made, request))
-    made = make_tracer("ipvs")
-    for name, request in IPVS.items():
-        (GOLDEN / f"{name}.txt").write_text(shown(made, request))
-    made = make_tracer()
+    for name, (mode, request) in MODES.items():
+        (GOLDEN / f"{name}.txt").write_text(shown(make_tracer(mode), request))
+    MODES_PAGE.write_text(IN_MODES.sub(lambda m: m[1] + golden_of(m[2], m[3]) + m[5], MODES_PAGE.read_text()))
     readme = ROOT / "README.md"
     readme.write_text(TRANSCRIPT.sub(lambda m: m[1] + shown(made, TRACES["pod-to-dns"]) + m[3], readme.read_text()))

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
 from netlab.lab.plan import AddNetns, Plan, Run, Sysctls, make_plan, netns_file, script, sysctl_paths
-from netlab.lab.verify import Flow, flows, lab_network
+from netlab.lab.verify import lab_network
 from netlab.linux.addr import ip, prefix
 from netlab.linux.netns import (
     Address,
@@ -27,6 +27,7 @@ from netlab.linux.netns import (
     RouteType,
 )
 from netlab.linux.network import Network, Segment
+from netlab.trace.flows import Flow, flows
 from netlab.trace.query import Tracer
 
 CLUSTER = load([str(path_of_default())])

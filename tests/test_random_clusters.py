@@ -21,10 +21,10 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.load import load
 from netlab.kube.objects import Endpoint, Service
 from netlab.lab.random_clusters import random_cluster, random_documents, random_flows, sendable
-from netlab.lab.verify import Flow
 from netlab.linux.addr import ip
 from netlab.linux.rules import Ruleset
 from netlab.linux.text import iptables_save
+from netlab.trace.flows import Flow
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import Trace, Verdict
 

@@ -55,7 +55,7 @@ def test_traces_satisfy_the_schema_and_come_back(name: str) -> None:
     assert loads(dumps(trace)) == trace
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(any_trace.traces())
 def test_any_trace_satisfies_the_schema_and_comes_back(trace: Trace) -> None:
     text = dumps(trace)

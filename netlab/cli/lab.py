@@ -232,6 +232,7 @@ def verify(
     from netlab.lab.host import Lab
     from netlab.lab.plan import make_plan
     from netlab.lab.rulepath import verify_paths
+    from netlab.trace import flows as drawing
 
     if flows < 1 or rules < 0:
         raise InputError("--flows must be at least 1, --rules at least 0")
@@ -255,7 +256,7 @@ def verify(
         inside = ["lab", "verify", "--flows", str(flows), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
         inside += ["--kernel", "host", *_arguments(cluster)]
         return umllab.once(inside, (sys.stdout.buffer, sys.stderr.buffer), stdin=stdin, modules=modules)
-    wanted = comparing.flows(declared, network, flows, seed)
+    wanted = drawing.flows(declared, network, flows, seed)
     with Lab.start(plan) as connection:
         report = comparing.verify(tracer, connection, wanted, progress=progress(cluster, len(wanted), "flows sent"))
         emit("".join(f"{difference}\n\n" for difference in report.disagreements) + report.summary)
@@ -268,7 +269,7 @@ def verify(
             progress=progress(cluster, min(rules, len(wanted)), "flows counted"),
         )
         emit("".join(f"{difference}\n\n" for difference in counted.disagreements) + counted.summary)
-        many = comparing.flows(declared, network, max(flows, 300), seed)
+        many = drawing.flows(declared, network, max(flows, 300), seed)
         chances = frequencies(connection, choosing(tracer, many, most=3))
         for chance in chances:
             emit(str(chance))
@@ -298,7 +299,9 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
         from netlab.lab.random_clusters import verify_random
 
         show = progress(flags, random, "clusters")
-        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, _: show(done))
+        found = verify_random(
+            random, seed, rules=min(rules, 8), variant=iptables, mode=flags.proxy_mode, progress=lambda done, _: show(done)
+        )
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
         failed = bool(found.disagreements)
     if rulesets:

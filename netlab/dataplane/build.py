@@ -23,6 +23,7 @@ from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy import ipvs as proxy_ipvs
 from netlab.dataplane.proxy import nftables as proxy_nftables
 from netlab.dataplane.proxy import node as proxy_node
+from netlab.dataplane.proxy import userspace as proxy_userspace
 from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
@@ -129,6 +130,8 @@ def build(
     wired = cluster.cni.name == "flannel"
     leases = flannel.leases(cluster) if wired else {}
     remotes = flannel.remotes(leases)
+    if cluster.proxy.mode == "userspace":
+        assumptions.append(proxy_userspace.ASSUMPTION)
 
     for name, node in cluster.nodes.items():
         pods = pods_of[name]
@@ -379,10 +382,19 @@ def _nftables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], che
     )
 
 
+def _userspace_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], checked: Cluster) -> Programmed:
+    """kube-proxy's userspace mode: rules that lead to its own sockets."""
+    return Programmed(
+        ruleset=lambda family: proxy_userspace.compile_ruleset(cluster, node.name, family),
+        listeners=proxy_userspace.listeners(cluster, node.name, local_addresses=_addresses(devices)),
+    )
+
+
 _PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {
     "iptables": _iptables_proxy,
     "nftables": _nftables_proxy,
     "ipvs": _ipvs_proxy,
+    "userspace": _userspace_proxy,
 }
 
 

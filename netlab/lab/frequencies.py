@@ -13,7 +13,8 @@ from statistics import NormalDist
 import msgspec
 
 from netlab.lab.host import Lab
-from netlab.lab.verify import BATCH, Flow, fits, predict, shot
+from netlab.lab.verify import BATCH, fits, shot
+from netlab.trace.flows import Flow, predict
 from netlab.trace.query import Tracer
 from netlab.trace.steps import IpvsStep, Trace
 

@@ -73,6 +73,7 @@ class Holder:
         self.arrived: dict[str, Json] = {}  # token of a datagram -> who got it, from where
         self.held: dict[int, Probe] = {}
         self.listening: dict[tuple[str, int, int, str, int], str] = {}
+        self.portals: dict[tuple[str, int, int], Portal] = {}
         self.controls = 0
         self.stays = False
         self.watches = _watches(self)
@@ -193,7 +194,10 @@ class Holder:
                     problems.append(f"{wanted['ns']}: cannot listen on {wanted['port']}/{wanted['protocol']}: {error.strerror}")
                     continue
                 self.listening[key] = wanted["owner"]
-                if wanted["protocol"] == UDP:
+                if wanted.get("proxy"):
+                    name = (wanted["ns"], wanted["protocol"], wanted["port"])
+                    self.portals.setdefault(name, Portal(self, wanted["ns"], wanted["proxy"])).serve(sock, wanted["protocol"])
+                elif wanted["protocol"] == UDP:
                     self.watch(sock, selectors.EVENT_READ, self._datagrams(sock, wanted["owner"], wanted["port"]))
                 else:
                     self.watch(sock, selectors.EVENT_READ, self._connections(sock, wanted["owner"]))
@@ -287,6 +291,8 @@ class Holder:
                 for ns in request["spaces"]:
                     with self.inside(ns):
                         _flush_conntrack()
+                for portal in self.portals.values():
+                    portal.sticky.clear()
                 answer({})
             case "watch":
                 self.watches.watch(request["spaces"], request["rules"])
@@ -331,6 +337,161 @@ class Holder:
         for n, probe in enumerate(probes):
             probe.done = done_for(n)
             begin(probe)
+
+
+DIALS = (0.25, 0.5, 1.0, 2.0)  # seconds; pkg/proxy/userspace/proxysocket.go EndpointDialTimeouts
+UDP_IDLE = 2.0  # seconds; kube-proxy's --udp-timeout is 0.25, too short for a busy machine
+
+
+class Portal:
+    """kube-proxy's userspace mode for one service port: round robin over endpoints, and both connections tied together."""
+
+    def __init__(self, holder: Holder, ns: str, proxy: Json) -> None:
+        self.holder, self.ns = holder, ns
+        self.backends: list[list[Any]] = proxy["backends"]
+        self.affinity, self.accepts = proxy["affinity"], proxy["accepts"]
+        self.sockets: list[socket.socket] = []
+        self.turn = 0
+        self.sticky: dict[str, tuple[float, list[Any]]] = {}  # client -> when it was last here, its endpoint
+        self.clients: dict[Any, socket.socket] = {}  # UDP: client -> the socket that speaks to its endpoint
+
+    def serve(self, sock: socket.socket, protocol: int) -> None:
+        self.sockets.append(sock)  # one that is never read must be kept, or Python closes it
+        if self.accepts:
+            self.holder.watch(sock, selectors.EVENT_READ, self._datagrams(sock) if protocol == UDP else self._connections(sock))
+
+    def next(self, client: str, reset: bool) -> list[Any] | None:
+        """roundrobin.go NextEndpoint."""
+        if not self.backends:
+            return None
+        now = time.monotonic()
+        if self.affinity is not None and not reset and client in self.sticky:
+            last, backend = self.sticky[client]
+            if now - last < self.affinity:
+                self.sticky[client] = (now, backend)
+                return backend
+        backend = self.backends[self.turn % len(self.backends)]
+        self.turn += 1
+        if self.affinity is not None:
+            self.sticky[client] = (now, backend)
+        return backend
+
+    def dial(self, backend: list[Any], kind: socket.SocketKind) -> tuple[socket.socket, int]:
+        with self.holder.inside(self.ns):
+            sock = socket.socket(socket.AF_INET6 if ":" in backend[0] else socket.AF_INET, kind)
+        sock.setblocking(False)
+        return sock, sock.connect_ex((backend[0], backend[1]))
+
+    def _connections(self, listening: socket.socket) -> Callable[[int], None]:
+        def ready(_: int) -> None:
+            while True:
+                try:
+                    sock, peer = listening.accept()
+                except OSError:
+                    return
+                sock.setblocking(False)
+                Spliced(self, sock, str(peer[0])).dial(0)
+
+        return ready
+
+    def _datagrams(self, listening: socket.socket) -> Callable[[int], None]:
+        def ready(_: int) -> None:
+            while True:
+                try:
+                    data, peer = listening.recvfrom(4096)
+                except OSError:
+                    return
+                sock = self.clients.get(peer) or self._client(listening, peer)
+                if sock is not None:
+                    with contextlib.suppress(OSError):
+                        sock.send(data)
+
+        return ready
+
+    def _client(self, listening: socket.socket, peer: Any) -> socket.socket | None:
+        for attempt in range(len(DIALS)):
+            backend = self.next(peer[0], attempt > 0)
+            if backend is None:
+                return None
+            sock, failed = self.dial(backend, socket.SOCK_DGRAM)
+            if not failed:
+                self._answers(listening, peer, sock)
+                return sock
+            sock.close()
+        return None
+
+    def _answers(self, listening: socket.socket, peer: Any, sock: socket.socket) -> None:
+        """What an endpoint says goes to its client, as long as something is said."""
+
+        def end() -> None:
+            if self.clients.get(peer) is sock:
+                del self.clients[peer]
+                self.holder.forget(sock)
+
+        def ready(_: int) -> None:
+            try:
+                listening.sendto(sock.recv(4096), peer)  # the kernel chooses the source: Go's WriteTo
+            except OSError:
+                end()
+
+        self.clients[peer] = sock
+        self.holder.watch(sock, selectors.EVENT_READ, ready)
+        self.holder.later(UDP_IDLE, end)
+
+
+class Spliced:
+    """An accepted connection and the second one: dialled again while endpoints fail, then copied until one side ends."""
+
+    def __init__(self, portal: Portal, sock: socket.socket, client: str) -> None:
+        self.portal, self.holder, self.client = portal, portal.holder, client
+        self.sock, self.second = sock, sock
+        self.attempt = -1
+
+    def dial(self, attempt: int) -> None:
+        self.attempt = attempt
+        backend = self.portal.next(self.client, attempt > 0) if attempt < len(DIALS) else None
+        if backend is None:
+            self.sock.close()
+            return
+        self.second, failed = self.portal.dial(backend, socket.SOCK_STREAM)
+        if failed not in (0, errno.EINPROGRESS):
+            self.second.close()
+            self.dial(attempt + 1)
+            return
+        self.holder.watch(self.second, selectors.EVENT_WRITE, self._dialled)
+        self.holder.later(DIALS[attempt], lambda: self._again(attempt))
+
+    def _again(self, attempt: int) -> None:
+        if self.attempt == attempt:
+            self.holder.forget(self.second)
+            self.dial(attempt + 1)
+
+    def _dialled(self, _: int) -> None:
+        if self.second.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._again(self.attempt)
+            return
+        self.attempt = -1
+        self.holder.selector.unregister(self.second)
+        for source, target in ((self.sock, self.second), (self.second, self.sock)):
+            self.holder.watch(source, selectors.EVENT_READ, self._copy(source, target))
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> Callable[[int], None]:
+        def ready(_: int) -> None:
+            data = b""
+            try:
+                data = source.recv(65536)
+                target.setblocking(True)
+                target.sendall(data)
+                target.setblocking(False)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.holder.forget(source)
+                self.holder.forget(target)
+
+        return ready
 
 
 class Conversation:

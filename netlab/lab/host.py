@@ -250,6 +250,7 @@ class Lab:
                 "port": listener.port,
                 "ip": str(listener.ip) if listener.ip is not None else "",
                 "owner": listener.owner,
+                "proxy": _proxy(listener),
             }
             for ns, listener in listeners
         ]
@@ -278,6 +279,14 @@ class Lab:
         if done["rc"] != 0:
             raise InputError(f"{ns}: {' '.join(argv)}: {str(done['err']).strip()}")
         return str(done["out"])
+
+
+def _proxy(listener: Listener) -> dict[str, Any] | None:
+    """What a socket of kube-proxy's userspace mode does, for the holder, which plays kube-proxy."""
+    if listener.proxy is None:
+        return None
+    backends = [[str(address), port] for address, port in listener.proxy.backends]
+    return {"backends": backends, "affinity": listener.proxy.affinity, "accepts": listener.proxy.accepts}
 
 
 def _action(action: AddNetns | Sysctls | Run) -> dict[str, Any]:

@@ -26,13 +26,15 @@ from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.load import SERVICE_LABEL, ZONE_LABEL, load
 from netlab.kube.objects import Pod
+from netlab.kube.topology import Overrides
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.rulepath import PathDisagreement, PathReport, Place, counters, verify_paths
-from netlab.lab.verify import Disagreement, Flow, Report, lab_network, outside_hosts, verify
+from netlab.lab.verify import Disagreement, Report, lab_network, verify
 from netlab.linux.addr import Ip, ip, prefix
 from netlab.linux.netns import Netns, NetnsKind, Route
 from netlab.linux.network import Network
+from netlab.trace.flows import Flow, outside_hosts
 from netlab.trace.query import Request, Tracer
 
 T = TypeVar("T")
@@ -53,20 +55,22 @@ _PATIENCE, _NEIGHBOURS_GO = 20, 6.0  # tries; seconds until neighbours may be fo
 # -- clusters ----------------------------------------------------------------------------------------------------------
 
 
-def random_cluster(seed: int) -> Cluster:
+def random_cluster(seed: int, mode: str | None = None) -> Cluster:
     """The cluster of a seed, through the same loader as any other input.
 
     Parameters
     ----------
     seed : int
         Which cluster; the same seed gives the same one.
+    mode : str, optional
+        kube-proxy's mode, by default the document's own: iptables.
 
     Returns
     -------
     Cluster
         1 to 4 nodes, up to 4 pods on each, up to 8 services.
     """
-    return load(["-"], io.StringIO(random_documents(seed)))
+    return load(["-"], io.StringIO(random_documents(seed)), Overrides(proxy_mode=mode))
 
 
 def random_documents(seed: int) -> str:
@@ -663,6 +667,7 @@ def verify_random(
     flows: int = 60,
     rules: int = 0,
     variant: str = "legacy",
+    mode: str | None = None,
     progress: Callable[[int, RandomReport], None] = lambda done, report: None,
 ) -> RandomReport:
     """Stand random clusters up one after the other, and compare random flows through each.
@@ -679,17 +684,21 @@ def verify_random(
         How many of them are sent once more, alone, to compare rules, devices and connections.
     variant : str
         "legacy" or "nft".
+    mode : str, optional
+        kube-proxy's mode: iptables if left out.
     progress : callable
         Told how many clusters are done, and the report so far.
     """
     report = RandomReport()
     for n in range(count):
-        report.add(verify_one(seed + n, flows=flows, rules=rules, variant=variant))
+        report.add(verify_one(seed + n, flows=flows, rules=rules, variant=variant, mode=mode))
         progress(n + 1, report)
     return report
 
 
-def verify_one(seed: int, *, flows: int = 60, rules: int = 0, variant: str = "legacy") -> RandomReport:
+def verify_one(
+    seed: int, *, flows: int = 60, rules: int = 0, variant: str = "legacy", mode: str | None = None
+) -> RandomReport:
     """Compare one random cluster; once more where the machine could not hold all its neighbours meanwhile.
 
     Linux keeps the neighbours of all namespaces in one table of 1024 (arp.c arp_tbl, gc_thresh3); packets to those that find no
@@ -702,7 +711,7 @@ def verify_one(seed: int, *, flows: int = 60, rules: int = 0, variant: str = "le
     """
     for _ in range(_PATIENCE):
         before = _times_full()
-        report = _compare(seed, flows, rules, variant)
+        report = _compare(seed, flows, rules, variant, mode)
         if _times_full() == before:
             return report
         time.sleep(_NEIGHBOURS_GO)
@@ -723,8 +732,8 @@ def _times_full() -> int:
     return found
 
 
-def _compare(seed: int, flows: int, rules: int, variant: str) -> RandomReport:
-    cluster = random_cluster(seed)
+def _compare(seed: int, flows: int, rules: int, variant: str, mode: str | None) -> RandomReport:
+    cluster = random_cluster(seed, mode)
     tracer = Tracer(cluster)
     network = lab_network(cluster, tracer.network)
     wanted = sendable(cluster, random_flows(cluster, seed, flows))

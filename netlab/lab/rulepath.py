@@ -23,7 +23,7 @@ from netlab.lab.crossings import Crossing, drawn_ends, first_parting, predicted_
 from netlab.lab.entries import Entry, differences, predicted_entries, seen_entries
 from netlab.lab.host import Lab, Seen, Shot, require
 from netlab.lab.kernel_trace import Rule, first_mismatch, passes, predicted_passes, rule_numbers
-from netlab.lab.verify import FIRST_PORT, PAUSE, PORTS, Flow, assumed_listeners, fits, predict, seen_text, shot
+from netlab.lab.verify import FIRST_PORT, PAUSE, PORTS, assumed_listeners, fits, seen_text, shot
 from netlab.linux.addr import Ip, ip
 from netlab.linux.bridge import Links
 from netlab.linux.matches import Recent
@@ -42,9 +42,11 @@ from netlab.linux.packet import (
     Packet,
 )
 from netlab.trace.choices import Chooser, explore
+from netlab.trace.flows import Flow, predict
+from netlab.trace.proxied import SILENCE, speak
 from netlab.trace.query import Tracer
 from netlab.trace.skb import socket_text
-from netlab.trace.steps import Hop, MtuStep, RuleStep, Sent, Trace, Verdict
+from netlab.trace.steps import Hop, MtuStep, NoteStep, RuleStep, Sent, Trace, Verdict
 from netlab.trace.walker import Expected, Walk, reply_to
 
 Place = tuple[str, str, str, int]  # namespace, table, chain, number of the rule
@@ -258,7 +260,10 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
         out = walk.local_out(home, packet, trace.source.name)
         hops = list(walk.take_hops())
         kind, endpoint = out.kind, None
-        if out.kind == "delivered" and out.packet is not None:
+        if out.proxy is not None:
+            said = speak(walk, home, packet, out, tuple(hops))
+            kind, endpoint, hops = said.verdict.value, said.endpoint, said.counted
+        elif out.kind == "delivered" and out.packet is not None:
             endpoint = socket_text(out.packet.dst, out.packet.dport)
             back = walk.local_out(network.namespaces[out.netns], reply_to(out.packet), out.owner)
             hops += walk.take_hops()
@@ -375,12 +380,19 @@ def _count(report: PathReport, found: Observed) -> None:
 
 def _is_comparable(trace: Trace, ordered: bool) -> bool:
     """Not what netlab does not know; nor a routing loop (of which one lap is walked); nor, by counters, questions for an IPv6
-    neighbour that does not answer, which are packets that the rules count too."""
+    neighbour that does not answer, which are packets that the rules count too; nor what the userspace mode waits for."""
     if trace.verdict is Verdict.UNKNOWN:
         return False
     reasons = [branch.reason or "" for branch in trace.branches]
     asks = ":" in trace.destination.ip and any(reason.startswith("nobody on") for reason in reasons)
+    if any(_waits(hop) for branch in trace.branches for hop in branch.hops):
+        return False
     return (ordered or not asks) and not any("routing loop" in reason for reason in reasons)
+
+
+def _waits(hop: Hop) -> bool:
+    """Whether kube-proxy's userspace mode waits for a silent endpoint here: the kernel asks again meanwhile, by its own clock."""
+    return any(isinstance(step, NoteStep) and step.text.startswith(SILENCE) for step in hop.steps)
 
 
 class Measured(msgspec.Struct, frozen=True):

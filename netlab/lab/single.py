@@ -15,9 +15,10 @@ import msgspec
 from netlab.errors import InputError
 from netlab.lab.host import Lab
 from netlab.lab.rulepath import ATTEMPTS, Bench, Observed, rule_text
-from netlab.lab.verify import FIRST_PORT, PORTS, Flow, assumed_listeners, fits, seen_text, shot
+from netlab.lab.verify import FIRST_PORT, PORTS, assumed_listeners, fits, seen_text, shot
 from netlab.linux.addr import ip
 from netlab.linux.network import Network
+from netlab.trace.flows import Flow
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import Trace, Verdict
 

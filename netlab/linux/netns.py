@@ -170,11 +170,25 @@ class FdbEntry(msgspec.Struct, frozen=True, gc=False):
     vlan: int | None = None
 
 
+class ProxySocket(msgspec.Struct, frozen=True, gc=False):
+    """What kube-proxy's userspace mode does with what arrives at a socket: it opens a second connection to a backend.
+
+    `backends` (address, port) are tried in turn, beginning where the last connection ended; `affinity` is the time in seconds
+    for which a client keeps its backend. `accepts` False: the socket only holds its port, and nobody ever reads from it.
+    """
+
+    service: str
+    backends: tuple[tuple[Ip, int], ...] = ()
+    affinity: int | None = None
+    accepts: bool = True
+
+
 class Listener(msgspec.Struct, frozen=True, gc=False):
     """A socket that answers: protocol number, port, address (None: any), and who owns it ("pod default/web-0").
 
     `assumed` is set where nothing declared it (the trace then says so under assumptions); `not_modelled` where the port is
-    taken by something that netlab does not model (a hostPort): what happens to a packet for it is then unknown.
+    taken by something that netlab does not model (a hostPort): what happens to a packet for it is then unknown. `proxy`: who
+    owns it passes everything on (trace/proxied.py).
     """
 
     protocol: int
@@ -183,6 +197,7 @@ class Listener(msgspec.Struct, frozen=True, gc=False):
     ip: Ip | None = None
     assumed: bool = False
     not_modelled: str = ""
+    proxy: ProxySocket | None = None
 
 
 class NetnsKind(enum.Enum):

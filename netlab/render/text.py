@@ -35,6 +35,7 @@ from netlab.trace.steps import (
     NoteStep,
     Party,
     PolicyStep,
+    Proxied,
     Received,
     Rejected,
     Reply,
@@ -399,6 +400,8 @@ def _reply(reply: Reply, wide: bool, seen: _Seen) -> Iterator[Line]:
             for step in hop.steps:
                 if isinstance(step, Natted):
                     yield _step(_nat_label(step), f"on {hop.where}: {_nat(step)}", "nat")
+                elif isinstance(step, Proxied):
+                    yield _step("proxied", f"on {hop.where}: {_proxied(step)}", "nat")
     end = reply.hops[-1].where if reply.hops else ""
     if reply.arrived:
         yield _step("arrived", f"at {end}", "good")
@@ -620,6 +623,8 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             assumed = "   (assumed: nothing declares this socket)" if step.assumed else ""
             text = f"to {step.socket}, {step.owner}{packet}{assumed}{seen_at}"
             return [_step("delivered", text, "good"), *inside], _shown(step.packet)
+        case Proxied():
+            return [_step("proxied", _proxied(step) + seen_at, "nat")], shown
         case Dropped():
             return [_step("DROPPED", _reason(step.reason, step.ref, rule), "bad")], shown
         case Rejected():
@@ -678,6 +683,16 @@ def _neighbour(step: NeighbourStep, wide: bool, seen_at: str) -> Line:
         return _step("fdb", f"{step.device}: {frames}tunnel end {step.ip}{f' ({step.owner})' if step.owner else ''}{seen_at}")
     how = f"{step.owner} answers ({step.how})" if step.owner else f"{step.how} entry"
     return _step("neighbour", f"{step.ip}{mac} on {step.device}: {how}{seen_at}")
+
+
+def _proxied(step: Proxied) -> str:
+    """`kube-proxy accepts, and opens a second connection to 10.244.1.5:80 (endpoint 2 of 3 of default/api:http, round robin)`."""
+    if step.back:
+        return "kube-proxy copies the answer into the first connection"
+    first = "accepts, and opens a second connection" if step.protocol == "TCP" else "reads it, and opens a second socket"
+    does = first if step.attempt == 1 else f"opens another connection (attempt {step.attempt})"
+    turn = f"endpoint {step.number} of {step.of} of {step.service}, round robin" if step.of > 1 else f"the one of {step.service}"
+    return f"kube-proxy {does} to {step.backend} ({turn})"
 
 
 def _tunnel(vni: int | None, wide: bool) -> str:
@@ -739,6 +754,8 @@ def _anchor(steps: Sequence[AnyStep]) -> str:
             return f"neighbour {last.ip}"
         case MtuStep():
             return f"MTU of {last.device}"
+        case Proxied():
+            return f"proxied to {last.backend}"
         case Sent() | Conntracked() | PolicyStep() | NoteStep() | Delivered() | Dropped() | Rejected() | UnknownStep():
             return str(type(last).__struct_config__.tag)
         case _ as never:

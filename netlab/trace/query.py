@@ -36,6 +36,7 @@ from netlab.linux.packet import (
     protocol_name,
 )
 from netlab.trace.choices import Chooser, TooManyChoices, Weighted, explore
+from netlab.trace.proxied import speak
 from netlab.trace.skb import socket_text
 from netlab.trace.steps import Branch, Hop, Party, Rejected, Reply, Trace, UnknownStep, Verdict
 from netlab.trace.walker import Expected, Walk, reply_to
@@ -522,7 +523,10 @@ def _walk(
     out = walk.local_out(network.namespaces[source.netns], packet, source.owner)
     hops = walk.take_hops()
     leaf = Leaf(Verdict(out.kind), out.reason or None, hops)
-    if out.kind == "delivered":
+    if out.proxy is not None:
+        said = speak(walk, network.namespaces[source.netns], packet, out, hops)
+        leaf = Leaf(said.verdict, said.reason, said.hops, said.endpoint, said.endpoint_name, said.source_seen, said.reply)
+    elif out.kind == "delivered":
         assert out.packet is not None
         leaf.endpoint = socket_text(out.packet.dst, out.packet.dport)
         leaf.endpoint_name = out.owner

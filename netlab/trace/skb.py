@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from netlab.linux.addr import Ip
 from netlab.linux.conntrack import CtView
-from netlab.linux.netns import Netns
+from netlab.linux.netns import Netns, ProxySocket
 from netlab.linux.packet import (
     ACK,
     ECHO_REPLY,
@@ -80,6 +80,7 @@ class Outcome:
     answer_socket: bool = True  # the answer is sent through a socket of the kernel's: `-m owner --socket-exists` holds for it
     answer_port: str = ""  # the answer leaves through this bridge port, past all hooks
     told: bool = False  # its last step is written down
+    proxy: ProxySocket | None = None  # it reached a socket of kube-proxy's, which passes it on
     is_answer: bool = False  # an ICMP error that reached the sender of the packet it quotes
 
 

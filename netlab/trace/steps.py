@@ -238,6 +238,20 @@ class Delivered(Step, frozen=True, tag="delivered"):
     assumed: bool = False
 
 
+class Proxied(Step, frozen=True, tag="proxied"):
+    """kube-proxy's userspace mode took the request from its socket and opens a second connection, to the `number`-th `of` so many
+    endpoints of a service port; `attempt` counts from 1. What follows are that connection's packets. `back`: it copies the answer
+    from the second connection into the first, whose packets follow."""
+
+    service: str
+    backend: str
+    attempt: int
+    number: int
+    of: int
+    protocol: str = "TCP"
+    back: bool = False
+
+
 class Dropped(Step, frozen=True, tag="dropped"):
     """The packet died here."""
 
@@ -275,6 +289,7 @@ AnyStep = (
     | PolicyStep
     | NoteStep
     | Delivered
+    | Proxied
     | Dropped
     | Rejected
     | UnknownStep

@@ -982,7 +982,7 @@ class Walk:
             return self._unknown(netns.name, listener.not_modelled)
         text = socket_text(packet.dst, packet.dport)
         self.emit(netns.name, Delivered(text, listener.owner, self._header(packet), listener.assumed))
-        return Outcome("delivered", "", netns.name, packet, listener.owner, listener.assumed)
+        return Outcome("delivered", "", netns.name, packet, listener.owner, listener.assumed, proxy=listener.proxy)
 
     def _listener(self, netns: Netns, packet: Packet) -> Listener | None:
         """The socket for a packet; where nothing at all is declared for a pod or an external host, one is assumed, and said."""

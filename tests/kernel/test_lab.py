@@ -26,11 +26,12 @@ from netlab.lab.crossings import Crossing, predicted_crossings
 from netlab.lab.host import Lab, Shot, unshare_command
 from netlab.lab.plan import make_plan, script
 from netlab.lab.rulepath import verify_paths
-from netlab.lab.verify import Flow, flows, lab_network, verify
+from netlab.lab.verify import lab_network, verify
 from netlab.linux.addr import ip, prefix
 from netlab.linux.netns import Netns, NextHop, Route
 from netlab.linux.text import iproute, iptables_save
 from netlab.trace import netfilter
+from netlab.trace.flows import Flow, flows
 from netlab.trace.query import Tracer
 from netlab.trace.steps import Hop
 

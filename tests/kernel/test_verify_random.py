@@ -16,7 +16,8 @@ from netlab.kube.load import load
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.random_clusters import entries, verify_random
-from netlab.lab.verify import Flow, lab_network, predict, verify
+from netlab.lab.verify import lab_network, verify
+from netlab.trace.flows import Flow, predict
 from netlab.trace.query import Tracer
 
 pytestmark = pytest.mark.usefixtures("kernel")
