@@ -144,6 +144,7 @@ def _make_pods(
                 labels=labels,
                 host_network=workload.template.host_network,
                 ports=workload.template.ports,
+                service_account=workload.template.service_account,
                 owner=f"{workload.kind} {workload.name}",
                 ref=workload.ref,
             )
