@@ -94,7 +94,8 @@ def without_refs(value):
 def test_pods_of_a_dump():
     cluster = load([str(DATA / "kube" / "pods.json")])
     web = cluster.pods["shop/web-6d4b75cb6d-x2x7k"]
-    assert web.ports == (ContainerPort(15001, "TCP", "mesh", sidecar=True), ContainerPort(8080, "TCP", "http"), ContainerPort(53, "UDP"))
+    mesh = ContainerPort(15001, "TCP", "mesh", sidecar=True)
+    assert web.ports == (mesh, ContainerPort(8080, "TCP", "http"), ContainerPort(53, "UDP"))
     assert [str(a) for a in web.ips] == ["10.244.0.5", "fd00:10:244::5"]
     assert (web.ready, web.owner, web.node_name) == (False, "Deployment web", "node-1")
     assert cluster.workloads["shop/Deployment/web"] == cluster.workloads["shop/ReplicaSet/web-6d4b75cb6d"] == (web.key,)
