@@ -407,9 +407,11 @@ nodes = st.recursive(
     | st.builds(cs.Has, names)
     | st.builds(cs.Compare, names, st.sampled_from(["==", "!=", "contains", "starts with", "ends with"]), values)
     | st.builds(cs.In, names, st.sets(values).map(lambda v: tuple(sorted(v))), st.booleans()),
-    lambda inner: st.builds(cs.Not, inner)
-    | st.builds(cs.And, st.lists(inner, min_size=2, max_size=3).map(tuple))
-    | st.builds(cs.Or, st.lists(inner, min_size=2, max_size=3).map(tuple)),
+    lambda inner: (
+        st.builds(cs.Not, inner)
+        | st.builds(cs.And, st.lists(inner, min_size=2, max_size=3).map(tuple))
+        | st.builds(cs.Or, st.lists(inner, min_size=2, max_size=3).map(tuple))
+    ),
     max_leaves=6,
 )
 label_maps = st.dictionaries(st.sampled_from(["a", "b-c", "in", cs.NAMESPACE_LABEL]), values)

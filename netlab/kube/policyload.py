@@ -135,9 +135,7 @@ def _network_policy(declared: Declared, document: Document, namespace: str) -> N
     declared.policies[policy.key] = policy
 
 
-def _rule(
-    peers: list[w.PolicyPeer] | None, ports: list[w.PolicyPort] | None, at: At, path: str, field: str
-) -> o.PolicyRule:
+def _rule(peers: list[w.PolicyPeer] | None, ports: list[w.PolicyPort] | None, at: At, path: str, field: str) -> o.PolicyRule:
     return o.PolicyRule(
         peers=tuple(_peer(peer, at, f"{path}.{field}[{i}]") for i, peer in enumerate(peers or ())),
         ports=tuple(_port(port, at, f"{path}.ports[{i}]") for i, port in enumerate(ports or ())),

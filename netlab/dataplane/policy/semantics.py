@@ -190,9 +190,7 @@ _Leaf = tuple[Mapping[Question, str], Half, Half]
 _MAX_OPEN = 6
 
 
-def _explore(
-    index: PolicyIndex, flow: Flow, dialect: Dialect, fixed: Mapping[Question, str], depth: int
-) -> Iterator[_Leaf]:
+def _explore(index: PolicyIndex, flow: Flow, dialect: Dialect, fixed: Mapping[Question, str], depth: int) -> Iterator[_Leaf]:
     """Judge under every combination of answers to the questions that come up."""
     ask = Ask(dialect, fixed)
     egress, ingress = _both(index, flow, ask)
@@ -314,9 +312,7 @@ def _ranks(policies: Sequence[Policy]) -> Iterator[Sequence[Policy]]:
         behind = n + 1
         if policies[n].kind in CLUSTER_KINDS:
             while (
-                behind < len(policies)
-                and policies[behind].kind in CLUSTER_KINDS
-                and policies[behind].order == policies[n].order
+                behind < len(policies) and policies[behind].kind in CLUSTER_KINDS and policies[behind].order == policies[n].order
             ):
                 behind += 1
         yield policies[n:behind]
@@ -389,9 +385,7 @@ def _peer(index: PolicyIndex, peer: Peer, end: End, flow: Flow, service: Ip | No
         return any((end.ip, flow.protocol, port) in peer.service for port in (flow.port, 0))
     # a hostNetwork pod is its node's address to whoever selects pods
     pod = end.pod
-    if end.node and pod >= 0 and not (
-        (pod in (peer.pods or ()) or pod in peer.not_pods) and ask(Question.HOST_NETWORK) == "yes"
-    ):
+    if end.node and pod >= 0 and not ((pod in (peer.pods or ()) or pod in peer.not_pods) and ask(Question.HOST_NETWORK) == "yes"):
         pod = -1
     if peer.pods is not None and not (
         pod in peer.pods or (pod < 0 and end.node in peer.hosts and end.node) or _within(end.ip, peer.sets)
@@ -475,9 +469,7 @@ def _extra(index: PolicyIndex, flow: Flow, which: str, extra: Extra, ask: Ask) -
         and (extra.not_icmp is None or not _icmp(extra.not_icmp, icmp))
         and (not extra.source_ports or any(q.first <= flow.sport <= q.last for q in extra.source_ports))
         and not any(q.first <= flow.sport <= q.last for q in extra.not_source_ports)
-        and not any(
-            q.first <= flow.port <= q.last if q.first >= 0 else _named(index, flow, q, ask) for q in extra.not_ports
-        )
+        and not any(q.first <= flow.port <= q.last if q.first >= 0 else _named(index, flow, q, ask) for q in extra.not_ports)
         and (extra.own is None or _peer(index, extra.own, own, flow, None, ask))
         and (not extra.http or ask(Question.HTTP) == "match")
     )
