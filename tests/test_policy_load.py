@@ -216,7 +216,8 @@ def test_what_is_kept(tmp_path):
     """Defaults are applied; what is absent and what is empty stay apart where they differ."""
     text = policy(
         "{ingress: [{}, {from: [], ports: []}, {from: [{podSelector: {}}, {namespaceSelector: {}}, "
-        "{ipBlock: {cidr: 10.1.2.3/8, except: [10.9.9.9/16]}}], ports: [{}, {protocol: UDP}, {port: web}, {port: 1, endPort: 2}]}]}"
+        "{ipBlock: {cidr: 10.1.2.3/8, except: [10.9.9.9/16]}}], "
+        "ports: [{}, {protocol: UDP}, {port: web}, {port: 1, endPort: 2}]}]}"
     )
     nothing, empty, rule = read(tmp_path, text).policies["default/np"].ingress
     assert (nothing.peers, nothing.ports) == (empty.peers, empty.ports) == ((), ())
@@ -324,7 +325,8 @@ BOTH = "tier: Admin, priority: 1, subject: {namespaces: {}}"
         ),
         (
             65,
-            f"{{{BOTH}, egress: [{{action: Deny, to: [{{networks: [1.0.0.0/8]}}], protocols: [{{destinationNamedPort: web}}]}}]}}",
+            f"{{{BOTH}, egress: [{{action: Deny, to: [{{networks: [1.0.0.0/8]}}], "
+            "protocols: [{destinationNamedPort: web}]}]}",
             "networks/nodes/domainNames peer cannot be set with namedPorts",
         ),
         (68, f"{{{BOTH}, egress: [{{action: Deny, to: [{{domainNames: [a.b]}}]}}]}}", "only supported for Accept rules"),

@@ -147,9 +147,12 @@ class End(msgspec.Struct, frozen=True):
 
 
 class PolicyIndex:
-    """The policies of a cluster for one dialect. Built once; asked per flow (semantics.py)."""
+    """The policies of a cluster for one dialect. Built once; asked per flow (semantics.py).
 
-    def __init__(self, cluster: Cluster, dialect: Dialect = CALICO) -> None:
+    `addresses`: what nodes have besides the addresses of their objects (bridges, tunnels), by address.
+    """
+
+    def __init__(self, cluster: Cluster, dialect: Dialect = CALICO, addresses: Mapping[Ip, str] | None = None) -> None:
         self.cluster = cluster
         self.dialect = dialect
         self.notes: list[str] = []
@@ -158,7 +161,8 @@ class PolicyIndex:
         self.number = {pod.key: n for n, pod in enumerate(self.pods)}
         self.on_host: Ids = frozenset(n for n, pod in enumerate(self.pods) if pod.host_network)
         self.by_ip = {a: n for n, pod in enumerate(self.pods) if not pod.host_network for a in pod.ips}
-        self.node_by_ip = {a: node.name for node in cluster.nodes.values() for a in (*node.internal_ips, *node.external_ips)}
+        self.node_by_ip = dict(addresses or {})
+        self.node_by_ip |= {a: node.name for node in cluster.nodes.values() for a in (*node.internal_ips, *node.external_ips)}
         self._labels = LabelIndex(pod.labels for pod in self.pods)
         self._namespaces = tuple(cluster.namespaces)
         self._namespace_labels = LabelIndex(ns.labels for ns in cluster.namespaces.values())

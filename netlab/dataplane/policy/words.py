@@ -92,10 +92,9 @@ def _short(policy: Policy) -> str:
 
 
 def _by_rule(policy: Policy, rule: Rule, which: str) -> str:
-    does = {Action.ALLOW: "allows it", Action.DENY: "denies it", Action.PASS: "passes it on", Action.LOG: "logs it"}[rule.action]
     title = f' "{rule.name}"' if rule.name else ""
     where = place(rule.ref)
-    return f"{_short(policy)} {which} rule {rule.number}{title} {does}{f' ({where})' if where else ''}"
+    return f"{_short(policy)} {which} rule {rule.number}{title}{f' ({where})' if where else ''}"
 
 
 def _tier_end(index: PolicyIndex, flow: Flow, half: Half, peer: str) -> str:
@@ -106,13 +105,10 @@ def _tier_end(index: PolicyIndex, flow: Flow, half: Half, peer: str) -> str:
         have = "has" if len(mine) == 1 else "have"
         whose = "it" if len(half.selected) == 1 else "they" if len(mine) == len(half.selected) else names(mine)
         return f"{whose} {have} no {half.direction.lower()} rule"
-    if peer and half.direction == EGRESS:
-        who = peer
-    else:
-        who = called(index, other, half.end)
+    who = peer if peer and half.direction == EGRESS else called(index, other, half.end)
     its = "its" if len(half.selected) == 1 else "their"
     text = f"none of {its} {half.direction.lower()} rules allows {who}{_on(flow)}"
-    near = nearest(index, flow, half, mine)
+    near = nearest(index, flow, half, mine, peer if half.direction == EGRESS else "")
     return f"{text} (nearest: {near})" if near else text
 
 
@@ -128,7 +124,7 @@ def called(index: PolicyIndex, end: End, beside: End) -> str:
     """A pod by its name, with its namespace where that is another one than that of the pod it is named beside."""
     if end.pod < 0:
         if end.name and end.name != str(end.ip):
-            return f"node {end.name}" if end.name == end.node else end.name
+            return f"{end.name} ({end.ip})" if end.name == end.node else end.name
         return str(end.ip)
     pod = index.pods[end.pod]
     if beside is end or (beside.pod >= 0 and index.pods[beside.pod].namespace == pod.namespace):
@@ -136,7 +132,7 @@ def called(index: PolicyIndex, end: End, beside: End) -> str:
     return pod.key
 
 
-def nearest(index: PolicyIndex, flow: Flow, half: Half, policies: Sequence[Policy]) -> str:
+def nearest(index: PolicyIndex, flow: Flow, half: Half, policies: Sequence[Policy], peer: str = "") -> str:
     """The rule that fails on one thing alone, the port before the peer; "" where there is none.
 
     Returns
@@ -161,7 +157,8 @@ def nearest(index: PolicyIndex, flow: Flow, half: Half, policies: Sequence[Polic
         return f"{_short(policy)} rule {rule.number} allows {_peers(rule)}{_ports(rule)}"
     if wrong_peer:
         policy, rule = wrong_peer
-        return f"{_short(policy)} rule {rule.number} allows {_peers(rule)}{_ports(rule)}; {_has(index, other, rule, half.end)}"
+        has = _has(index, other, rule, half.end, peer)
+        return f"{_short(policy)} rule {rule.number} allows {_peers(rule)}{_ports(rule)}; {has}"
     return ""
 
 
@@ -189,7 +186,7 @@ def port_words(port: Port) -> str:
     return f"{protocol}{port.first}" if port.first == port.last else f"{protocol}{port.first}-{port.last}"
 
 
-def _has(index: PolicyIndex, end: End, rule: Rule, beside: End) -> str:
+def _has(index: PolicyIndex, end: End, rule: Rule, beside: End, peer: str = "") -> str:
     """What the peer has instead: `web-0 has app=web`, `web-0 has no label app`, `web-0 is in namespace shop`."""
     who = called(index, end, beside)
     keys = tuple(dict.fromkeys(key for peer in rule.peers or () for key in peer.keys))
@@ -198,26 +195,44 @@ def _has(index: PolicyIndex, end: End, rule: Rule, beside: End) -> str:
             return f"its address is {end.ip}"
         return f"{who} is no pod" if end.pod < 0 else f"{who} is a hostNetwork pod"
     labels = index.pods[end.pod].labels
+    name = peer or index.pods[end.pod].name
     if any(peer.pods is not None for peer in rule.peers or ()):
         if not keys:
-            return f"{index.pods[end.pod].name} is in namespace {index.pods[end.pod].namespace}"
+            return f"{name} is in namespace {index.pods[end.pod].namespace}"
         had = [f"{key}={labels[key]}" if key in labels else f"no label {key}" for key in keys]
-        inside = "" if who == index.pods[end.pod].name else f" in namespace {index.pods[end.pod].namespace}"
-        return f"{index.pods[end.pod].name}{inside} has {', '.join(had)}"
+        inside = "" if peer or who == name else f" in namespace {index.pods[end.pod].namespace}"
+        return f"{name}{inside} has {', '.join(had)}"
     return f"its address is {end.ip}"
 
 
 def sentence(index: PolicyIndex, flow: Flow, half: Half, decision: Decision, peer: str = "") -> str:
     """One direction in one sentence."""
-    said = reason(index, flow, half, decision, peer)
-    if half.says is Says.UNDEFINED and decision.open:
-        said = f"implementations differ: {open_questions(decision)}"
+    said = verdict(index, flow, half, decision, peer)
     chosen = selection(index, half)
     return f"{chosen}; {said}" if said else chosen
 
 
+_DONE = {Says.ALLOWED: "allowed", Says.DENIED: "denied", Says.UNDEFINED: "undefined"}
+_WOULD = {Says.ALLOWED: "would allow it", Says.DENIED: "would deny it", Says.UNDEFINED: "may allow or deny it"}
+
+
+def verdict(index: PolicyIndex, flow: Flow, half: Half, decision: Decision, peer: str = "", would: bool = False) -> str:
+    """`denied: it has no ingress rule`, `allowed by p ingress rule 1 (web.yaml:7)`; `would`: as of an engine that is not there.
+
+    "" where nothing was to be decided.
+    """
+    said = reason(index, flow, half, decision, peer)
+    if half.says is Says.UNDEFINED and decision.open:
+        said = f"implementations differ: {open_questions(decision)}"
+    if not said:
+        return ""
+    joined = " by " if half.because is Because.RULE and half.says is not Says.UNDEFINED else ": "
+    return f"{(_WOULD if would else _DONE)[half.says]}{joined}{said}"
+
+
 def turns(dialect: Dialect, questions: Sequence[Question]) -> str:
-    """`with calico: does an ipBlock match pods by their address? yes`, for questions that the verdict turned on."""
+    """`other engines may differ (does an ipBlock match pods by their address? calico: yes)`, for what the verdict turned on."""
     if not questions:
         return ""
-    return f"with {dialect.name}: " + "; ".join(f"{q.value}? {dialect.answer(q)}" for q in questions)
+    asked = "; ".join(f"{question.value}? {dialect.name}: {dialect.answer(question)}" for question in questions)
+    return f"other engines may differ ({asked})"
