@@ -613,7 +613,8 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             fits = "fit" if step.length <= step.mtu else "exceed"
             return [_step("MTU", f"{step.length} bytes {fits} {step.mtu} of {step.device}{_note(step.note)}{seen_at}")], shown
         case PolicyStep():
-            return [_step("policy", step.text + seen_at)], shown
+            told = step.ref is not None and f"{step.ref.file}:{step.ref.line}" in step.text
+            return [_step("policy", step.text + ("" if told else seen_at))], shown
         case NoteStep():
             return [_step("note", step.text + seen_at)], shown
         case Delivered():
