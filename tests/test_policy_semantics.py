@@ -509,3 +509,28 @@ def test_selector_refused(text, why):
     with pytest.raises(cs.SelectorError) as caught:
         cs.parse(text)
     assert why in str(caught.value)
+
+
+# --- docs/policy.md ------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parent.parent / "docs" / "policy.md"
+ENGINES = ("calico", "kube-router", "cilium", "antrea", "kube-network-policies")
+
+
+def tables() -> str:
+    """The dialects and the cases, from the very tables that are tested."""
+    lines = [f"| question | {' | '.join(ENGINES)} |", "|---|" + "---|" * len(ENGINES)]
+    lines += [f"| {q.value} | {' | '.join(DIALECTS[e].answer(q) or 'open' for e in ENGINES)} |" for q in Question]
+    lines += ["", "## The cases", "", "Every line is a row of tests/data/policy/rows.yaml, with its connections.", ""]
+    lines += [f"- {row['case']}: {row['says']}" for row in ROWS]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_document_shows_the_tables():
+    """`python tests/test_policy_semantics.py` writes them again."""
+    assert DOCS.read_text().endswith(tables())
+
+
+if __name__ == "__main__":
+    head, _, _ = DOCS.read_text().partition("| question |")
+    DOCS.write_text(head + tables())

@@ -80,8 +80,9 @@ def said(trace, branch: int = 0):
                 ),
                 (
                     "default/api-1",
-                    f"NetworkPolicy default/api selects api-1 for ingress, {NONE} deny it: none of its ingress rules allows web-0 on "
-                    "9000 (nearest: api rule 1 allows app=front on http; web-0 has app=web)",
+                    f"NetworkPolicy default/api selects api-1 for ingress, {NONE} deny it: "
+                    "none of its ingress rules allows web-0 on 9000 "
+                    "(nearest: api rule 1 allows app=front on http; web-0 has app=web)",
                 ),
             ],
         ),
@@ -141,7 +142,8 @@ def said(trace, branch: int = 0):
             [
                 (
                     "default/api-0",
-                    f"NetworkPolicy default/api selects api-0 for ingress, {NONE} allow it: the node that runs a pod always reaches it",
+                    f"NetworkPolicy default/api selects api-0 for ingress, {NONE} "
+                    "allow it: the node that runs a pod always reaches it",
                 )
             ],
         ),

@@ -20,6 +20,7 @@ from netlab.dataplane.policy.index import EGRESS, End, PolicyIndex
 from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Says, decide, depends
 from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip, ip
+from netlab.linux.packet import ECHO_REQUEST, ICMPV6, V6_ECHO_REQUEST
 from netlab.trace.steps import AnyStep, Branch, Delivered, Hop, Natted, PolicyStep, Received, Sent
 
 # The policy engine that comes with a CNI plug-in; those that are not here enforce nothing.
@@ -109,7 +110,8 @@ def _flow(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
     node = index.pods[to.pod].node_name if to.pod >= 0 else to.node
     other = index.end(seen) if masqueraded and masqueraded != node else None
     service = called if destination != called else None
-    return Flow(source, to, asked.protocol, port, other, service, sport=sent.packet.sport)
+    echo = V6_ECHO_REQUEST if asked.protocol == ICMPV6 else ECHO_REQUEST
+    return Flow(source, to, asked.protocol, port, other, service, sent.packet.sport, echo)
 
 
 def _end(index: PolicyIndex, address: Ip, port: int, protocol: int) -> End:

@@ -54,7 +54,7 @@ class Peer(msgspec.Struct, frozen=True):
     """What a rule asks of one end; all that is given must hold.
 
     `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of network sets. `block`:
-    the nets are those of an ipBlock. `service`: addresses with port and protocol (port 0: any). `nobody`: it matches nothing.
+    the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
     """
 
     pods: Ids | None = None
@@ -163,14 +163,11 @@ class PolicyIndex:
         self.by_ip = {a: n for n, pod in enumerate(self.pods) if not pod.host_network for a in pod.ips}
         self.node_by_ip = dict(addresses or {})
         self.node_by_ip |= {a: node.name for node in cluster.nodes.values() for a in (*node.internal_ips, *node.external_ips)}
-        self._labels = LabelIndex(pod.labels for pod in self.pods)
         self._namespaces = tuple(cluster.namespaces)
-        self._namespace_labels = LabelIndex(ns.labels for ns in cluster.namespaces.values())
-        self._in_namespace: dict[str, Ids] = {}
         by_namespace: dict[str, list[int]] = {}
         for n, pod in enumerate(self.pods):
             by_namespace.setdefault(pod.namespace, []).append(n)
-        self._in_namespace = {name: frozenset(found) for name, found in by_namespace.items()}
+        self._in_namespace: dict[str, Ids] = {name: frozenset(found) for name, found in by_namespace.items()}
         self._spread: dict[Ids, Ids] = {}
         self.tiers = self._tiers()
         self.policies = self._policies()
@@ -180,6 +177,14 @@ class PolicyIndex:
             for direction in DIRECTIONS
             for name in cluster.policy_objects.host_endpoints
         }
+
+    @cached_property
+    def _labels(self) -> LabelIndex:
+        return LabelIndex(pod.labels for pod in self.pods)
+
+    @cached_property
+    def _namespace_labels(self) -> LabelIndex:
+        return LabelIndex(namespace.labels for namespace in self.cluster.namespaces.values())
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
@@ -427,6 +432,10 @@ class PolicyIndex:
         if policy.service_account_selector is not None:
             chosen &= labels.calico(_prefixed(policy.service_account_selector.root, _ACCOUNT_PREFIX))
         hosts = frozenset(every[n].name for n in chosen if isinstance(every[n], p.HostEndpoint))
+        if hosts and policy.apply_on_forward:
+            self.notes.append(
+                f"{policy.kind} {policy.key} also applies to what host endpoint {min(hosts)} forwards: that is not modelled"
+            )
         special = [w for w, on in (("preDNAT", policy.pre_dnat), ("doNotTrack", policy.do_not_track)) if on]
         rules = {INGRESS: policy.ingress, EGRESS: policy.egress}
         return Policy(
@@ -443,7 +452,8 @@ class PolicyIndex:
         )
 
     def _calico_rule(self, rule: p.CalicoRule, number: int, namespace: str, direction: str) -> Rule:
-        source, destination = (self._entity(end, namespace) for end in (rule.source, rule.destination))
+        source = self._entity(rule.source, namespace, with_ports=False)
+        destination = self._entity(rule.destination, namespace, with_ports=True)
         peer, own = (source, destination) if direction == INGRESS else (destination, source)
         protocol = rule.protocol or 0
         ports = tuple(_calico_port(protocol, q) for q in rule.destination.ports) or None
@@ -461,8 +471,10 @@ class PolicyIndex:
         )
         return Rule(_ACTIONS[rule.action], number, None if peer is None else (peer,), ports, extra, ref=rule.ref)
 
-    def _entity(self, end: p.EntityRule, namespace: str) -> Peer | None:
+    def _entity(self, end: p.EntityRule, namespace: str, with_ports: bool) -> Peer | None:
         """One end of a Calico rule as a Peer; None where it asks nothing.
+
+        A service means its endpoints' addresses, at the destination with their ports.
 
         A namespaced policy's selectors, notSelector included, look into its own namespace unless a namespaceSelector says
         otherwise (libcalico-go updateprocessors/rules.go getEndpointSelector).
@@ -488,7 +500,9 @@ class PolicyIndex:
         words += [f"not {', '.join(map(str, end.not_nets))}"] if end.not_nets else []
         words += [f"not {end.not_selector}"] if end.not_selector is not None else []
         if end.service:
-            return Peer(service=self._service(end.service), words=f"service {end.service}")
+            found = self._service(end.service)
+            service = found if with_ports else frozenset((address, 0, 0) for address, _, _ in found)
+            return Peer(service=service, words=f"service {end.service}")
         if not (parts or end.nets or end.not_nets or end.not_selector is not None):
             return None
         pods, hosts, sets = (None, frozenset[str](), tuple[Prefix, ...]())

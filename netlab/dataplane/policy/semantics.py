@@ -382,7 +382,8 @@ def _peer(index: PolicyIndex, peer: Peer, end: End, flow: Flow, service: Ip | No
     if peer.by_name:
         return ask(Question.DOMAIN_NAMES) == "match"
     if peer.service is not None:
-        return any((end.ip, flow.protocol, port) in peer.service for port in (flow.port, 0))
+        asked = ((flow.protocol, flow.port), (flow.protocol, 0), (0, 0))
+        return any((end.ip, *protocol_port) in peer.service for protocol_port in asked)
     # a hostNetwork pod is its node's address to whoever selects pods
     pod = end.pod
     if end.node and pod >= 0 and not ((pod in (peer.pods or ()) or pod in peer.not_pods) and ask(Question.HOST_NETWORK) == "yes"):
