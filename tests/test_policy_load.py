@@ -180,6 +180,7 @@ def test_refused_in_json_with_its_path(tmp_path):
         (policy("{}", version="networking.k8s.io/v1beta1"), "write apiVersion: networking.k8s.io/v1"),
         (policy("{}", kind="AdminNetworkPolicy", version="policy.networking.k8s.io/v1"), f"write apiVersion: {ADMIN}"),
         (policy("{}", version="projectcalico.org/v1"), "no matches for kind"),
+        (policy("{}", version="v1"), 'no matches for kind "NetworkPolicy" in version "v1"'),
         (policy("{}", "name: Np"), 'metadata.name: Invalid value: "Np": a lowercase RFC 1123 subdomain'),
         (policy("{}", "name: np, labels: {a: '?'}"), "metadata.labels['a']: Invalid value"),
         (policy("{}") + "---\n" + policy("{}"), "the same object twice\n  it stands first in"),
@@ -191,8 +192,9 @@ def test_refused_object(tmp_path, text, says):
 
 def test_other_kinds_are_passed_over_by_name(tmp_path):
     text = policy("{}", version="cilium.io/v2", kind="CiliumNetworkPolicy") + "---\n---\n# nothing\n---\n" + policy("{}")
+    text += "---\n" + policy("{}", version="crd.antrea.io/v1beta1")
     cluster = read(tmp_path, text)
-    assert cluster.notes == ("passed over: 1 CiliumNetworkPolicy",)
+    assert cluster.notes == ("passed over: 1 CiliumNetworkPolicy, 1 NetworkPolicy (crd.antrea.io/v1beta1)",)
     assert list(cluster.policies) == ["default/np"]
 
 

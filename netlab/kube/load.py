@@ -173,7 +173,8 @@ def _pass_over(declared: Declared, document: Document) -> None:
         )
     refuse_version(document)
     name = document.kind or "document without a kind"
-    declared.passed_over[f"{name} ({document.api_version})" if name in _READERS else name] += 1
+    known = name in _READERS or any(name == kind for kind, _ in POLICY_READERS)
+    declared.passed_over[f"{name} ({document.api_version})" if known else name] += 1
 
 
 # --- small readers -------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ def refuse_version(document: Document) -> None:
     """Refuse a policy whose apiVersion no API server serves any more: passing over it would change who reaches whom."""
     known = [version for kind, version in POLICY_READERS if kind == document.kind]
     groups = {version.partition("/")[0] for version in known} | ({"extensions"} if document.kind == "NetworkPolicy" else set())
-    if document.kind.endswith("Policy") and document.api_version.partition("/")[0] in groups:
+    group, grouped, _ = document.api_version.partition("/")
+    if known and document.kind.endswith("Policy") and (group in groups or not grouped):
         raise InputError(
             f'no matches for kind "{document.kind}" in version "{document.api_version}"',
             document.ref(document.title(), "apiVersion"),
