@@ -22,6 +22,7 @@ from netlab.dataplane.policy.words import sentence, turns
 from netlab.kube import calico_selector as cs
 from netlab.kube.load import load
 from netlab.kube.objects import IPBlock, LabelSelector, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule
+from netlab.kube.policies import CalicoPolicy, CalicoRule, EntityRule, NetworkSet, PolicyObjects, PortRange, Tier
 from netlab.kube.selectors import matches
 from netlab.linux.addr import ip, prefix
 
@@ -200,9 +201,7 @@ def test_the_dialect_is_named_where_it_matters(tmp_path):
     pod, outside = (flow(index, f"{who} -> x/a tcp/80") for who in ("w/a", "1.2.3.4"))
     turned = depends(index, pod, decide(index, pod))
     assert turned == (Question.IP_BLOCK_OF_PODS,)
-    assert turns(index.dialect, turned) == (
-        "other engines may differ (does an ipBlock match pods by their address? calico: yes)"
-    )
+    assert turns(index.dialect, turned) == ("other engines may differ (does an ipBlock match pods by their address? calico: yes)")
     assert depends(index, outside, decide(index, outside)) == ()
 
 
@@ -401,6 +400,166 @@ def test_undefined_is_where_some_dialects_differ(plain, found, asked):
         other = PolicyIndex(cluster, DIALECTS[name])
         said = decide(other, flow(other, asked)).says
         assert Says.UNDEFINED in (says, said) or said is says, name
+
+
+# --- tiers: a second naive evaluator -------------------------------------------------------------------------
+
+calico_selectors = st.sampled_from(
+    [None, "pod == 'a'", "pod != 'a'", "has(tier)", "pod in {'a', 'b'}", "!has(empty) && pod != 'c'", "all()", "evil == 'yes'"]
+).map(lambda text: None if text is None else cs.parse(text))
+namespace_texts = st.sampled_from([None, None, "all()", "global()", "ns == 'x'", "!has(ns)"])
+calico_namespaces = namespace_texts.map(lambda text: None if text is None else cs.parse(text))
+nets = st.sampled_from([(), (), (prefix("10.7.0.0/24"),), (prefix("1.2.0.0/16"), prefix("192.168.7.0/24"))])
+entities = st.builds(
+    EntityRule,
+    nets=nets,
+    not_nets=nets,
+    selector=calico_selectors,
+    not_selector=calico_selectors,
+    namespace_selector=calico_namespaces,
+)
+ranges = st.sampled_from([(), (), (PortRange(80, 80),), (PortRange(50, 9000),), ("web",)])
+calico_rules = st.builds(
+    lambda action, protocol, source, destination, ports, not_ports: CalicoRule(
+        action,
+        protocol=protocol,
+        source=source,
+        destination=msgspec.structs.replace(
+            destination, ports=ports if protocol else (), not_ports=not_ports if protocol else ()
+        ),
+    ),
+    st.sampled_from(["Allow", "Deny", "Pass", "Log"]),
+    st.sampled_from([None, 6, 17]),
+    entities,
+    st.just(EntityRule()) | entities,
+    ranges,
+    ranges,
+)
+calico_policies = st.builds(
+    CalicoPolicy,
+    name=st.uuids().map(str),
+    namespace=st.sampled_from(["", "x", "w"]),
+    tier=st.sampled_from(["default", "sec", "audit"]),
+    order=st.sampled_from([None, 10.0, 1000.0, 1500.0]),
+    selector=calico_selectors,
+    types=st.sampled_from([("Ingress",), ("Egress",), ("Ingress", "Egress")]),
+    ingress=st.lists(calico_rules, max_size=2).map(tuple),
+    egress=st.lists(calico_rules, max_size=2).map(tuple),
+)
+TIERS = {
+    "sec": Tier(name="sec", order=2000.0),
+    "audit": Tier(name="audit", order=10.0, default_action="Pass"),
+    "default": Tier(name="default", order=1e6),
+}
+SETS = {"bad": NetworkSet(name="bad", labels={"evil": "yes"}, nets=(prefix("1.2.3.0/24"),))}
+
+
+def calico_labels(cluster, thing):
+    """A pod's or set's labels as Calico's selectors see them."""
+    labels = dict(thing.labels)
+    if thing.namespace:
+        labels[cs.NAMESPACE_LABEL] = thing.namespace
+        labels |= {"pcns." + k: v for k, v in cluster.namespaces[thing.namespace].labels.items()}
+    return labels
+
+
+def namespace_holds(node, labels) -> bool:
+    """A namespaceSelector, object by object."""
+    match node:
+        case cs.All():
+            return cs.NAMESPACE_LABEL in labels
+        case cs.Not():
+            return not namespace_holds(node.operand, labels)
+        case _:
+            own = {k.removeprefix("pcns."): v for k, v in labels.items() if k.startswith("pcns.") or k == cs.NAMESPACE_LABEL}
+            return cs.holds(node, own)
+
+
+def entity_matches(cluster, index, entity, end, namespace) -> bool:
+    """One end of a Calico rule, object by object: pods, then network sets."""
+    things = [s for s in cluster.policy_objects.network_sets.values() if any(end.ip in net for net in s.nets)]
+    if end.pod >= 0 and not end.node:
+        things.append(index.pods[end.pod])
+
+    def selected(thing) -> bool:
+        labels = calico_labels(cluster, thing)
+        if entity.namespace_selector is not None:
+            if not namespace_holds(entity.namespace_selector.root, labels):
+                return False
+        elif namespace and (entity.selector or entity.not_selector) and thing.namespace != namespace:
+            return False
+        return entity.selector is None or entity.selector.matches(labels)
+
+    asks = entity.selector is not None or entity.namespace_selector is not None
+    if (asks or (namespace and entity.not_selector)) and not any(map(selected, things)):
+        return False
+    if entity.nets and not any(end.ip in net for net in entity.nets):
+        return False
+    if any(end.ip in net for net in entity.not_nets):
+        return False
+    return not (entity.not_selector and any(entity.not_selector.matches(calico_labels(cluster, t)) for t in things))
+
+
+def naive_tiers(cluster, index, question: Flow) -> bool:
+    """Calico's policies as its documentation tells it."""
+    source, destination = question.source, question.destination
+
+    def on(port) -> bool:
+        if isinstance(port, PortRange):
+            return port.first <= question.port <= port.last
+        declared = [] if destination.pod < 0 or destination.node else index.pods[destination.pod].ports
+        asked = (port, question.port, question.protocol)
+        return any((c.name, c.container_port, PROTOCOLS[c.protocol.lower()]) == asked for c in declared)
+
+    for end, other, which in ((source, destination, "Egress"), (destination, source, "Ingress")):
+        if end.pod < 0 or end.node or source.pod == destination.pod:
+            continue
+        pod = index.pods[end.pod]
+        if which == "Ingress" and other.node == pod.node_name:
+            continue
+        verdict = None
+        for tier in sorted(TIERS.values(), key=lambda t: t.order):
+            mine = [
+                p
+                for p in cluster.policy_objects.calico.values()
+                if p.tier == tier.name and which in p.types and p.namespace in ("", pod.namespace)
+                if p.selector is None or p.selector.matches(calico_labels(cluster, pod))
+            ]
+            mine.sort(key=lambda p: (float("inf") if p.order is None else p.order, p.key))
+            action = None
+            for rule in (r for p in mine for r in (p.ingress if which == "Ingress" else p.egress)):
+                ports, not_ports = rule.destination.ports, rule.destination.not_ports
+                if (
+                    action is None
+                    and rule.action != "Log"
+                    and rule.protocol in (None, question.protocol)
+                    and (not ports or any(map(on, ports)))
+                    and not any(map(on, not_ports))
+                ):
+                    of = next(p for p in mine if any(r is rule for r in (*p.ingress, *p.egress)))
+                    if entity_matches(cluster, index, rule.source, source, of.namespace) and entity_matches(
+                        cluster, index, rule.destination, destination, of.namespace
+                    ):
+                        action = rule.action
+            if action is None and mine and tier.default_action == "Deny":
+                action = "Deny"
+            if action in ("Allow", "Deny"):
+                verdict = action
+                break
+        if verdict == "Deny":
+            return False
+    return True
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(calico_policies, max_size=4), st.lists(asked_flows, min_size=1, max_size=20))
+def test_the_naive_evaluator_of_tiers_agrees(plain, found, asked):
+    objects = PolicyObjects(calico={f"{p.kind}/{p.key}": p for p in found}, tiers=TIERS, network_sets=SETS)
+    cluster = msgspec.structs.replace(plain, policy_objects=objects)
+    index = PolicyIndex(cluster)
+    for text in asked:
+        question = flow(index, text)
+        assert (decide(index, question).says is Says.ALLOWED) == naive_tiers(cluster, index, question), text
 
 
 # --- Calico's selectors --------------------------------------------------------------------------------------
