@@ -104,7 +104,8 @@ def _flow(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
                     seen, masqueraded = after[0][0], hop.where
             elif isinstance(step, Delivered):
                 destination, port = ip(step.packet.destination), step.packet.dport
-    source = index.pod(asked.source, address=address) if asked.source is not None else index.end(address)
+    chosen = address if address.value else None  # without a route no source address was chosen
+    source = index.pod(asked.source, address.family, chosen) if asked.source is not None else index.end(address)
     to = _end(index, destination, port, asked.protocol)
     # rules of policies stand before those that masquerade: on the destination's own node the source is still who it was
     node = index.pods[to.pod].node_name if to.pod >= 0 else to.node
