@@ -301,7 +301,7 @@ def test_a_pod_outside_its_nodes_pod_cidr_is_said() -> None:
         (cluster(), "node-3", 'unknown node "node-3"\n  did you mean "node-'),
         (cluster(cni=Cni(name="calico")), None, 'CNI "calico" is not modelled\n  those that are: flannel, none'),
         (cluster(cni=Cni(backend="host-gw")), None, 'flannel backend "host-gw" is not modelled'),
-        (cluster(proxy=Proxy(mode="userspace")), None, 'proxy mode "userspace" is not modelled'),
+        (cluster(proxy=Proxy(mode="kernelspace")), None, 'proxy mode "kernelspace" is not modelled'),
         (
             cluster(nodes=(node(1, internal_ips=(ip("192.0.2.1"),)),)),
             None,

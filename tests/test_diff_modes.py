@@ -53,7 +53,8 @@ def test_only_documented_differences(name: str, modes: tuple[str, str]) -> None:
     found = compared(load([str(CLUSTERS[name])]), *modes)
     assert "\n".join(f"{d.flow}: {d.one.text} | {d.other.text}" for d in found.undocumented) == ""
     assert found.flows > 400
-    assert found.differences
+    # of these two, all that differs is about node ports and external addresses, which that cluster has none of
+    assert found.differences or (name, modes) == ("dualstack", ("nftables", "ipvs"))
 
 
 def test_a_mode_and_itself(example: Cluster) -> None:

@@ -13,7 +13,7 @@ from netlab.errors import InputError
 from netlab.kube import documents
 from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
-from netlab.kube.objects import ContainerPort, EndpointPort, LabelSelector, LoadBalancerIngress, ServicePort
+from netlab.kube.objects import ContainerPort, EndpointPort, LabelSelector, LoadBalancerIngress, PolicyPort, ServicePort
 from netlab.kube.topology import Overrides
 from netlab.linux.addr import ip, prefix
 
@@ -94,7 +94,8 @@ def without_refs(value):
 def test_pods_of_a_dump():
     cluster = load([str(DATA / "kube" / "pods.json")])
     web = cluster.pods["shop/web-6d4b75cb6d-x2x7k"]
-    assert web.ports == (ContainerPort(15001, "TCP", "mesh"), ContainerPort(8080, "TCP", "http"), ContainerPort(53, "UDP"))
+    mesh = ContainerPort(15001, "TCP", "mesh", sidecar=True)
+    assert web.ports == (mesh, ContainerPort(8080, "TCP", "http"), ContainerPort(53, "UDP"))
     assert [str(a) for a in web.ips] == ["10.244.0.5", "fd00:10:244::5"]
     assert (web.ready, web.owner, web.node_name) == (False, "Deployment web", "node-1")
     assert cluster.workloads["shop/Deployment/web"] == cluster.workloads["shop/ReplicaSet/web-6d4b75cb6d"] == (web.key,)
@@ -253,7 +254,7 @@ def test_endpoints_give_way_to_a_slice(tmp_path):
         ("{egress: []}", ("Ingress",)),
         ("{egress: [{}]}", ("Ingress", "Egress")),
         ("{policyTypes: [Egress], ingress: [{}]}", ("Egress",)),
-        ("{policyTypes: []}", ()),
+        ("{policyTypes: []}", ("Ingress",)),
     ],
 )
 def test_policy_types(tmp_path, spec, types):
@@ -267,7 +268,10 @@ def test_a_policy_keeps_its_rules(tmp_path):
     text = f"kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {{name: np}}\nspec: {spec}\n---\n{POD}"
     policy = read(tmp_path, text).policies["default/np"]
     assert policy.pod_selector == LabelSelector(match_expressions=(("a", "In", ("b",)),))
-    assert policy.ingress == ({"from": [{"podSelector": {}}], "ports": [{"port": "http"}]},)
+    (rule,) = policy.ingress
+    assert [peer.pod_selector for peer in rule.peers] == [LabelSelector()]
+    assert rule.ports == (PolicyPort("TCP", "http"),)
+    assert rule.ref.path == "spec.ingress[0]"
 
 
 # --- what is refused -----------------------------------------------------------------------------------------
@@ -317,17 +321,17 @@ def test_a_policy_keeps_its_rules(tmp_path):
         ),
         (
             "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: np}\nspec: {ingress: [{from: [{}]}]}\n",
-            "spec.ingress[0].from[0]: a peer must have a podSelector",
+            "spec.ingress[0].from[0]: Required value: must specify a peer",
         ),
         (
             "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: np}\n"
             "spec: {egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/9]}}]}]}\n",
-            "11.0.0.0/9 is not strictly inside 10.0.0.0/8",
+            'Invalid value: "11.0.0.0/9": must be a strict subset of `cidr`',
         ),
         (
             "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: np}\n"
             "spec: {podSelector: {matchExpressions: [{key: a, operator: Notin, values: [b]}]}}\n",
-            'unknown value "Notin"\n  did you mean "NotIn"',
+            'Invalid value: "Notin": not a valid selector operator\n  did you mean "NotIn"',
         ),
         # not objects
         ("replicas: 3\n", "f.yaml:1, document 1: not a Kubernetes object: it has no kind"),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from netlab.kube.objects import EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service
+from netlab.kube.policies import PolicyObjects
 from netlab.linux.addr import Ip, Prefix
 
 
@@ -67,4 +68,5 @@ class Cluster(msgspec.Struct, frozen=True):
     service_cidrs: tuple[Prefix, ...] = ()
     sysctls: Mapping[str, int] = {}  # applied to every node, names without "net."
     assumptions: tuple[str, ...] = ()
+    policy_objects: PolicyObjects = PolicyObjects()  # Calico's policies, ClusterNetworkPolicies, and what they refer to
     notes: tuple[str, ...] = ()  # kinds that were passed over: for stderr

@@ -23,6 +23,15 @@ from netlab.kube.objects import (
     Pod,
     Service,
 )
+from netlab.kube.policies import (
+    CalicoPolicy,
+    ClusterNetworkPolicy,
+    HostEndpoint,
+    NetworkSet,
+    Profile,
+    ServiceAccount,
+    Tier,
+)
 from netlab.kube.topology import Topology
 from netlab.kube.wire import KubeProxyConfiguration
 from netlab.linux.addr import Ip
@@ -53,6 +62,7 @@ class Template(msgspec.Struct, frozen=True):
     host_network: bool = False
     ports: tuple[ContainerPort, ...] = ()
     placement: Placement = Placement()
+    service_account: str = "default"
 
 
 class Workload(Object, frozen=True, kw_only=True):
@@ -113,6 +123,13 @@ class Declared:
     endpoints: dict[str, Legacy] = field(default_factory=dict)  # by service key
     workloads: dict[str, Workload] = field(default_factory=dict)  # "default/Deployment/web"
     policies: dict[str, NetworkPolicy] = field(default_factory=dict)
+    calico: dict[str, CalicoPolicy] = field(default_factory=dict)  # "GlobalNetworkPolicy/name"
+    tiers: dict[str, Tier] = field(default_factory=dict)
+    network_sets: dict[str, NetworkSet] = field(default_factory=dict)
+    host_endpoints: dict[str, HostEndpoint] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
+    service_accounts: dict[str, ServiceAccount] = field(default_factory=dict)
+    cluster_policies: dict[str, ClusterNetworkPolicy] = field(default_factory=dict)  # "Kind/name"
     topology: Topology | None = None
     kube_proxy: KubeProxyConfiguration | None = None
     kube_proxy_ref: Ref = Ref()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TextIO, TypeVar
 
 import msgspec
@@ -46,6 +47,7 @@ class Document(msgspec.Struct, frozen=True):
     number: int | None = None
     line: int | None = None
     path: str | None = None
+    lines: Mapping[int, int] = {}  # yamltext.YamlDocument.lines
 
     def ref(self, object: str | None = None, path: str = "") -> Ref:
         """Where it stands; `path` is a field inside it."""
@@ -111,11 +113,14 @@ class Document(msgspec.Struct, frozen=True):
 class At:
     """An object while it is read: what its fields may hold, and where they stand when they do not."""
 
-    __slots__ = ("document", "ref")
-
     def __init__(self, document: Document, title: str) -> None:
         self.document = document
         self.ref = document.ref(title)
+
+    @cached_property
+    def tree(self) -> Any:
+        """The whole object as plain dicts and lists."""
+        return self.document.tree()
 
     def error(self, what: str, path: str, hint: str | None = None) -> InputError:
         """An error in the field `path`."""
@@ -126,6 +131,16 @@ class At:
             line = line_of(self.document.source.yaml, self.document.number, tuple(steps(ref.path or "")))
             ref = msgspec.structs.replace(ref, line=line or ref.line)
         return InputError(what, ref, hint)
+
+    def at(self, path: str) -> Ref:
+        """Where the field `path` stands: with its line if it is an item of a list in a policy."""
+        ref = self.document.ref(self.ref.object, path)
+        if not self.document.lines:
+            return ref
+        tree: Any = self.document.raw
+        for step in steps(path):
+            tree = tree.get(step) if isinstance(tree, dict) else tree[step] if isinstance(step, int) else None
+        return msgspec.structs.replace(ref, line=self.document.lines.get(id(tree), ref.line))
 
     def ip(self, text: str, path: str) -> Ip:
         try:
@@ -534,7 +549,7 @@ def _yaml(text: bytes, name: str, named: bool) -> Iterator[Document]:
 
     source = Source(name, text)
     for found in yamltext.read(text, name):
-        document = Document(source, found.value, number=found.number, line=found.line)
+        document = Document(source, found.value, number=found.number, line=found.line, lines=found.lines)
         yield from _unroll_tree(document, named, found.item_lines)
 
 
@@ -564,5 +579,5 @@ def _unroll_tree(
     for i, item in enumerate(items or []):
         path = f"{document.path}.items[{i}]" if document.path else f"items[{i}]"
         line = lines[i] if len(lines) == len(items or []) else document.line
-        inner = Document(document.source, item, number=document.number, line=line, path=path)
+        inner = Document(document.source, item, number=document.number, line=line, path=path, lines=document.lines)
         yield from _unroll_tree(inner, True, (), kind.removesuffix("List"), version)

@@ -18,7 +18,10 @@ from netlab.kube import wire as w
 from netlab.kube.cluster import Cluster
 from netlab.kube.declared import Declared, Flannel, Legacy, Placement, ServiceWish, Template, Toleration, Workload
 from netlab.kube.documents import At, Document, read_documents
-from netlab.kube.selectors import OPERATORS
+from netlab.kube.policies import PolicyObjects
+from netlab.kube.policyload import POLICY_READERS, refuse_version
+from netlab.kube.reading import begin as _begin
+from netlab.kube.reading import selector as _selector
 from netlab.kube.topology import Overrides, read_topology, settle
 from netlab.kube.workloads import play
 from netlab.linux.addr import Ip
@@ -68,12 +71,17 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
     assumptions = [*setting.assumptions, *played.assumptions]
     namespaces = dict(declared.namespaces)
     implied = sorted(
-        {obj.namespace for group in (played.pods, played.services, declared.policies) for obj in group.values()}
+        {
+            obj.namespace
+            for group in (played.pods, played.services, declared.policies, declared.calico)
+            for obj in group.values()
+            if obj.namespace
+        }
         - namespaces.keys()
     )
     for name in implied:
         namespaces[name] = o.Namespace(name=name, labels={NAME_LABEL: name})
-    if implied and declared.policies:
+    if implied and (declared.policies or declared.calico or declared.cluster_policies):
         names = ", ".join(implied)
         assumptions.append(f"namespaces without a Namespace object carry no label but {NAME_LABEL}: {names}")
     notes = list(declared.notes)
@@ -86,6 +94,15 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         services=played.services,
         slices=played.slices,
         policies=declared.policies,
+        policy_objects=PolicyObjects(
+            declared.calico,
+            declared.tiers,
+            declared.network_sets,
+            declared.host_endpoints,
+            declared.profiles,
+            declared.service_accounts,
+            declared.cluster_policies,
+        ),
         workloads=played.workloads,
         fabric=setting.fabric,
         cni=setting.cni,
@@ -134,6 +151,10 @@ def collect(documents: Iterable[Document], namespace: str = "default") -> Declar
     """Convert documents into objects; `namespace` is that of namespaced objects that name none."""
     declared = Declared()
     for document in documents:
+        policy = POLICY_READERS.get((document.kind, document.api_version))
+        if policy is not None:
+            policy(declared, document, namespace)
+            continue
         read = _READERS.get(document.kind)
         if read is None or read[0] != document.api_version:
             _pass_over(declared, document)
@@ -150,39 +171,13 @@ def _pass_over(declared: Declared, document: Document) -> None:
         raise InputError(
             f'unknown apiVersion "{document.api_version}"', document.ref(document.title()), 'did you mean "netlab/v1"?'
         )
+    refuse_version(document)
     name = document.kind or "document without a kind"
-    declared.passed_over[f"{name} ({document.api_version})" if name in _READERS else name] += 1
+    known = name in _READERS or any(name == kind for kind, _ in POLICY_READERS)
+    declared.passed_over[f"{name} ({document.api_version})" if known else name] += 1
 
 
 # --- small readers -------------------------------------------------------------------------------------------
-
-
-def _begin(
-    document: Document, body: w.Any_, namespace: str | None, known: dict[str, Any] | None, kind: str = ""
-) -> tuple[At, dict[str, Any]]:
-    """What every object begins with: its name, namespace, labels; refuses a second object of the same name."""
-    meta = body.metadata or w.Meta()
-    name = meta.name
-    if not name and meta.generate_name:
-        from netlab.kube.workloads import fake_hash
-
-        name = meta.generate_name + fake_hash(5, document.source.name, document.number, document.path)
-    if not name:
-        raise InputError("metadata.name is missing", document.ref(document.kind))
-    where = (meta.namespace or namespace) if namespace is not None else ""
-    key = f"{where}/{name}" if where else name
-    at = At(document, f"{document.kind} {key}")
-    if known is not None:
-        earlier = known.get(f"{where}/{kind}/{name}" if kind else key)
-        if earlier is not None:
-            raise InputError("the same object twice", at.ref, f"it stands first in {earlier.ref}")
-    return at, {
-        "name": name,
-        "namespace": where,
-        "labels": meta.labels or {},
-        "annotations": meta.annotations or {},
-        "ref": at.ref,
-    }
 
 
 def _is_ready(conditions: list[w.Condition] | None) -> bool:
@@ -190,21 +185,6 @@ def _is_ready(conditions: list[w.Condition] | None) -> bool:
     if conditions is None:
         return True
     return any(c.type == "Ready" and c.status == "True" for c in conditions)
-
-
-def _selector(found: w.Selector | None, at: At, path: str) -> o.LabelSelector:
-    if found is None:
-        return o.LabelSelector()
-    expressions = []
-    for i, requirement in enumerate(found.match_expressions or ()):
-        where = f"{path}.matchExpressions[{i}]"
-        at.one_of(requirement.operator, OPERATORS, f"{where}.operator")
-        values = tuple(requirement.values or ())
-        if bool(values) != (requirement.operator in ("In", "NotIn")):
-            need = "needs values" if not values else "takes no values"
-            raise at.error(f"the operator {requirement.operator} {need}", where)
-        expressions.append((requirement.key, requirement.operator, values))
-    return o.LabelSelector(found.match_labels or {}, tuple(expressions))
 
 
 # --- nodes, namespaces ---------------------------------------------------------------------------------------
@@ -254,7 +234,10 @@ def _ports(spec: w.PodSpec, at: At, path: str) -> tuple[o.ContainerPort, ...]:
                 protocol = p.protocol or "TCP"
                 if protocol not in _PROTOCOLS:
                     at.one_of(protocol, _PROTOCOLS, f"{path}.{field}[{i}].ports[{j}].protocol")
-                ports.append(o.ContainerPort(p.container_port, protocol, p.name or "", p.host_port or None, p.host_ip or None))
+                sidecar = field == "initContainers"
+                ports.append(
+                    o.ContainerPort(p.container_port, protocol, p.name or "", p.host_port or None, p.host_ip or None, sidecar)
+                )
     return tuple(ports)
 
 
@@ -284,6 +267,7 @@ def _pod(declared: Declared, document: Document, namespace: str) -> None:
         ready=phase == "Running" and _is_ready(status.conditions),
         terminating=meta.deletion_timestamp is not None,
         owner=f"{owner.kind} {owner.name}" if owner else "",
+        service_account=spec.service_account_name or "default",
     )
     key = pod.key
     declared.pods[key] = pod
@@ -315,6 +299,7 @@ def _workload(declared: Declared, document: Document, namespace: str) -> None:
             host_network=bool(pod_spec.host_network),
             ports=_ports(pod_spec, at, "spec.template.spec"),
             placement=_placement(pod_spec),
+            service_account=pod_spec.service_account_name or "default",
         ),
         owner=f"{owner.kind} {owner.name}" if owner else "",
         reported=bool(body.status),
@@ -489,64 +474,6 @@ def _endpoints(declared: Declared, document: Document, namespace: str) -> None:
     declared.endpoints[f"{common['namespace']}/{common['name']}"] = Legacy(tuple(slices), at.ref)
 
 
-# --- policies ------------------------------------------------------------------------------------------------
-
-
-def _network_policy(declared: Declared, document: Document, namespace: str) -> None:
-    body = document.decode(w.NetworkPolicy)
-    at, common = _begin(document, body, namespace, declared.policies)
-    spec = body.spec or w.NetworkPolicySpec()
-    for i, rule in enumerate(spec.ingress or ()):
-        _check_rule(rule.from_, rule.ports, at, f"spec.ingress[{i}]", "from")
-    for i, out in enumerate(spec.egress or ()):
-        _check_rule(out.to, out.ports, at, f"spec.egress[{i}]", "to")
-    types = spec.policy_types
-    if types is None:
-        # pkg/apis/networking/v1/defaults.go: Ingress always, Egress where there is an egress rule
-        types = ["Ingress", "Egress"] if spec.egress else ["Ingress"]
-    for i, name in enumerate(types):
-        at.one_of(name, ("Ingress", "Egress"), f"spec.policyTypes[{i}]")
-    plain = document.tree().get("spec") or {}
-    policy = o.NetworkPolicy(
-        **common,
-        pod_selector=_selector(spec.pod_selector, at, "spec.podSelector"),
-        policy_types=tuple(types),
-        ingress=tuple(plain.get("ingress") or ()),
-        egress=tuple(plain.get("egress") or ()),
-    )
-    declared.policies[policy.key] = policy
-
-
-def _check_rule(peers: list[w.PolicyPeer] | None, ports: list[w.PolicyPort] | None, at: At, path: str, field: str) -> None:
-    """Refuse what the API server would refuse (pkg/apis/networking/validation/validation.go)."""
-    for i, peer in enumerate(peers or ()):
-        where = f"{path}.{field}[{i}]"
-        _selector(peer.pod_selector, at, f"{where}.podSelector")
-        _selector(peer.namespace_selector, at, f"{where}.namespaceSelector")
-        selects = peer.pod_selector is not None or peer.namespace_selector is not None
-        if peer.ip_block is None:
-            if not selects:
-                raise at.error("a peer must have a podSelector, a namespaceSelector or an ipBlock", where)
-            continue
-        if selects:
-            raise at.error("an ipBlock stands alone in its peer", where, "write the selectors as a peer of their own")
-        outer = at.prefix(peer.ip_block.cidr, f"{where}.ipBlock.cidr")
-        for j, text in enumerate(peer.ip_block.except_ or ()):
-            inner = at.prefix(text, f"{where}.ipBlock.except[{j}]")
-            if inner.address not in outer or inner.length <= outer.length:
-                raise at.error(f"{text} is not strictly inside {peer.ip_block.cidr}", f"{where}.ipBlock.except[{j}]")
-    for i, port in enumerate(ports or ()):
-        where = f"{path}.ports[{i}]"
-        if port.protocol is not None:
-            at.one_of(port.protocol, _PROTOCOLS, f"{where}.protocol")
-        if isinstance(port.port, str) and not any(c.isalpha() for c in port.port):
-            raise at.error(
-                f'"{port.port}" in quotes is the name of a port', f"{where}.port", f"write it without quotes: {port.port}"
-            )
-        if port.end_port is not None and (not isinstance(port.port, int) or port.end_port < port.port):
-            raise at.error("endPort needs a numeric port that is not above it", f"{where}.endPort")
-
-
 # --- what configures the data plane --------------------------------------------------------------------------
 
 
@@ -625,6 +552,5 @@ _READERS: dict[str, tuple[str, Callable[[Declared, Document, str], None]]] = {
     "DaemonSet": ("apps/v1", _workload),
     "Job": ("batch/v1", _workload),
     "CronJob": ("batch/v1", _cron_job),
-    "NetworkPolicy": ("networking.k8s.io/v1", _network_policy),
     "Topology": ("netlab/v1", _topology),
 }

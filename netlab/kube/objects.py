@@ -7,7 +7,6 @@ API in snake case. Nothing here computes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -57,6 +56,7 @@ class ContainerPort(msgspec.Struct, frozen=True):
     name: str = ""
     host_port: int | None = None
     host_ip: str | None = None
+    sidecar: bool = False  # of an init container with restartPolicy Always
 
 
 class Pod(Object, frozen=True, kw_only=True):
@@ -70,6 +70,7 @@ class Pod(Object, frozen=True, kw_only=True):
     ready: bool = True
     terminating: bool = False
     owner: str = ""
+    service_account: str = "default"
 
 
 class ServicePort(msgspec.Struct, frozen=True):
@@ -149,10 +150,42 @@ class LabelSelector(msgspec.Struct, frozen=True):
     match_expressions: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
 
 
+class IPBlock(msgspec.Struct, frozen=True):
+    """An ipBlock: host bits of `cidr` are cleared, as the data planes do; every `except_` lies strictly inside it."""
+
+    cidr: Prefix
+    except_: tuple[Prefix, ...] = ()
+
+
+class PolicyPeer(msgspec.Struct, frozen=True):
+    """One peer: selectors, or an ipBlock. A selector that is None was not given; an empty one selects everything."""
+
+    pod_selector: LabelSelector | None = None
+    namespace_selector: LabelSelector | None = None
+    ip_block: IPBlock | None = None
+    ref: Ref = Ref()
+
+
+class PolicyPort(msgspec.Struct, frozen=True, gc=False):
+    """One port: a number (up to `end_port`, inclusive), the name of a container port, or None for all of the protocol."""
+
+    protocol: str = "TCP"
+    port: int | str | None = None
+    end_port: int | None = None
+
+
+class PolicyRule(msgspec.Struct, frozen=True):
+    """One rule. No peers: from or to everybody, pods or not; no ports: all ports of all protocols."""
+
+    peers: tuple[PolicyPeer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+    ref: Ref = Ref()
+
+
 class NetworkPolicy(Object, frozen=True, kw_only=True):
-    """A NetworkPolicy; `policy_types` after defaulting; `ingress` and `egress` keep the API's own structure for now."""
+    """A NetworkPolicy; `policy_types` after defaulting. Rules of other directions are kept, and mean nothing."""
 
     pod_selector: LabelSelector = LabelSelector()
     policy_types: tuple[str, ...] = ("Ingress",)
-    ingress: tuple[Any, ...] = ()
-    egress: tuple[Any, ...] = ()
+    ingress: tuple[PolicyRule, ...] = ()
+    egress: tuple[PolicyRule, ...] = ()

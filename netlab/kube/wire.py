@@ -116,6 +116,7 @@ class PodSpec(Wire, frozen=True):
     host_network: bool | None = None
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
+    service_account_name: str | None = None
     tolerations: list[Toleration] | None = None
 
 
@@ -282,47 +283,6 @@ class Workload(Any_, frozen=True):
 
     spec: WorkloadSpec | None = None
     status: dict[str, Any] | None = None
-
-
-# --- NetworkPolicy -------------------------------------------------------------------------------------------
-
-
-class IPBlock(Wire, frozen=True):
-    cidr: str
-    except_: list[str] | None = None
-
-
-class PolicyPeer(Wire, frozen=True):
-    pod_selector: Selector | None = None
-    namespace_selector: Selector | None = None
-    ip_block: IPBlock | None = msgspec.field(default=None, name="ipBlock")
-
-
-class PolicyPort(Wire, frozen=True):
-    protocol: str | None = None
-    port: Port | str | None = None
-    end_port: Port | None = None
-
-
-class IngressRule(Wire, frozen=True):
-    from_: list[PolicyPeer] | None = None
-    ports: list[PolicyPort] | None = None
-
-
-class EgressRule(Wire, frozen=True):
-    to: list[PolicyPeer] | None = None
-    ports: list[PolicyPort] | None = None
-
-
-class NetworkPolicySpec(Wire, frozen=True):
-    pod_selector: Selector | None = None
-    policy_types: list[str] | None = None
-    ingress: list[IngressRule] | None = None
-    egress: list[EgressRule] | None = None
-
-
-class NetworkPolicy(Any_, frozen=True):
-    spec: NetworkPolicySpec | None = None
 
 
 # --- ConfigMaps that say how the data plane was configured ---------------------------------------------------

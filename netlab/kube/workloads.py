@@ -20,6 +20,8 @@ from netlab.linux.addr import Ip, Prefix
 
 NODE_PORTS = range(30000, 32768)  # kube-apiserver --service-node-port-range
 HASH_LABEL = "pod-template-hash"
+POD_NAME_LABEL = "statefulset.kubernetes.io/pod-name"
+POD_INDEX_LABEL = "apps.kubernetes.io/pod-index"
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # k8s.io/apimachinery/pkg/util/rand: no vowels, no 0, 1, 3
 
 
@@ -144,6 +146,7 @@ def _make_pods(
                 labels=labels,
                 host_network=workload.template.host_network,
                 ports=workload.template.ports,
+                service_account=workload.template.service_account,
                 owner=f"{workload.kind} {workload.name}",
                 ref=workload.ref,
             )
@@ -171,7 +174,9 @@ def _names(workload: Workload, setting: Setting) -> Iterable[tuple[str, Placemen
     match workload.kind:
         case "StatefulSet":
             for i in range(workload.replicas):
-                yield f"{name}-{i}", template.placement, template.labels
+                # pkg/controller/statefulset/stateful_set_utils.go updateIdentity: labels that policies like to select
+                own = {POD_NAME_LABEL: f"{name}-{i}", POD_INDEX_LABEL: str(i)}
+                yield f"{name}-{i}", template.placement, {**template.labels, **own}
         case "DaemonSet":
             for node in setting.nodes.values():
                 placement = template.placement

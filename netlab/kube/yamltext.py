@@ -10,7 +10,7 @@ mean is not known here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -50,12 +50,17 @@ _HELM = "is this a Helm template? render it first: helm template ..."
 
 
 class YamlDocument(msgspec.Struct, frozen=True):
-    """One document: its number in the stream and its first line (both from 1), its value, the lines of `items`."""
+    """One document: its number in the stream and its first line (both from 1), its value, the lines of `items`.
+
+    `lines`: where each mapping that is an item of a list begins, by the mapping's identity; kept from the first `kind` that
+    is a policy on, because every rule of a policy is quoted with its line.
+    """
 
     number: int
     line: int
     value: Any
     item_lines: tuple[int, ...] = ()
+    lines: Mapping[int, int] = {}
 
 
 def plain(text: str) -> Any:
@@ -166,6 +171,7 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
     first_line = 0
     root: Any = None
     item_lines: list[int] = []
+    lines: dict[int, int] | None = None
 
     def fail(what: str, event: Any, hint: str | None = None) -> InputError:
         return InputError(what, Ref(file=file, line=event.start_mark.line + 1, document=number), hint)
@@ -196,8 +202,11 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
                 item_lines.append(event.start_mark.line + 1)
             elif not stack:
                 first_line = event.start_mark.line + 1
+            parent = top
             top = _Open({} if kind is MappingStartEvent else [], event.anchor)
             stack.append(top)
+            if lines is not None and kind is MappingStartEvent and parent is not None and type(parent.box) is list:
+                lines[id(top.box)] = event.start_mark.line + 1
             continue
         elif kind is MappingEndEvent or kind is SequenceEndEvent:
             done = stack.pop()
@@ -217,7 +226,7 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
                     "write the values out, without * aliases",
                 )
         elif kind is DocumentEndEvent:
-            return YamlDocument(number, first_line or event.start_mark.line + 1, root, tuple(item_lines))
+            return YamlDocument(number, first_line or event.start_mark.line + 1, root, tuple(item_lines), lines or {})
         else:
             continue
         if anchor is not None:
@@ -245,6 +254,8 @@ def _document(loader: Any, number: int, file: str) -> YamlDocument:
                 hint = "is a line with --- missing before it?" if top.key in ("apiVersion", "kind") else None
                 raise fail(f'the key "{top.key}" twice in one mapping', event, hint)
             box[top.key] = value
+            if lines is None and top.key == "kind" and type(value) is str and value.endswith(("Policy", "PolicyList")):
+                lines = {}
             top.key = _NO_KEY
             if len(box) > MAX_TOP_KEYS and len(stack) == 1:
                 raise fail(f"more than {MAX_TOP_KEYS:,} keys at the top of a document", event, "this is not a Kubernetes object")

@@ -103,6 +103,7 @@ def one_line(trace: Trace) -> str:
     if trace.not_modelled:
         more = len(trace.not_modelled) - 1
         left_out = f"  [not modelled: {trace.not_modelled[0]}{f'; and {more} more' if more else ''}]"
+    left_out = _unenforced(trace) + left_out
     match trace.verdict:
         case Verdict.DELIVERED:
             return clean(f"yes  {head}: {_endpoints(delivered)}{left_out}")
@@ -116,6 +117,13 @@ def one_line(trace: Trace) -> str:
             return clean(f"unknown  {head}: {unknown or fates}{left_out}")
         case _ as never:
             assert_never(never)
+
+
+def _unenforced(trace: Trace) -> str:
+    """`  [not enforced: NetworkPolicy default/deny-all would deny it]`: what policies say where nobody makes it so."""
+    steps = [s for b in trace.branches for h in b.hops for s in h.steps if isinstance(s, PolicyStep) and not s.enforced]
+    would = list(dict.fromkeys(s.policy or ", ".join(s.selected) for s in steps if s.says == "denied"))
+    return f"  [not enforced: {'; '.join(would)} would deny it]" if would else ""
 
 
 def probability(p: Fraction) -> str:
@@ -615,7 +623,8 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             fits = "fit" if step.length <= step.mtu else "exceed"
             return [_step("MTU", f"{step.length} bytes {fits} {step.mtu} of {step.device}{_note(step.note)}{seen_at}")], shown
         case PolicyStep():
-            return [_step("policy", step.text + _origin(step.ref))], shown
+            told = step.ref is not None and f"{step.ref.file}:{step.ref.line}" in step.text
+            return [_step("policy", step.text + ("" if told else seen_at))], shown
         case NoteStep():
             return [_step("note", step.text + seen_at)], shown
         case Delivered():

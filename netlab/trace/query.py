@@ -14,11 +14,11 @@ import msgspec
 from msgspec.structs import replace
 
 from netlab.dataplane.build import DEFAULT_CLIENTS, INTERNET, Built, build, entry_addresses, with_internet
+from netlab.dataplane.policy.index import PolicyIndex
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
 from netlab.kube.names import EndpointName, Workload, container_port, parse_endpoint, resolve, service_port
 from netlab.kube.objects import Node, Pod, Service, ServicePort
-from netlab.kube.selectors import matches
 from netlab.linux.addr import Ip, Prefix, host_prefix, mask_of
 from netlab.linux.bridge import Links
 from netlab.linux.netns import Netns
@@ -36,6 +36,7 @@ from netlab.linux.packet import (
     protocol_name,
 )
 from netlab.trace.choices import Chooser, TooManyChoices, Weighted, explore
+from netlab.trace.policysteps import Asked, dialect_of, with_policies
 from netlab.trace.proxied import speak
 from netlab.trace.skb import socket_text
 from netlab.trace.steps import Branch, Hop, Party, Rejected, Reply, Trace, UnknownStep, Verdict
@@ -133,6 +134,18 @@ class Tracer:
             self._networks[key] = (network, Links(network), built)
         return self._networks[key]
 
+    @cached_property
+    def policies(self) -> PolicyIndex:
+        """The cluster's network policies, for the engine in force."""
+        addresses = {
+            address.ip: name
+            for name in self.cluster.nodes
+            for device in self.network.namespaces[name].devices.values()
+            for address in device.addresses
+            if not address.ip.is_loopback
+        }
+        return PolicyIndex(self.cluster, dialect_of(self.cluster.cni.name), addresses)
+
     def trace(self, request: Request) -> Trace:
         """Answer one question.
 
@@ -186,7 +199,10 @@ class Tracer:
             )
             for w in sorted(found, key=lambda w: (-w.probability, w.outcome.endpoint or "~", w.outcome.choices))
         )
-        made = dict.fromkeys([*self.cluster.assumptions, *built.assumptions, *self._observed, *assumptions])
+        several = party.name if len({b.endpoint for b in branches}) > 1 else ""
+        branches = with_policies(branches, self.policies, self.cluster.cni.name, Asked(protocol, source.pod, several))
+        notes = self.policies.notes
+        made = dict.fromkeys([*self.cluster.assumptions, *built.assumptions, *self._observed, *notes, *assumptions])
         for weighted in found:
             made.update(dict.fromkeys(weighted.outcome.assumptions))
         return Trace(
@@ -196,7 +212,7 @@ class Tracer:
             verdict=_overall(branches),
             branches=branches,
             assumptions=tuple(made),
-            not_modelled=tuple(dict.fromkeys([*self._policies(branches, source), *built.not_modelled])),
+            not_modelled=built.not_modelled,
         )
 
     # -- both ends -----------------------------------------------------------------------------------------------------
@@ -462,24 +478,6 @@ class Tracer:
         assumptions.append(f"headless service {service.key}: the client takes any of the {len(probes)} addresses that DNS gives")
         made = [Probe(address, number, share, f"DNS: {who}") for (address, number), who in probes.items()]
         return Party(text, service.key, "headless service", "", None), made, protocol
-
-    # -- policies ------------------------------------------------------------------------------------------------------
-
-    def _policies(self, branches: tuple[Branch, ...], source: Source) -> list[str]:
-        """NetworkPolicies that select a pod on the way: named until they are enforced."""
-        if not self.cluster.policies:
-            return []
-        passed = dict.fromkeys(hop.where for branch in branches for hop in branch.hops if hop.kind == "pod")
-        found = []
-        for policy in self.cluster.policies.values():
-            for key in passed:
-                pod = self.cluster.pods.get(key)
-                if pod is None or pod.namespace != policy.namespace or not matches(policy.pod_selector, pod.labels):
-                    continue
-                direction = "Egress" if source.pod is pod else "Ingress"
-                if direction in policy.policy_types:
-                    found.append(f"NetworkPolicy {policy.key} selects {key} for {direction.lower()}: policies are not evaluated")
-        return found
 
 
 # -- one run -----------------------------------------------------------------------------------------------------------

@@ -218,9 +218,19 @@ class Transmitted(Step, frozen=True, tag="transmitted"):
 
 
 class PolicyStep(Step, frozen=True, tag="policy"):
-    """What network policy said, even if nothing."""
+    """What network policy says for one direction ("ingress", "egress") at one end, even if nothing.
+
+    `selected`: the policies that select the pod. `says` "allowed", "denied" or "undefined"; `policy` and `rule` (from 1): what
+    decides so, none where no rule allows it. `enforced`: the cluster has an engine that makes it so.
+    """
 
     text: str
+    direction: str = ""
+    says: str = ""
+    enforced: bool = False
+    selected: tuple[str, ...] = ()
+    policy: str = ""
+    rule: int | None = None
 
 
 class NoteStep(Step, frozen=True, tag="note"):
