@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from netlab.dataplane.cni import flannel
+from netlab.dataplane.cni.wiring import NOTHING, Plugin, Wiring, mac_of_ip
 from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
@@ -123,14 +124,13 @@ def build(
     # the services that make kube-proxy listen; it looks at all that it is given, for every node
     health = {key: service for key, service in cluster.services.items() if service.health_check_node_port}
     checked = msgspec.structs.replace(cluster, services=health)
-    wired = cluster.cni.name == "flannel"
-    leases = flannel.leases(cluster) if wired else {}
-    remotes = flannel.remotes(leases)
+    cni = _CNIS[cluster.cni.name](cluster)
+    not_modelled += cni.not_modelled
 
     for name, node in cluster.nodes.items():
         pods = pods_of[name]
         eth0 = _node_port(cluster, node)
-        wiring = flannel.on_node(cluster, node, pods, leases, remotes, 3) if wired else flannel.Wiring()
+        wiring = cni.on_node(node, pods, 3)
         proxied = _PROXIES[cluster.proxy.mode](cluster, node, (loopback(), eth0, *wiring.devices), checked)
         devices = (loopback(), eth0, *wiring.devices, *proxied.devices)
         routes = [*derived_routes(devices, True), *_gateway_routes(cluster, eth0), *wiring.routes]
@@ -142,10 +142,10 @@ def build(
             rules=RULES,
             neighbours=wiring.neighbours,
             fdb=wiring.fdb,
-            rulesets=_rulesets(cluster, node, proxied),
-            sets=proxied.sets,
+            rulesets=_rulesets(cni, node, pods, proxied),
+            sets={**wiring.sets, **proxied.sets},
             ipvs=proxied.ipvs,
-            sysctls={**_node_sysctls(), **proxied.sysctls, **cluster.sysctls},
+            sysctls={**_node_sysctls(), **wiring.sysctls, **proxied.sysctls, **cluster.sysctls},
             listeners=(
                 *_node_listeners(node, host_pods.get(name, ()), ports),
                 *_host_ports(pods),
@@ -154,10 +154,8 @@ def build(
         )
         indexes = {device.peer[0]: device.index for device in wiring.devices if device.peer is not None}
         for pod in pods:
-            pod_spaces[pod.key] = partial(_pod, cluster, node, pod, indexes.get(pod.key), ports)
-        if wired:
-            _check_subnets(cluster, node, pods, assumptions)
-            _check_leases(cluster, node, leases[name], assumptions)
+            pod_spaces[pod.key] = partial(_pod, cni, node, pod, indexes.get(pod.key), ports)
+        assumptions += cni.assumptions(node, pods)
 
     internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at)
     namespaces: Lazy[str, Netns] = Lazy(
@@ -168,8 +166,8 @@ def build(
 
 
 def _check(cluster: Cluster, at: str | None) -> None:
-    if cluster.cni.name not in ("flannel", "none"):
-        raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: flannel, none")
+    if cluster.cni.name not in _CNIS:
+        raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: " + ", ".join(_CNIS))
     if cluster.cni.name == "flannel" and cluster.cni.backend != "vxlan":
         raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint="the one that is: vxlan")
     if cluster.proxy.mode not in _PROXIES:
@@ -265,7 +263,7 @@ def _node_port(cluster: Cluster, node: Node) -> Device:
                 "the fabric is " + (", ".join(map(str, cluster.fabric.prefixes)) or "empty"),
             )
         addresses.append(with_broadcast(address, length))
-    return _port(cluster, cluster.fabric.device, "02:00:" + flannel.mac_of_ip(node.internal_ips[0])[6:], addresses)
+    return _port(cluster, cluster.fabric.device, "02:00:" + mac_of_ip(node.internal_ips[0])[6:], addresses)
 
 
 def _port(cluster: Cluster, name: str, mac: str, addresses: Sequence[Address]) -> Device:
@@ -314,21 +312,22 @@ def _same(netns: Netns) -> Netns:
 
 
 def _pod(
-    cluster: Cluster,
+    cni: Plugin,
     node: Node,
     pod: Pod,
     host_index: int | None,
     ports: Mapping[Ip, Mapping[tuple[int, int], str]],
 ) -> Netns:
     """A pod's namespace; `host_index` is the index of its veth on the node, None where the CNI made none."""
-    wiring = flannel.in_pod(cluster, node, pod, host_index) if host_index is not None else flannel.Wiring()
+    wiring = cni.in_pod(node, pod, host_index) if host_index is not None else Wiring()
     return Netns(
         pod.key,
         NetnsKind.POD,
         devices={device.name: device for device in (_LO, *wiring.devices)},
         routes=in_kernel_order([*_LO_ROUTES, *derived_routes(wiring.devices, False), *wiring.routes]),
         rules=RULES,
-        sysctls=_POD_SYSCTLS,
+        neighbours=wiring.neighbours,
+        sysctls={**_POD_SYSCTLS, **wiring.sysctls} if wiring.sysctls else _POD_SYSCTLS,
         listeners=_pod_listeners(pod, ports),
     )
 
@@ -351,11 +350,13 @@ def _iptables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], che
 _PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {"iptables": _iptables_proxy}
 
 
-def _rulesets(cluster: Cluster, node: Node, proxied: Programmed) -> Lazy[int, Ruleset]:
+_CNIS: Mapping[str, Callable[[Cluster], Plugin]] = {"flannel": flannel.plugin, "none": lambda cluster: NOTHING}
+
+
+def _rulesets(cni: Plugin, node: Node, pods: Sequence[Pod], proxied: Programmed) -> Lazy[int, Ruleset]:
     def compile_family(family: int) -> Callable[[], Ruleset]:
         def compile_now() -> Ruleset:
-            ruleset = proxied.ruleset(family)
-            return flannel.add_rules(ruleset, cluster, node, family) if cluster.cni.name == "flannel" else ruleset
+            return cni.add_rules(proxied.ruleset(family), node, pods, family)
 
         return compile_now
 
@@ -492,19 +493,3 @@ def _service_routes(cluster: Cluster, at: str | None) -> list[Route]:
         loose = [a for service in cluster.services.values() for a in service.cluster_ips]
         wanted.update({host_prefix(a): None for a in loose if not any(a in cidr for cidr in cluster.service_cidrs)})
     return [_route(dst, NextHop("eth0", gateway)) for dst in wanted if (gateway := via[dst.family]) is not None]
-
-
-def _check_subnets(cluster: Cluster, node: Node, pods: Sequence[Pod], assumptions: list[str]) -> None:
-    """host-local gives out addresses of the node's podCIDR only; say so where the input has others."""
-    subnets = flannel.node_subnets(cluster, node)
-    families = {s.family for s in subnets}
-    stray = [pod.key for pod in pods if any(a.family in families and not any(a in s for s in subnets) for a in pod.ips)]
-    if stray:
-        cidrs = ", ".join(map(str, subnets))
-        assumptions.append(f"{node.name}: pods with addresses outside its podCIDR {cidrs} are kept as given: {_some(stray)}")
-
-
-def _check_leases(cluster: Cluster, node: Node, leases: Sequence[flannel.Lease], assumptions: list[str]) -> None:
-    missing = {cidr.family for cidr in cluster.pod_cidrs} - {lease.family for lease in leases}
-    for family in sorted(missing):
-        assumptions.append(f"{node.name}: no IPv{family} podCIDR or InternalIP, so flannel has no IPv{family} tunnel there")

@@ -11,18 +11,19 @@ Not modelled: DirectRouting, other backends, flanneld's nftables mode, the portm
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 
 import msgspec
 
-from netlab.errors import BugError
+from netlab.dataplane.cni.wiring import Plugin, Wiring, append_chain, destination, mac_of_ip, source
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Node, Pod
-from netlab.linux.addr import Ip, Prefix, mask_of, prefix
+from netlab.linux.addr import Ip, Prefix, prefix
 from netlab.linux.derived import IP6_USER_METRIC, link_local, with_broadcast
-from netlab.linux.matches import Comment, Destination, Mark, Source
+from netlab.linux.matches import Comment, Mark
 from netlab.linux.netns import Address, Device, DeviceKind, FdbEntry, Neighbour, NextHop, Route, Vxlan
-from netlab.linux.rules import Chain, Rule, Ruleset
+from netlab.linux.rules import Rule, Ruleset
 from netlab.linux.targets import Accept, Jump, Masquerade, NatRange, Return
 
 BRIDGE = "cni0"
@@ -55,13 +56,21 @@ class Remote(msgspec.Struct, frozen=True):
     fdb: FdbEntry
 
 
-class Wiring(msgspec.Struct, frozen=True):
-    """What flannel and the bridge plug-in leave in a namespace, beside what Linux derives from it."""
+def plugin(cluster: Cluster) -> Plugin:
+    """Flannel in one cluster."""
+    own = leases(cluster)
+    others = remotes(own)
 
-    devices: tuple[Device, ...] = ()
-    routes: tuple[Route, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
-    fdb: tuple[FdbEntry, ...] = ()
+    def on_a_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
+        return on_node(cluster, node, pods, own, others, first_index)
+
+    def rules(ruleset: Ruleset, node: Node, pods: Sequence[Pod], family: int) -> Ruleset:
+        return add_rules(ruleset, cluster, node, family)
+
+    def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
+        return [*_stray_pods(cluster, node, pods), *_missing_leases(cluster, node, own[node.name])]
+
+    return Plugin(on_a_node, partial(in_pod, cluster), rules, assumptions=assumed)
 
 
 def leases(cluster: Cluster) -> dict[str, tuple[Lease, ...]]:
@@ -251,51 +260,41 @@ def add_rules(ruleset: Ruleset, cluster: Cluster, node: Node, family: int) -> Ru
         multicast = _MULTICAST[family]
         rules: tuple[Rule, ...] = (
             Rule((Mark(_KUBE_PROXY_MARK, _KUBE_PROXY_MARK), comment), Return()),
-            Rule((_src(subnet), _dst(network), comment), Return()),
-            Rule((_src(network), _dst(subnet), comment), Return()),
-            Rule((_src(network, True), _dst(subnet), comment), Return()),
-            Rule((_src(network), _dst(multicast, True), comment), masquerade),
-            Rule((_src(network, True), _dst(network), comment), masquerade),
+            Rule((source(subnet), destination(network), comment), Return()),
+            Rule((source(network), destination(subnet), comment), Return()),
+            Rule((source(network, True), destination(subnet), comment), Return()),
+            Rule((source(network), destination(multicast, True), comment), masquerade),
+            Rule((source(network, True), destination(network), comment), masquerade),
         )
-        ruleset = _append(ruleset, "nat", "POSTROUTING", comment, "FLANNEL-POSTRTG", rules)
+        jump = Rule((comment,), Jump("FLANNEL-POSTRTG"))
+        ruleset = append_chain(ruleset, "nat", "POSTROUTING", jump, "FLANNEL-POSTRTG", rules)
     comment = Comment("flanneld forward")
-    rules = (Rule((_src(network), comment), Accept()), Rule((_dst(network), comment), Accept()))
-    return _append(ruleset, "filter", "FORWARD", comment, "FLANNEL-FWD", rules)
-
-
-def _append(ruleset: Ruleset, table_name: str, base: str, comment: Comment, name: str, rules: tuple[Rule, ...]) -> Ruleset:
-    """Add chain `name` to a table, and a jump to it at the end of the table's base chain."""
-    table = ruleset.table(table_name)
-    if table is None or base not in table.chains:
-        raise BugError(f"a ruleset without {base} in table {table_name}")
-    jump = Rule((comment,), Jump(name))
-    chains = dict(table.chains)
-    chains[base] = msgspec.structs.replace(chains[base], rules=(*chains[base].rules, jump))
-    chains[name] = Chain(name, rules)
-    # iptables-save lists a table's built-in chains in the order of their hooks and the others by name
-    in_order = sorted(chains, key=lambda chain: (chains[chain].hook is None, "" if chains[chain].hook else chain))
-    table = msgspec.structs.replace(table, chains={chain: chains[chain] for chain in in_order})
-    return msgspec.structs.replace(ruleset, tables=tuple(table if t.name == table_name else t for t in ruleset.tables))
-
-
-def _src(p: Prefix, negate: bool = False) -> Source:
-    return Source(p.family, p.value, mask_of(p.family, p.length), negate)
-
-
-def _dst(p: Prefix, negate: bool = False) -> Destination:
-    return Destination(p.family, p.value, mask_of(p.family, p.length), negate)
+    rules = (Rule((source(network), comment), Accept()), Rule((destination(network), comment), Accept()))
+    return append_chain(ruleset, "filter", "FORWARD", Rule((comment,), Jump("FLANNEL-FWD")), "FLANNEL-FWD", rules)
 
 
 def _of_family(prefixes: Sequence[Prefix], family: int) -> Prefix | None:
     return next((p for p in prefixes if p.family == family), None)
 
 
-def mac_of_ip(ip: Ip) -> str:
-    """`0a:58` and the IPv4 address, as the bridge plug-in makes MACs; the low 32 bits of an IPv6 address."""
-    return "0a:58:" + (ip.value & 0xFFFFFFFF).to_bytes(4, "big").hex(":")
-
-
 def _mac(seed: str) -> str:
     """A unicast MAC with the locally administered bit set that follows from `seed`."""
     digest = sha256(seed.encode()).digest()
     return bytes(((digest[0] & 0xFC) | 2, *digest[1:6])).hex(":")
+
+
+def _stray_pods(cluster: Cluster, node: Node, pods: Sequence[Pod]) -> list[str]:
+    """host-local gives out addresses of the node's podCIDR only; say so where the input has others."""
+    subnets = node_subnets(cluster, node)
+    families = {s.family for s in subnets}
+    stray = [pod.key for pod in pods if any(a.family in families and not any(a in s for s in subnets) for a in pod.ips)]
+    if not stray:
+        return []
+    cidrs = ", ".join(map(str, subnets))
+    more = f" and {len(stray) - 4} more" if len(stray) > 4 else ""
+    return [f"{node.name}: pods with addresses outside its podCIDR {cidrs} are kept as given: {', '.join(stray[:4])}{more}"]
+
+
+def _missing_leases(cluster: Cluster, node: Node, own: Sequence[Lease]) -> list[str]:
+    missing = {cidr.family for cidr in cluster.pod_cidrs} - {lease.family for lease in own}
+    return [f"{node.name}: no IPv{f} podCIDR or InternalIP, so flannel has no IPv{f} tunnel there" for f in sorted(missing)]
