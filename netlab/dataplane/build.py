@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
-from netlab.dataplane.cni import flannel
+from netlab.dataplane.cni import calico, flannel
 from netlab.dataplane.cni.wiring import NOTHING, Plugin, Wiring, mac_of_ip
 from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy.programmed import Programmed
@@ -350,7 +350,11 @@ def _iptables_proxy(cluster: Cluster, node: Node, devices: Sequence[Device], che
 _PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Programmed]] = {"iptables": _iptables_proxy}
 
 
-_CNIS: Mapping[str, Callable[[Cluster], Plugin]] = {"flannel": flannel.plugin, "none": lambda cluster: NOTHING}
+_CNIS: Mapping[str, Callable[[Cluster], Plugin]] = {
+    "flannel": flannel.plugin,
+    "calico": calico.plugin,
+    "none": lambda cluster: NOTHING,
+}
 
 
 def _rulesets(cni: Plugin, node: Node, pods: Sequence[Pod], proxied: Programmed) -> Lazy[int, Ruleset]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from netlab.kube.calico import Found
 from netlab.kube.objects import (
     ContainerPort,
     EndpointSlice,
@@ -117,5 +118,6 @@ class Declared:
     kube_proxy: KubeProxyConfiguration | None = None
     kube_proxy_ref: Ref = Ref()
     flannel: Flannel | None = None
+    calico: Found = field(default_factory=Found)
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)

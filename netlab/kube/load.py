@@ -15,6 +15,8 @@ import msgspec
 from netlab.errors import InputError
 from netlab.kube import objects as o
 from netlab.kube import wire as w
+from netlab.kube.calico import READERS as CALICO_READERS
+from netlab.kube.calico import read_environment
 from netlab.kube.cluster import Cluster
 from netlab.kube.declared import Declared, Flannel, Legacy, Placement, ServiceWish, Template, Toleration, Workload
 from netlab.kube.documents import At, Document, read_documents
@@ -89,6 +91,7 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         workloads=played.workloads,
         fabric=setting.fabric,
         cni=setting.cni,
+        calico=played.calico,
         proxy=setting.proxy,
         pod_cidrs=setting.pod_cidrs,
         service_cidrs=setting.service_cidrs,
@@ -134,6 +137,10 @@ def collect(documents: Iterable[Document], namespace: str = "default") -> Declar
     """Convert documents into objects; `namespace` is that of namespaced objects that name none."""
     declared = Declared()
     for document in documents:
+        of_calico = CALICO_READERS.get(document.kind)
+        if of_calico is not None and document.api_version in of_calico[0]:
+            of_calico[1](declared, document, namespace)
+            continue
         read = _READERS.get(document.kind)
         if read is None or read[0] != document.api_version:
             _pass_over(declared, document)
@@ -284,6 +291,7 @@ def _pod(declared: Declared, document: Document, namespace: str) -> None:
         ready=phase == "Running" and _is_ready(status.conditions),
         terminating=meta.deletion_timestamp is not None,
         owner=f"{owner.kind} {owner.name}" if owner else "",
+        service_account=spec.service_account_name or "default",
     )
     key = pod.key
     declared.pods[key] = pod
@@ -320,6 +328,8 @@ def _workload(declared: Declared, document: Document, namespace: str) -> None:
         reported=bool(body.status),
     )
     declared.workloads[f"{workload.namespace}/{kind}/{workload.name}"] = workload
+    if kind == "DaemonSet" and workload.name in ("calico-node", "canal"):
+        declared.calico.environment.update(read_environment(document))
 
 
 def _cron_job(declared: Declared, document: Document, namespace: str) -> None:

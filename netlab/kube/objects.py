@@ -70,6 +70,7 @@ class Pod(Object, frozen=True, kw_only=True):
     ready: bool = True
     terminating: bool = False
     owner: str = ""
+    service_account: str = "default"
 
 
 class ServicePort(msgspec.Struct, frozen=True):

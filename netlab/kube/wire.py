@@ -114,6 +114,7 @@ class PodSpec(Wire, frozen=True):
     node_name: str | None = None
     node_selector: dict[str, str] | None = None
     host_network: bool | None = None
+    service_account_name: str | None = None
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
     tolerations: list[Toleration] | None = None
