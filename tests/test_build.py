@@ -299,7 +299,7 @@ def test_a_pod_outside_its_nodes_pod_cidr_is_said() -> None:
     ("some", "at", "message"),
     [
         (cluster(), "node-3", 'unknown node "node-3"\n  did you mean "node-'),
-        (cluster(cni=Cni(name="calico")), None, 'CNI "calico" is not modelled\n  those that are: flannel, none'),
+        (cluster(cni=Cni(name="cilium")), None, 'CNI "cilium" is not modelled\n  those that are: flannel, calico, none'),
         (cluster(cni=Cni(backend="host-gw")), None, 'flannel backend "host-gw" is not modelled'),
         (cluster(proxy=Proxy(mode="ipvs")), None, 'proxy mode "ipvs" is not modelled'),
         (

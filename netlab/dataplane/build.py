@@ -23,7 +23,7 @@ from netlab.dataplane.cni.wiring import NOTHING, Plugin, Wiring, mac_of_ip
 from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
-from netlab.kube.cluster import Cluster
+from netlab.kube.cluster import Cluster, FabricSegment
 from netlab.kube.objects import Node, Pod, Service
 from netlab.linux.addr import Ip, Prefix, host_prefix, ip
 from netlab.linux.derived import (
@@ -157,11 +157,12 @@ def build(
             pod_spaces[pod.key] = partial(_pod, cni, node, pod, indexes.get(pod.key), ports)
         assumptions += cni.assumptions(node, pods)
 
-    internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at)
+    internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at, cni.outside)
     namespaces: Lazy[str, Netns] = Lazy(
         {**{name: partial(_same, netns) for name, netns in nodes.items()}, **pod_spaces, INTERNET: partial(_same, internet)}
     )
-    network = Network(namespaces, {FABRIC: Segment(FABRIC, cluster.fabric.mtu)}, (*nodes, INTERNET))
+    names = [segment.name for segment in cluster.fabric.segments] or [FABRIC]
+    network = Network(namespaces, {name: Segment(name, cluster.fabric.mtu) for name in names}, (*nodes, INTERNET))
     return Built(network, tuple(not_modelled), tuple(assumptions))
 
 
@@ -263,29 +264,33 @@ def _node_port(cluster: Cluster, node: Node) -> Device:
                 "the fabric is " + (", ".join(map(str, cluster.fabric.prefixes)) or "empty"),
             )
         addresses.append(with_broadcast(address, length))
-    return _port(cluster, cluster.fabric.device, "02:00:" + mac_of_ip(node.internal_ips[0])[6:], addresses)
+    segments = {s.name for a in node.internal_ips if (s := cluster.fabric.segment_of(a)) is not None}
+    if len(segments) > 1:
+        what = f'node "{node.name}": its addresses are on the segments {" and ".join(sorted(segments))}'
+        raise InputError(what, node.ref, "a node has one port on the fabric")
+    mac = "02:00:" + mac_of_ip(node.internal_ips[0])[6:]
+    return _port(cluster, cluster.fabric.device, mac, addresses, next(iter(segments)))
 
 
-def _port(cluster: Cluster, name: str, mac: str, addresses: Sequence[Address]) -> Device:
+def _port(cluster: Cluster, name: str, mac: str, addresses: Sequence[Address], segment: str, index: int = 2) -> Device:
     return Device(
         name,
         DeviceKind.PHYSICAL,
-        2,
+        index,
         mac=mac,
         mtu=cluster.fabric.mtu,
-        segment=FABRIC,
+        segment=segment,
         addresses=(*addresses, link_local(mac)),
     )
 
 
 def _gateway_routes(cluster: Cluster, port: Device) -> list[Route]:
-    """A default route per family that the node has an address of."""
-    families = {address.ip.family for address in port.addresses if address.scope == "global"}
-    return [
-        _route(_ANY[gateway.family], NextHop(port.name, gateway))
-        for gateway in cluster.fabric.gateways
-        if gateway.family in families
-    ]
+    """A default route per family that the node has an address of, by the router on its segment."""
+    own = [address.ip for address in port.addresses if address.scope == "global"]
+    families = {address.family for address in own}
+    segment = cluster.fabric.segment_of(own[0]) if own else None
+    gateways = segment.gateways if segment is not None else ()
+    return [_route(_ANY[gateway.family], NextHop(port.name, gateway)) for gateway in gateways if gateway.family in families]
 
 
 def _route(dst: Prefix, hop: NextHop) -> Route:
@@ -295,10 +300,12 @@ def _route(dst: Prefix, hop: NextHop) -> Route:
 
 def with_internet(network: Network, internet: Netns) -> Network:
     """A network with another `internet` (from a `build` with other hosts); its port keeps the MAC that observed nodes know."""
-    old = network.namespaces[INTERNET].devices["eth0"]
-    port = internet.devices["eth0"]
-    addresses = tuple(link_local(old.mac) if a == link_local(port.mac) else a for a in port.addresses)
-    devices = {**internet.devices, "eth0": msgspec.structs.replace(port, mac=old.mac, addresses=addresses)}
+    devices = dict(internet.devices)
+    for name, port in internet.devices.items():
+        old = network.namespaces[INTERNET].devices.get(name)
+        if port.kind is DeviceKind.PHYSICAL and old is not None:
+            addresses = tuple(link_local(old.mac) if a == link_local(port.mac) else a for a in port.addresses)
+            devices[name] = msgspec.structs.replace(port, mac=old.mac, addresses=addresses)
     added = [route for route in internet.routes if route.protocol != "kernel"]
     routes = in_kernel_order([*derived_routes(devices.values(), True), *added])
     outside = msgspec.structs.replace(internet, devices=devices, routes=routes, cache={})
@@ -444,27 +451,31 @@ def _internet(
     external: Iterable[Ip],
     hosts: Iterable[Ip],
     at: str | None,
+    learned: Sequence[Route],
 ) -> Netns:
-    """Everything beyond the fabric: the gateway's port, the hosts outside on `lo`, and routes to the service addresses.
+    """Everything beyond the fabric, and the router between its segments: a port on each, the hosts outside on `lo`, and routes to
+    the service addresses and whatever else it has `learned`.
 
     A host whose address lies in the fabric's own subnet is a neighbour of the nodes: it is put on the gateway's port, so that
     it answers ARP. Whatever else leaves the cluster ends in the blackhole route.
     """
     outside = {address: None for address in (*hosts, *external) if places.is_outside(address)}
-    port_addresses = [with_broadcast(g, _fabric_length(cluster, g) or g.bits) for g in cluster.fabric.gateways]
+    segments = cluster.fabric.segments or (FabricSegment(FABRIC, cluster.fabric.prefixes, cluster.fabric.gateways),)
+    on_port = [[with_broadcast(g, _fabric_length(cluster, g) or g.bits) for g in segment.gateways] for segment in segments]
     far = []
     for address in outside:
         length = _fabric_length(cluster, address)
         if length is None:
             far.append(Address(address, address.bits))
         else:
-            port_addresses.append(with_broadcast(address, length))
-    mac = "02:00:5e:00:00:fe"
-    port = _port(cluster, "eth0", mac, port_addresses)
-    devices = (loopback(far), port)
+            there = next(n for n, segment in enumerate(segments) if any(address in p for p in segment.prefixes))
+            on_port[there].append(with_broadcast(address, length))
+    own = [_port(cluster, f"eth{n}", f"02:00:5e:00:{n:02x}:fe", on_port[n], s.name, 2 + n) for n, s in enumerate(segments)]
+    devices = (loopback(far), *own)
     routes = [
         *derived_routes(devices, True),
-        *_service_routes(cluster, at),
+        *_service_routes(cluster, at, learned),
+        *learned,
         Route(_ANY[4], type=RouteType.BLACKHOLE),
         Route(_ANY[6], type=RouteType.BLACKHOLE, metric=IP6_USER_METRIC),
     ]
@@ -484,7 +495,7 @@ def _internet(
     )
 
 
-def _service_routes(cluster: Cluster, at: str | None) -> list[Route]:
+def _service_routes(cluster: Cluster, at: str | None, learned: Sequence[Route] = ()) -> list[Route]:
     """How the outside reaches service addresses: by way of one node's address on the fabric."""
     if not cluster.nodes:
         return []
@@ -496,4 +507,14 @@ def _service_routes(cluster: Cluster, at: str | None) -> list[Route]:
         wanted.update(dict.fromkeys((*cluster.service_cidrs, *cluster.pod_cidrs)))
         loose = [a for service in cluster.services.values() for a in service.cluster_ips]
         wanted.update({host_prefix(a): None for a in loose if not any(a in cidr for cidr in cluster.service_cidrs)})
-    return [_route(dst, NextHop("eth0", gateway)) for dst in wanted if (gateway := via[dst.family]) is not None]
+    known = {route.dst for route in learned}
+    segments = [segment.name for segment in cluster.fabric.segments]
+    found = []
+    for dst in wanted:
+        gateway = via[dst.family]
+        if gateway is None or dst in known:
+            continue
+        segment = cluster.fabric.segment_of(gateway)
+        device = f"eth{segments.index(segment.name)}" if segment is not None and segment.name in segments else "eth0"
+        found.append(_route(dst, NextHop(device, gateway)))
+    return found

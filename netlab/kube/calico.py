@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from netlab.errors import InputError
+from netlab.kube import calico_selector
 from netlab.kube import wire as w
-from netlab.kube.calico_selectors import compile_selector
 from netlab.kube.cluster import BgpPeer, Calico, IpPool
 from netlab.kube.documents import At, Document
 from netlab.kube.ipam import Ipam, shown_blocks
@@ -150,8 +150,8 @@ def _block_size(size: int | None, family: int, at: At, path: str) -> int:
 
 def _selector(text: str | None, at: At, path: str) -> str:
     try:
-        compile_selector(text or "")
-    except ValueError as error:
+        calico_selector.parse(text or "")
+    except calico_selector.SelectorError as error:
         raise at.error(str(error), path, "such as rack == 'rack-1' or has(rack)") from None
     return text or ""
 
@@ -387,7 +387,7 @@ def _mode(text: str) -> str:
 def open_pools(pools: tuple[IpPool, ...], node: Node) -> list[IpPool]:
     """The pools that give addresses to a node: not disabled, and its labels fit the nodeSelector."""
     labels = {"kubernetes.io/hostname": node.name, **node.labels}
-    return [pool for pool in pools if not pool.disabled and compile_selector(pool.node_selector)(labels)]
+    return [pool for pool in pools if not pool.disabled and calico_selector.parse(pool.node_selector).matches(labels)]
 
 
 def _tunnels(node: Node, pools: tuple[IpPool, ...], ipam: Ipam) -> tuple[tuple[str, Ip], ...]:

@@ -268,11 +268,13 @@ def _ip_lines(netns: Netns, notes: list[str]) -> Iterator[str]:
                 yield f"{_here(device)} type vxlan id {vxlan.vni} local {vxlan.local}{lower} dstport {vxlan.port} {learning}"
             case DeviceKind.DUMMY:
                 yield f"{_here(device)} type dummy"
+            case DeviceKind.IPIP:
+                yield f"link add name {device.name} index {device.index} mtu {device.mtu} type ipip"
             case DeviceKind.LOOPBACK | DeviceKind.PHYSICAL | DeviceKind.VETH:
                 pass
             case _:
                 notes.append(f"{netns.name}: {device.name} ({device.kind.value}) is not made in the lab")
-    present = [d for d in devices if d.kind not in (DeviceKind.IPIP, DeviceKind.OTHER)]
+    present = [d for d in devices if d.kind is not DeviceKind.OTHER]
     for device in present:
         if device.master is not None:
             yield f"link set {device.name} master {device.master}"

@@ -81,8 +81,11 @@ from netlab.trace.steps import (
     UnknownStep,
 )
 
+IPIP_OVERHEAD = {4: 20, 6: 40}  # bytes of the outer header
+XMIT_RECURSION = 8  # net/core/dev.h XMIT_RECURSION_LIMIT
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes: outer IP 20/40, UDP 8, VXLAN 8, inner Ethernet 14
 TIMESTAMP, TIMESTAMP_REPLY = 13, 14  # RFC 792
+TUNL0 = "tunl0"  # the one IPIP device that is there without being made, and has no remote
 _BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 
 # --reject-with words -> ICMP type and code (net/ipv4/netfilter/ipt_REJECT.c, net/ipv6/netfilter/ip6t_REJECT.c)
@@ -142,6 +145,7 @@ class Walk:
         self.assumptions: dict[str, None] = {}
         self._forwarded: dict[tuple[str, str, Packet], int] = {}  # packets that were forwarded, but for their TTL -> its value
         self._multipath: dict[tuple[str, str, Ip, Ip], int] = {}  # which of equal next hops a flow takes, once it is chosen
+        self._nested = 0  # how often a tunnel device is sending at this moment
         self._looped = False
 
     # -- the record ----------------------------------------------------------------------------------------------------
@@ -402,6 +406,8 @@ class Walk:
                     return self._refuse(skb, _HOST, f"nobody on {device.name} answers for {nexthop}")
                 skb.packet = replace(skb.packet, src_mac=device.mac, dst_mac=mac)
                 return self._transmit(skb, device)
+            case DeviceKind.IPIP:  # IFF_NOARP: there is nobody to ask
+                return self._ipip_xmit(skb, device, nexthop)
             case DeviceKind.DUMMY:
                 return self._drop(netns, f"{device.name} is a dummy device: it swallows what is sent to it")
             case _:
@@ -483,6 +489,7 @@ class Walk:
         """Over a wire into another namespace: skb_scrub_packet forgets mark and connection."""
         packet = replace(skb.packet, mark=0) if skb.packet.mark else skb.packet
         self.emit(skb.netns.name, Transmitted(device.name, f"{to[0]}/{to[1]}", self._header(packet)))
+        self._nested = 0
         return self._receive(Skb(packet, self.network.namespaces[to[0]]), to[1])
 
     def _receive(self, skb: Skb, dev: str) -> Outcome:
@@ -640,6 +647,66 @@ class Walk:
             return self._ip_rcv(Skb(inner, skb.netns, device.name))
         return None
 
+    # -- IPIP ----------------------------------------------------------------------------------------------------------
+
+    def _ipip_xmit(self, skb: Skb, device: Device, nexthop: Ip) -> Outcome:
+        """drivers/net: net/ipv4/ip_tunnel.c ip_tunnel_xmit of a tunnel without a remote (tunl0): the route's gateway is the other
+        end, or the destination itself where there is none. TTL, TOS and DF are those of the packet inside.
+
+        The mark stays, the connection is let go (skb_scrub_packet): the outer packet is one that this host sends.
+        """
+        netns, packet = skb.netns, skb.packet
+        if not device.up:
+            return self._drop(netns.name, f"{device.name} is down")
+        if packet.family != 4 or device.name != TUNL0:
+            return self._unknown(netns.name, f"IPv{packet.family} through the tunnel {device.name}")
+        there = lookup(netns, nexthop)
+        if there[0].type not in (RouteType.UNICAST, RouteType.LOCAL):
+            return self._drop(netns.name, f"{device.name}: no route to the tunnel's other end, {nexthop}")
+        if any(found.out == device.name for found in there):
+            return self._drop(netns.name, f"{device.name}: the way to {nexthop} is {device.name} itself")
+        limit = netns.devices[there[0].out].mtu - IPIP_OVERHEAD[4]
+        if packet.length > limit and packet.df:  # tnl_update_pmtu
+            self.emit(netns.name, MtuStep(device.name, limit, packet.length, "too long for the tunnel, and DF is set"))
+            answer = self._icmp_error(skb, UNREACHABLE, 4)
+            reason = f"{packet.length} bytes do not fit the tunnel {device.name}, {limit}; ICMP fragmentation needed goes back"
+            self.emit(netns.name, Dropped(reason))
+            return Outcome("dropped", f"{reason} (on {netns.name})", netns.name, answer=answer, answer_ct=attached(skb))
+        inner = replace(packet, mark=0, src_mac="", dst_mac="")
+        outer = Packet(
+            src=Ip(4, 0),  # chosen by the route (ip_route_output_key)
+            dst=nexthop,
+            protocol=IPIP,
+            ttl=packet.ttl,
+            length=packet.length + IPIP_OVERHEAD[4],
+            df=packet.df,
+            mark=packet.mark,
+            inner=inner,
+        )
+        source = source_for(netns, there[0], nexthop)
+        if source is None:
+            return self._drop(netns.name, f"{device.name}: no source address towards {nexthop}")
+        outer = replace(outer, src=source)
+        self.emit(netns.name, Encapsulated(device.name, None, self._header(outer)))
+        if self._nested >= XMIT_RECURSION:
+            return self._drop(netns.name, f"dead loop on virtual device {device.name}: its own packets come back to it")
+        self._nested += 1
+        outcome = self.local_out(netns, outer, f"{device.name} on {netns.name}", socket=False)
+        self._nested = 0
+        return outcome
+
+    def _ipip_rcv(self, skb: Skb) -> Outcome | None:
+        """net/ipv4/ipip.c ipip_rcv: tunl0 takes every IPIP packet for this host; None where there is no such device."""
+        packet = skb.packet
+        device = skb.netns.devices.get(TUNL0)
+        if packet.protocol != IPIP or packet.inner is None or device is None or not device.up:
+            return None
+        if any(d.kind is DeviceKind.IPIP and d is not device for d in skb.netns.devices.values()):
+            return self._unknown(skb.netns.name, "IPIP packet: which of several tunnels takes it")
+        inner = replace(packet.inner, mark=packet.mark)
+        self.emit(skb.netns.name, Decapsulated(device.name, None, self._header(inner)))
+        return self._ip_rcv(Skb(inner, skb.netns, device.name))
+
     # -- receiving -----------------------------------------------------------------------------------------------------
 
     def _ip_rcv(self, skb: Skb) -> Outcome:
@@ -739,7 +806,7 @@ class Walk:
         outcome = self._hook(skb, Hook.INPUT, skb.indev, "")
         if outcome is not None:
             return outcome
-        tunnelled = self._vxlan_rcv(skb)
+        tunnelled = self._vxlan_rcv(skb) or self._ipip_rcv(skb)
         if tunnelled is not None:
             return tunnelled
         netns, packet = skb.netns, skb.packet
@@ -761,7 +828,7 @@ class Walk:
                 return Outcome("delivered", "", netns.name, packet, f"kernel of {netns.name}")
             return self._drop(netns.name, f"ICMP {icmp_text(packet)} that nobody asked for")
         if packet.protocol == IPIP:
-            return self._unknown(netns.name, "IPIP packet")
+            return self._unknown(netns.name, "IPIP packet for a host without a tunnel that takes it")
         if packet.tcp_flags & RST:
             return self._drop(netns.name, "TCP RST for a connection that does not exist here")
         if packet.protocol == TCP and packet.tcp_flags & ACK:

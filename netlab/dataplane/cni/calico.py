@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha1
 
 from netlab.dataplane.cni import bgp
+from netlab.dataplane.cni.bgp import TUNL0, destinations, node_ip, pods_of, same_subnet
 from netlab.dataplane.cni.felix import VXLAN_PORT, Endpoint, Felix, add_rules
 from netlab.dataplane.cni.wiring import Plugin, Wiring, mac_of_ip
-from netlab.kube.cluster import Calico, Cluster, IpPool
+from netlab.kube.cluster import Calico, Cluster
 from netlab.kube.ipam import block_of
 from netlab.kube.objects import Node, Pod
 from netlab.linux.addr import Ip, Prefix, host_prefix, ip
@@ -29,7 +30,6 @@ from netlab.linux.sets import IpSet, SetEntry
 GATEWAY = ip("169.254.1.1")  # nobody has this address: the host's proxy ARP answers for it
 HOST_MAC = "ee:ee:ee:ee:ee:ee"  # of every cali device: each is alone on its wire
 GATEWAY6 = link_local(HOST_MAC).ip  # fe80::ecee:eeff:feee:eeee
-TUNL0 = "tunl0"
 VXLAN_DEVICES = {4: "vxlan.calico", 6: "vxlan-v6.calico"}
 VNI = 4096
 IPIP_OVERHEAD = 20
@@ -161,6 +161,7 @@ def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], learned: Sequence
             loose = cluster.sysctls.get("ipv4.conf.default.rp_filter", 0)
             values = {"route_localnet": 1, "proxy_arp": 1, "forwarding": 1, "rp_filter": loose}
             sysctls.update({f"ipv4.conf.{name}.{key}": value for key, value in values.items()})
+            sysctls[f"ipv4.neigh.{name}.proxy_delay"] = 0
         if any(a.family == 6 for a in pod.ips):
             sysctls.update({f"ipv6.conf.{name}.proxy_ndp": 1, f"ipv6.conf.{name}.forwarding": 1})
     neighbours, fdb = _vteps(cluster, node)
@@ -179,17 +180,6 @@ def vtep_mac(node: Node, family: int) -> str:
         return node.annotations[annotation]
     digest = sha1((node.name + ("-v6" if family == 6 else "")).encode()).digest()
     return "66:" + digest[:5].hex(":")
-
-
-def node_ip(node: Node, family: int) -> Ip | None:
-    """The address that BGP, IPIP and VXLAN of a node use: its annotation, else the first InternalIP of the family."""
-    text = node.annotations.get(f"projectcalico.org/IPv{family}Address", "").partition("/")[0]
-    if text:
-        try:
-            return ip(text)
-        except ValueError:
-            return None
-    return next((a for a in node.internal_ips if a.family == family), None)
 
 
 def _tunnel_devices(cluster: Cluster, node: Node, first_index: int) -> Iterator[Device]:
@@ -232,29 +222,6 @@ def _vteps(cluster: Cluster, node: Node) -> tuple[tuple[Neighbour, ...], tuple[F
     return tuple(neighbours), tuple(fdb)
 
 
-def same_subnet(cluster: Cluster, a: Ip, b: Ip) -> bool:
-    """Do two nodes share a subnet, as CrossSubnet means it?"""
-    subnet = cluster.fabric.subnet_of(a)
-    return subnet is not None and b in subnet
-
-
-def destinations(calico: Calico, node: str, pods: Sequence[Pod] = ()) -> Iterator[tuple[Prefix, IpPool]]:
-    """What a node answers for: its blocks, then addresses of its pods that lie in other nodes' blocks (borrowed)."""
-    own = calico.blocks.get(node, ())
-    for block in own:
-        pool = calico.pool_of(block.address)
-        if pool is not None:
-            yield block, pool
-    for a in sorted({a for pod in pods for a in pod.ips}):
-        pool = calico.pool_of(a)
-        if pool is not None and not any(a in block for block in own):
-            yield host_prefix(a), pool
-
-
-def _pods_of(cluster: Cluster, node: str) -> list[Pod]:
-    return [pod for pod in cluster.pods.values() if pod.node_name == node and not pod.host_network and pod.ips]
-
-
 def _felix_routes(cluster: Cluster, node: Node) -> Iterator[Route]:
     """Routes of VXLAN pools, which are Felix's and not BIRD's: blackholes for the node's own blocks, and every other node's
     blocks by way of its tunnel address, or straight to the node on the same subnet (CrossSubnet)."""
@@ -266,7 +233,7 @@ def _felix_routes(cluster: Cluster, node: Node) -> Iterator[Route]:
     for other in cluster.nodes.values():
         if other.name == node.name:
             continue
-        for dst, pool in destinations(calico, other.name, _pods_of(cluster, other.name)):
+        for dst, pool in destinations(calico, other.name, pods_of(cluster, other.name)):
             if pool.vxlan == "Never":
                 continue
             family = dst.family
@@ -274,7 +241,7 @@ def _felix_routes(cluster: Cluster, node: Node) -> Iterator[Route]:
             here, there = node_ip(node, family), node_ip(other, family)
             if here is None or there is None:
                 continue
-            if pool.vxlan == "CrossSubnet" and same_subnet(cluster, here, there):
+            if pool.vxlan == "CrossSubnet" and same_subnet(cluster.fabric, here, there):
                 hop = NextHop(cluster.fabric.device, there, onlink=True)
                 yield Route(dst, (hop,), protocol=FELIX_PROTOCOL, metric=metric)
                 continue
