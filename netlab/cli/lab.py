@@ -53,6 +53,10 @@ def up(
     name: Name = "lab",
     iptables: Iptables = "legacy",
     kernel: Kernel = "auto",
+    bgp: Annotated[
+        Literal["computed", "bird"],
+        Parameter(group=LAB, help="Where BGP's routes come from: computed by netlab, or learned by BIRD, run on every node."),
+    ] = "computed",
     dry_run: Annotated[
         bool, Parameter(negative=(), group=LAB, help="Print what would be done, as a shell script, and do nothing.")
     ] = False,
@@ -66,6 +70,7 @@ def up(
     For example:
       netlab lab up
       netlab lab up -f cluster.json --name other --iptables nft
+      netlab lab up -f topologies/calico-bgp.yaml --bgp bird
       netlab lab up --dry-run > lab.sh && unshare -Urnm sh -e lab.sh
     """
     from netlab.lab import running
@@ -74,7 +79,12 @@ def up(
     start = time.monotonic()
     stdin = sys.stdin.read() if "-" in cluster.filename else None
     declared, _, network = _open(cluster, stdin)
-    plan = make_plan(network, variant=iptables)
+    if bgp == "bird":
+        from netlab.lab.bird import plan_with_bird
+
+        plan = plan_with_bird(declared, network, iptables)
+    else:
+        plan = make_plan(network, variant=iptables)
     for text in plan.notes:
         note(cluster, text)
     if dry_run:
@@ -95,14 +105,15 @@ def up(
     if chosen == "uml":
         from netlab.lab import umllab
 
-        inside = ["lab", "up", "--name", name, "--iptables", iptables, "--kernel", "host", *_arguments(cluster)]
+        inside = ["lab", "up", "--name", name, "--iptables", iptables, "--bgp", bgp, "--kernel", "host", *_arguments(cluster)]
         made = umllab.up(name, inside, about, stdin=stdin, modules=modules)
     else:
         made = running.up(name, plan, about, stdin)
+    learned = _learned(declared, network, made) if bgp == "bird" and chosen != "uml" else ""
     pod = next((space for space, (_, kind) in spaces.items() if kind == "pod"), None)
     of = "" if name == running.DEFAULT_NAME else f" --name {name}"
     emit(
-        f"lab {made.name} is up: {_inventory(made)}, in {time.monotonic() - start:.1f} s\n"
+        f"lab {made.name} is up: {_inventory(made)}, in {time.monotonic() - start:.1f} s\n{learned}"
         + (f"  netlab lab exec{of} pod/{pod.partition('/')[2]}{_namespace(pod)} -- ip route\n" if pod else "")
         + f"  netlab lab trace{of} SOURCE DESTINATION\n  netlab lab down{of}"
     )
@@ -356,6 +367,18 @@ def _open(cluster: ClusterFlags, stdin: str | None) -> tuple[Cluster, Tracer, Ne
     else:
         declared, tracer = open_tracer(cluster)
     return declared, tracer, lab_network(declared, tracer.network)
+
+
+def _learned(declared: Cluster, network: Network, made: Description) -> str:
+    """Wait for BIRD, and say how its routes compare with the computed ones."""
+    from netlab.lab import bird, running
+
+    with running.connect(made) as connection:
+        found = bird.compare(connection, network, list(bird.configurations(declared)))
+    if found.differences:
+        shown = "".join(f"    {line}\n" for line in found.differences)
+        return f"  BIRD: {found.equal} routes as computed, {len(found.differences)} otherwise\n{shown}"
+    return f"  BIRD: {found.equal} routes installed, all as computed, after {found.seconds:.1f} s\n"
 
 
 def _digest(network: Network, iptables: str) -> str:

@@ -278,12 +278,21 @@ def _told(
         hop = path.next_hop if path.next_hop is not None else session.local
         return Path(hop, path.as_path, me.name, True, originator, clusters, session.local)
     hop = session.local
-    # a next hop on the subnet of the neighbour is passed on between single-hop neighbours (RFC 4271, 5.1.3: third party)
-    if path.next_hop is not None:
-        third_party = me.name == ROUTER and same_subnet(cluster.fabric, path.next_hop, session.remote)
-        if third_party or session.keep_next_hop:
-            hop = path.next_hop
+    gateway = _gateway(cluster.fabric, me, path.next_hop)
+    if path.next_hop is not None and session.keep_next_hop:
+        hop = path.next_hop
+    elif gateway is not None and same_subnet(cluster.fabric, gateway, session.remote):
+        hop = gateway  # third party (RFC 4271, 5.1.3): BIRD tells its own gateway where the neighbour shares that link
+    if hop == session.remote:
+        return None  # "invalid NEXT_HOP attribute - neighbor address" (bgp_update_next_hop)
     return Path(hop, (me.as_number, *path.as_path), me.name, False, None, (), session.local)
+
+
+def _gateway(fabric: Fabric, me: Speaker, hop: Ip | None) -> Ip | None:
+    """What a speaker's next hop comes to on its own links: itself, or the way to it."""
+    if hop is None or me.name == ROUTER or same_subnet(fabric, me.addresses[0], hop):
+        return hop
+    return default_gateway(fabric, me.addresses[0])
 
 
 def _accepted(speaker: Speaker, path: Path) -> bool:
