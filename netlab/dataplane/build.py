@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
-from netlab.dataplane.cni import calico, flannel
+from netlab.dataplane.cni import calico, canal, flannel
 from netlab.dataplane.cni.wiring import NOTHING, Plugin, Wiring, mac_of_ip
 from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy.programmed import Programmed
@@ -169,8 +169,9 @@ def build(
 def _check(cluster: Cluster, at: str | None) -> None:
     if cluster.cni.name not in _CNIS:
         raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: " + ", ".join(_CNIS))
-    if cluster.cni.name == "flannel" and cluster.cni.backend != "vxlan":
-        raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint="the one that is: vxlan")
+    if cluster.cni.name in ("flannel", "canal") and cluster.cni.backend not in flannel.BACKENDS:
+        hint = "those that are: " + ", ".join(flannel.BACKENDS)
+        raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint=hint)
     if cluster.proxy.mode not in _PROXIES:
         raise InputError(f'proxy mode "{cluster.proxy.mode}" is not modelled', hint="those that are: " + ", ".join(_PROXIES))
     if at is not None and at not in cluster.nodes:
@@ -360,6 +361,7 @@ _PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Prog
 _CNIS: Mapping[str, Callable[[Cluster], Plugin]] = {
     "flannel": flannel.plugin,
     "calico": calico.plugin,
+    "canal": canal.plugin,
     "none": lambda cluster: NOTHING,
 }
 

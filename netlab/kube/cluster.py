@@ -44,7 +44,7 @@ class Fabric(msgspec.Struct, frozen=True):
 
 
 class Cni(msgspec.Struct, frozen=True):
-    """The CNI plug-in: name "flannel" (or "none": pods have no network) and its options."""
+    """The CNI plug-in: name "flannel", "calico" (see Calico), "canal" (or "none": pods have no network) and its options."""
 
     name: str = "flannel"
     backend: str = "vxlan"
@@ -52,6 +52,7 @@ class Cni(msgspec.Struct, frozen=True):
     port: int = 8472
     hairpin: bool = True
     masquerade: bool = True  # flanneld --ip-masq
+    direct_routing: bool = False  # flannel's DirectRouting: no tunnel to nodes of the same subnet
 
 
 class IpPool(msgspec.Struct, frozen=True):

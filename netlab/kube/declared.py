@@ -89,6 +89,7 @@ class Flannel(msgspec.Struct, frozen=True):
     port: int = 8472
     hairpin: bool | None = None
     ref: Ref = Ref()
+    direct_routing: bool = False
 
 
 class Legacy(msgspec.Struct, frozen=True):

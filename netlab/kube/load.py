@@ -611,7 +611,8 @@ def _flannel(data: dict[str, str], at: At) -> Flannel:
     if network.enable_ipv6 and network.ipv6_network:
         networks.append(str(at.prefix(network.ipv6_network, "data[net-conf.json].IPv6Network")))
     backend = network.backend or w.FlannelBackend()
-    return Flannel(tuple(networks), backend.type, backend.vni, backend.port or 8472, hairpin, at.ref)
+    direct = backend.direct_routing
+    return Flannel(tuple(networks), backend.type, backend.vni, backend.port or 8472, hairpin, at.ref, direct)
 
 
 def _topology(declared: Declared, document: Document, namespace: str) -> None:

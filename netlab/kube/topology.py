@@ -637,13 +637,9 @@ def _cni(declared: Declared, topology: Topology, overrides: Overrides, says: lis
         else:
             name = default.name
             says.append("CNI flannel with the VXLAN backend: the input shows no CNI plug-in")
-    if name == "canal":
-        name = "flannel"
-        says.append("canal: flannel's network is modelled, Calico's policy rules are not")
-    backend = (
-        overrides.backend or doc.backend or (conf.backend if conf else None) or (default.backend if name == "flannel" else "")
-    )
-    if name not in ("flannel", "none", "calico"):
+    usual = default.backend if name in ("flannel", "canal") else ""
+    backend = overrides.backend or doc.backend or (conf.backend if conf else None) or usual
+    if name not in ("flannel", "canal", "none", "calico"):
         says.append(f"CNI {name}: netlab does not model its data plane")
     hairpin = doc.hairpin if doc.hairpin is not None else conf.hairpin if conf and conf.hairpin is not None else None
     return Cni(
@@ -653,6 +649,7 @@ def _cni(declared: Declared, topology: Topology, overrides: Overrides, says: lis
         port=doc.port or (conf.port if conf else default.port),
         hairpin=default.hairpin if hairpin is None else hairpin,
         masquerade=default.masquerade if doc.masquerade is None else doc.masquerade,
+        direct_routing=doc.direct_routing if doc.direct_routing is not None else conf.direct_routing if conf else False,
     )
 
 

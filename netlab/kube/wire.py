@@ -355,6 +355,7 @@ class FlannelBackend(msgspec.Struct, frozen=True):
     type: str = msgspec.field(default="udp", name="Type")  # flannel's own default; every published manifest says vxlan
     vni: int = msgspec.field(default=1, name="VNI")
     port: int = msgspec.field(default=0, name="Port")  # 0: the kernel's default, 8472
+    direct_routing: bool = msgspec.field(default=False, name="DirectRouting")
 
 
 class FlannelNetwork(msgspec.Struct, frozen=True):

@@ -100,9 +100,7 @@ def in_pod(pod: Pod, node: Node, host_index: int, mtu_: int) -> Wiring:
         scope = "link" if family == 4 else "global"
         routes.append(Route(host_prefix(gateway), (NextHop("eth0"),), scope=scope, metric=metric))
         routes.append(Route(_ANY[family], (NextHop("eth0", gateway),), metric=metric))
-    addresses = tuple(Address(a, a.bits) for a in pod.ips)
-    if any(a.family == 6 for a in pod.ips):
-        addresses = (*addresses, link_local(mac))
+    addresses = (*(Address(a, a.bits) for a in pod.ips), link_local(mac))
     device = Device(
         "eth0",
         DeviceKind.VETH,
@@ -110,7 +108,7 @@ def in_pod(pod: Pod, node: Node, host_index: int, mtu_: int) -> Wiring:
         mac=mac,
         mtu=mtu_,
         peer=(node.name, device_of(pod)),
-        addresses=addresses if any(a.family == 6 for a in pod.ips) else (*addresses, link_local(mac)),
+        addresses=addresses,
         link_index=host_index,
         link_netnsid=0,
     )
@@ -133,9 +131,18 @@ def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], learned: Sequence
         The first free device index.
     """
     calico = cluster.calico
-    devices = list(_tunnel_devices(cluster, node, first_index))
-    index = first_index + len(devices)
-    routes: list[Route] = [*learned, *_felix_routes(cluster, node)]
+    tunnels = list(_tunnel_devices(cluster, node, first_index))
+    inner = veths(cluster, pods, first_index + len(tunnels), mtu(cluster))
+    neighbours, fdb = _vteps(cluster, node)
+    sets = {each.name: each for family in families(calico) for each in _sets(cluster, node, family)}
+    routes = (*learned, *_felix_routes(cluster, node), *inner.routes)
+    return Wiring((*tunnels, *inner.devices), routes, neighbours, fdb, sets, inner.sysctls)
+
+
+def veths(cluster: Cluster, pods: Sequence[Pod], first_index: int, mtu_: int) -> Wiring:
+    """The host's ends of the pods' veths: all with one MAC and no address, a host route to each pod, and proxy ARP."""
+    devices: list[Device] = []
+    routes: list[Route] = []
     sysctls: dict[str, int] = {}
     for netnsid, pod in enumerate(pods):
         name = device_of(pod)
@@ -143,16 +150,15 @@ def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], learned: Sequence
             Device(
                 name,
                 DeviceKind.VETH,
-                index,
+                first_index + netnsid,
                 mac=HOST_MAC,
-                mtu=mtu(cluster),
+                mtu=mtu_,
                 peer=(pod.key, "eth0"),
                 addresses=(link_local(HOST_MAC),),
                 link_index=2,
                 link_netnsid=netnsid,
             )
         )
-        index += 1
         for a in pod.ips:
             metric = IP6_USER_METRIC if a.family == 6 else 0
             routes.append(Route(host_prefix(a), (NextHop(name),), scope="link" if a.family == 4 else "global", metric=metric))
@@ -164,9 +170,7 @@ def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], learned: Sequence
             sysctls[f"ipv4.neigh.{name}.proxy_delay"] = 0
         if any(a.family == 6 for a in pod.ips):
             sysctls.update({f"ipv6.conf.{name}.proxy_ndp": 1, f"ipv6.conf.{name}.forwarding": 1})
-    neighbours, fdb = _vteps(cluster, node)
-    sets = {each.name: each for family in families(calico) for each in _sets(cluster, node, family)}
-    return Wiring(tuple(devices), tuple(routes), neighbours, fdb, sets, sysctls)
+    return Wiring(tuple(devices), tuple(routes), sysctls=sysctls)
 
 
 def _tunnel(calico: Calico, node: str, kind: str, family: int) -> Ip | None:
@@ -281,7 +285,7 @@ def felix_of(cluster: Cluster, node: Node, pods: Sequence[Pod], family: int) -> 
     ]
     return Felix(
         family,
-        tuple(endpoint_of(cluster, pod) for pod in pods),
+        tuple(endpoint_of(pod) for pod in pods),
         ipip=any(pool.ipip != "Never" for pool in pools),
         vxlan=any(pool.vxlan != "Never" for pool in pools),
         nat_outgoing=any(pool.nat_outgoing for pool in pools),
@@ -289,7 +293,7 @@ def felix_of(cluster: Cluster, node: Node, pods: Sequence[Pod], family: int) -> 
     )
 
 
-def endpoint_of(cluster: Cluster, pod: Pod) -> Endpoint:
+def endpoint_of(pod: Pod) -> Endpoint:
     """A pod as Felix's workload endpoint: its device and its profiles, those of its namespace and of its service account. Of
     Kubernetes' profiles the namespace's allows everything, the service account's carries labels only."""
     return Endpoint(device_of(pod), ((f"kns.{pod.namespace}", True), (f"ksa.{pod.namespace}.{pod.service_account}", False)))
