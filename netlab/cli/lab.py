@@ -230,6 +230,7 @@ def verify(
       netlab lab verify
       netlab lab verify -f cluster.json --flows 5000 --seed 7 --iptables nft
       netlab lab verify --random 100 --seed 1
+      netlab lab verify --random 100 --cni calico
       netlab lab verify --rulesets 50 --seed 1 --iptables nft
     """
     from netlab.lab import verify as comparing
@@ -285,10 +286,14 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
         raise InputError("--random and --rulesets must be at least 0")
     failed = False
     if random:
-        from netlab.lab.random_clusters import verify_random
+        from netlab.lab.random_clusters import NETWORKS, verify_random
 
         show = progress(flags, random, "clusters")
-        found = verify_random(random, seed, rules=min(rules, 8), variant=iptables, progress=lambda done, _: show(done))
+        if flags.cni is not None and flags.cni not in NETWORKS:
+            raise InputError(f'--random --cni {flags.cni}: random clusters have none such', hint="one of " + ", ".join(NETWORKS))
+        found = verify_random(
+            random, seed, rules=min(rules, 8), variant=iptables, cni=flags.cni, progress=lambda done, _: show(done)
+        )
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
         failed = bool(found.disagreements)
     if rulesets:
