@@ -436,29 +436,27 @@ class Walk:
         answer = self._ask(netns, device, ip)
         if answer is None:
             return None
-        mac, owner = answer
-        self.emit(netns.name, NeighbourStep(str(ip), mac, device.name, how, owner))
+        mac, owner, proxied = answer
+        self.emit(netns.name, NeighbourStep(str(ip), mac, device.name, "proxy_arp" if proxied else how, owner))
         return mac
 
-    def _ask(self, netns: Netns, device: Device, ip: Ip) -> tuple[str, str] | None:
-        """Who on the link answers for an address, and with which MAC.
+    def _ask(self, netns: Netns, device: Device, ip: Ip) -> tuple[str, str, bool] | None:
+        """Who on the link answers for an address, with which MAC, and whether only as a proxy.
 
-        ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; proxy_arp
-        answers for what the host would route elsewhere (arp.c arp_process).
+        ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses. A proxy
+        answers for what it would route elsewhere.
         """
         domain = self.links.domain((netns.name, device.name))
         asked = [*domain.by_ip.get(ip, ()), *(domain.by_host.get(ip, ()) if ip.family == 4 else ())]
         for place in asked:
             if place[0] != netns.name:
-                return self.network.namespaces[place[0]].devices[place[1]].mac, f"{place[0]}/{place[1]}"
+                return self.network.namespaces[place[0]].devices[place[1]].mac, f"{place[0]}/{place[1]}", False
         if ip.family == 4:
+            asker = select_source(netns, device.name, ip)
             for place in domain.proxies:
-                if place[0] == netns.name:
-                    continue
                 owner = self.network.namespaces[place[0]]
-                back = lookup(owner, ip, iif=place[1])[0]
-                if back.type is RouteType.UNICAST and back.dev != place[1]:
-                    return owner.devices[place[1]].mac, f"{place[0]}/{place[1]} (proxy_arp)"
+                if place[0] != netns.name and _proxies(owner, place[1], ip, asker):
+                    return owner.devices[place[1]].mac, f"{place[0]}/{place[1]}", True
         return None
 
     # -- wires ---------------------------------------------------------------------------------------------------------
@@ -745,7 +743,7 @@ class Walk:
             case RouteType.UNICAST:
                 return self._forward(skb, found)
             case RouteType.BLACKHOLE:
-                return self._drop(netns.name, self._blackhole_reason(netns, packet.dst))
+                return self._drop(netns.name, self._blackhole_reason(netns, packet.dst, found))
             case RouteType.PROHIBIT:
                 return self._refuse(skb, _FILTERED, f"prohibit route to {packet.dst}") if forwards else self._drop(
                     netns.name, f"prohibit route to {packet.dst}"
@@ -757,10 +755,12 @@ class Walk:
                 return self._refuse(skb, _NET if found.route is None else _HOST, reason)
 
     @staticmethod
-    def _blackhole_reason(netns: Netns, dst: Ip) -> str:
+    def _blackhole_reason(netns: Netns, dst: Ip, found: Found) -> str:
         if netns.kind is NetnsKind.EXTERNAL:
             return f"left the cluster: nobody beyond the gateway has {dst}"
-        return f"blackhole route to {dst}"
+        if found.route is None or found.route.dst.length == dst.bits:
+            return f"blackhole route to {dst}"
+        return f"blackhole route {found.route.dst}: no longer prefix leads to {dst}, so nobody has it"
 
     def _forward(self, skb: Skb, found: Found) -> Outcome:
         """ip_forward.c ip_forward: TTL, MTU, FORWARD; then as any output."""
@@ -884,6 +884,24 @@ class Walk:
     def note(self, where: str, text: str) -> None:
         """A remark of the caller's at this point of the record."""
         self.emit(where, NoteStep(text))
+
+
+def _proxies(netns: Netns, dev: str, ip: Ip, asker: Ip | None) -> bool:
+    """net/ipv4/arp.c arp_process: would this host answer a question on `dev` for an address that is not its own?
+
+    The question must pass for a packet from the asker (ip_route_input: a route, rp_filter), the device must forward, and the
+    route must lead out of another one; then proxy_arp, or an entry of `ip neigh show proxy`, says yes.
+    """
+    if not forwarding(netns, 4, dev):
+        return False
+    if asker is not None and source_refusal(netns, asker, ip, dev) is not None:
+        return False
+    found = lookup(netns, ip, src=asker, iif=dev)[0]
+    if found.type is not RouteType.UNICAST or found.dev == dev:
+        return False
+    if netns.sysctl(f"ipv4.conf.{dev}.proxy_arp") or netns.sysctl("ipv4.conf.all.proxy_arp"):
+        return True
+    return any(entry.proxy and entry.dev == dev and entry.ip == ip for entry in netns.neighbours)
 
 
 def _reset(packet: Packet) -> Packet | None:

@@ -1,0 +1,127 @@
+"""The kernel as the judge of Calico, Canal and Flannel's other backends: whole topologies, proxy ARP, tunl0."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from netlab.kube.embedded import folder
+from netlab.kube.load import load
+from netlab.lab import uml
+from netlab.lab.host import Lab
+from netlab.lab.plan import make_plan
+from netlab.lab.random_clusters import verify_one
+from netlab.lab.rulepath import verify_paths
+from netlab.lab.verify import Flow, flows, lab_network, verify
+from netlab.linux.addr import ip, prefix
+from netlab.linux.netns import Neighbour, Netns, NextHop, Route
+from netlab.trace.query import Tracer
+
+pytestmark = pytest.mark.usefixtures("kernel")
+
+ON_THE_HOST = ("calico-bgp", "calico-vxlan", "flannel-host-gw", "canal")
+
+
+def open_topology(name: str) -> Tracer:
+    return Tracer(load([str(folder() / f"{name}.yaml")]))
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+@pytest.mark.parametrize("name", ON_THE_HOST)
+def test_linux_does_what_netlab_says(name: str, variant: str) -> None:
+    tracer = open_topology(name)
+    network = lab_network(tracer.cluster, tracer.network)
+    wanted = flows(tracer.cluster, network, 150, 7 if variant == "legacy" else 8)
+    with Lab.start(make_plan(network, variant=variant)) as lab:
+        report = verify(tracer, lab, wanted)
+        counted = verify_paths(tracer, network, lab, wanted[:12], variant)
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert "\n".join(map(str, counted.disagreements)) == ""
+    assert report.agreed >= 140
+    assert report.verdicts["delivered"] > 40
+    assert counted.agreed >= 9
+    assert len(counted.rules) > (100 if "flannel" not in name else 30)
+
+
+@pytest.mark.skipif(bool(uml.missing()), reason="user-mode Linux is not installed")
+@pytest.mark.parametrize("name", ["calico-ipip-crosssubnet"])
+def test_tunl0_in_user_mode_linux(name: str) -> None:
+    asked = ["lab", "verify", "-f", str(folder() / f"{name}.yaml"), "--flows", "80", "--rules", "10", "--seed", "3", "--kernel", "uml"]
+    done = subprocess.run([sys.executable, "-m", "netlab.cli.main", *asked], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "80 flows: 80 agree" in done.stdout
+    assert ", 0 disagree; " in done.stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("cni", "seed", "variant"),
+    [("calico", 5, "legacy"), ("calico", 6, "nft"), ("canal", 7, "legacy"), ("flannel", 8, "nft"), ("calico", 9, "legacy")],
+)
+def test_random_clusters(cni: str, seed: int, variant: str) -> None:
+    found = verify_one(seed, flows=50, rules=4, variant=variant, cni=cni)
+    assert "\n".join(map(str, found.disagreements)) == ""
+    assert found.agreed + found.unsupported >= 40
+
+
+# -- the gateway that nobody has -----------------------------------------------------------------------------------------
+
+WEB_0 = "cali0d7763386da"
+Change = Callable[[Netns], Netns]
+
+
+def sysctls(**values: int) -> Change:
+    names = {f"ipv4.conf.{WEB_0}.{key}": value for key, value in values.items()}
+    return lambda n: replace(n, sysctls={**n.sysctls, **names}, cache={})
+
+
+def without_route(dst: str) -> Change:
+    return lambda n: replace(n, routes=tuple(r for r in n.routes if str(r.dst) != dst), cache={})
+
+
+def with_route(dst: str, dev: str) -> Change:
+    made = Route(prefix(dst), (NextHop(dev),), scope="link")
+    return lambda n: replace(n, routes=(*n.routes, made), cache={})
+
+
+def both(*changes: Change) -> Change:
+    def change(netns: Netns) -> Netns:
+        for one in changes:
+            netns = one(netns)
+        return netns
+
+    return change
+
+
+def proxy_entry(address: str) -> Change:
+    entry = Neighbour(WEB_0, ip(address), proxy=True)
+    return lambda n: replace(n, neighbours=(*n.neighbours, entry), cache={})
+
+
+DEFAULT = "0.0.0.0/0"
+ROWS = [
+    ("as Calico leaves it", sysctls(), "delivered"),
+    ("proxy_arp off: nobody answers for 169.254.1.1", sysctls(proxy_arp=0), "rejected"),
+    ("... but an entry of `ip neigh add proxy` does", both(sysctls(proxy_arp=0), proxy_entry("169.254.1.1")), "delivered"),
+    ("the device does not forward, so it is no proxy", sysctls(forwarding=0), "rejected"),
+    ("a node without a default route is no proxy for 169.254.1.1", without_route(DEFAULT), "rejected"),
+    ("... any route to it will do", both(without_route(DEFAULT), with_route("169.254.0.0/16", "eth0")), "delivered"),
+    ("... but not one through the asking device", with_route("169.254.0.0/16", WEB_0), "rejected"),
+    ("strict rp_filter lets the pod ask: its route leads back", sysctls(rp_filter=1), "delivered"),
+    ("strict rp_filter, and the pod's route leads elsewhere", both(sysctls(rp_filter=1), without_route("10.244.10.2/32")), "rejected"),
+]
+
+
+@pytest.mark.parametrize(("change", "verdict"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+def test_proxy_arp(change: Change, verdict: str) -> None:
+    tracer = open_topology("calico-bgp")
+    space = change(tracer.network.namespaces["node-1"])
+    tracer.network = replace(tracer.network, namespaces={**tracer.network.namespaces, "node-1": space})
+    tracer._networks.clear()
+    with Lab.start(make_plan(lab_network(tracer.cluster, tracer.network))) as lab:
+        report = verify(tracer, lab, [Flow("web-0", "10.244.10.66:9000", "tcp")])
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.verdicts[verdict] == 1
