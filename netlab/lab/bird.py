@@ -50,10 +50,12 @@ def plan_with_bird(cluster: Cluster, network: Network, variant: str = "legacy") 
         raise InputError("nobody in this cluster speaks BGP", hint=hint)
     texts = configurations(cluster)
     plan = make_plan(without_learned(network, texts), variant=variant)
-    daemons = tuple(
-        Run(netns_file(name), ("bird", "-c", "/dev/stdin", "-s", f"/run/bird-{netns_file(name)}.ctl"), text)
-        for name, text in texts.items()
-    )
+    daemons: list[Run] = []
+    for name, text in texts.items():
+        ns = netns_file(name)
+        file = f"/run/bird-{ns}"
+        daemons.append(Run(ns, ("tee", f"{file}.conf"), text))
+        daemons.append(Run(ns, ("bird", "-c", f"{file}.conf", "-s", f"{file}.ctl")))
     return msgspec.structs.replace(plan, actions=(*plan.actions, *daemons))
 
 
