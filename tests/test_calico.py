@@ -1,4 +1,4 @@
-"""Calico, Canal and Flannel without a tunnel: what stands on nodes and in pods, who learns which route, and traces as one reads them.
+"""Calico, Canal and Flannel without a tunnel: what stands on nodes and in pods, and traces as one reads them.
 
     python tests/test_calico.py        writes the golden traces again: read the difference before a commit
 """
@@ -183,9 +183,8 @@ def topology(**more: Any) -> Doc:
 
 def pod(name: str, node: str, address: str = "") -> Doc:
     status = {"phase": "Running", "podIP": address} if address else {}
-    return {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"nodeName": node, "containers": []}, "status": status
-    }  # fmt: skip
+    spec = {"nodeName": node, "containers": []}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec, "status": status}
 
 
 def pool(cidr: str, **spec: Any) -> Doc:
@@ -202,6 +201,12 @@ def daemon_set(**env: str) -> Doc:
     }
 
 
+def installation(encapsulation: str) -> Doc:
+    network = {"bgp": "Disabled", "ipPools": [{"cidr": "10.1.0.0/16", "encapsulation": encapsulation}]}
+    meta = {"name": "default"}
+    return {"apiVersion": "operator.tigera.io/v1", "kind": "Installation", "metadata": meta, "spec": {"calicoNetwork": network}}
+
+
 ENCAPSULATIONS = [
     ("nobody says it: Calico's manifest", [topology()], {}, "IPIP", True),
     ("the Topology", [topology(cni={"name": "calico", "encapsulation": "VXLANCrossSubnet"})], {}, "VXLANCrossSubnet", True),
@@ -210,14 +215,14 @@ ENCAPSULATIONS = [
      {}, "VXLAN", True),
     ("natOutgoing of the environment",
      [topology(), daemon_set(CALICO_IPV4POOL_IPIP="Never", CALICO_IPV4POOL_NAT_OUTGOING="false")], {}, "Never", False),
-    ("the operator's Installation",
-     [topology(), {"apiVersion": "operator.tigera.io/v1", "kind": "Installation", "metadata": {"name": "default"}, "spec": {
-         "calicoNetwork": {"bgp": "Disabled", "ipPools": [{"cidr": "10.1.0.0/16", "encapsulation": "VXLAN"}]}}}], {}, "VXLAN", True),
+    ("the operator's Installation", [topology(), installation("VXLAN")], {}, "VXLAN", True),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("documents", "overrides", "encapsulation", "outgoing"), [row[1:] for row in ENCAPSULATIONS], ids=[r[0] for r in ENCAPSULATIONS]
+    ("documents", "overrides", "encapsulation", "outgoing"),
+    [row[1:] for row in ENCAPSULATIONS],
+    ids=[row[0] for row in ENCAPSULATIONS],
 )
 def test_who_decides_the_encapsulation(documents: list[Doc], overrides: Doc, encapsulation: str, outgoing: bool) -> None:
     found = read(*documents, **overrides)
@@ -229,7 +234,8 @@ def test_blocks_follow_pods_and_new_pods_follow_blocks() -> None:
         topology(), pool("10.1.0.0/16"), pod("a", "n1", "10.1.0.70"), pod("b", "n2", "10.1.0.130"), pod("c", "n2", "10.1.0.71"),
         pod("d", "n1", "10.1.0.72"), pod("new", "n1"),
     )  # fmt: skip
-    assert {name: [str(b) for b in own] for name, own in found.calico.blocks.items()} == {"n1": ["10.1.0.64/26"], "n2": ["10.1.0.128/26"]}
+    blocks = {name: [str(b) for b in own] for name, own in found.calico.blocks.items()}
+    assert blocks == {"n1": ["10.1.0.64/26"], "n2": ["10.1.0.128/26"]}
     assert str(found.pods["default/new"].ips[0]) == "10.1.0.64"  # blocks have no network address
     assert any("pod default/c has borrowed 10.1.0.71 of block 10.1.0.64/26" in line for line in build(found).assumptions)
 
@@ -266,7 +272,7 @@ REFUSED = [
      "a peer is given by peerIP or by peerSelector"),
     ({"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": "x"},
       "spec": {"peerIP": "192.168.0.1", "asNumber": "many"}}, '"many" is no AS number'),
-    (topology(fabric={"segments": [{"name": "a", "prefixes": ["192.168.0.0/24"]}, {"name": "b", "prefixes": ["192.168.0.0/16"]}]}),
+    (topology(fabric={"segments": [{"name": n, "prefixes": [p]} for n, p in (("a", "192.168.0.0/24"), ("b", "192.168.0.0/16"))]}),
      'segment "b" overlaps "a"'),
     (topology(fabric={"segments": [{"name": "a", "prefixes": ["192.168.0.0/24"], "gateways": ["10.0.0.1"]}]}),
      "gateway 10.0.0.1 is in none of the segment's prefixes"),
@@ -284,7 +290,8 @@ def test_refusals(document: Doc, message: str) -> None:
 
 
 def test_a_peer_that_nobody_is() -> None:
-    peer = {"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": "x"}, "spec": {"peerIP": "192.168.0.99"}}
+    spec = {"peerIP": "192.168.0.99"}
+    peer = {"apiVersion": "projectcalico.org/v3", "kind": "BGPPeer", "metadata": {"name": "x"}, "spec": spec}
     built = build(read(topology(), pool("10.1.0.0/16"), peer))
     assert "BGPPeer x: 192.168.0.99 is neither a node nor the router of the fabric" in built.not_modelled
 

@@ -102,7 +102,7 @@ def test_a_pod_without_policies_is_open_but_for_tunnels_of_its_own() -> None:
         "-j DROP",
     ]
     assert ways_out[3:5] == ["-p udp -m multiport --dports 4789 -j DROP", "-p ipencap -j DROP"]
-    assert [bare(r) for r in found["filter", "cali-pro-kns.default"]][0] == "-j MARK --set-xmark 0x10000/0x10000"
+    assert bare(found["filter", "cali-pro-kns.default"][0]) == "-j MARK --set-xmark 0x10000/0x10000"
     assert [bare(r) for r in found["filter", "cali-pri-ksa.default.default"]] == [""]
 
 

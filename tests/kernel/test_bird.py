@@ -1,6 +1,6 @@
 """BIRD as the judge of computed BGP: Debian's bird2 on every node, and the routes that it installs are the computed ones.
 
-Law: each row is a cluster whose sessions are up for real; the lab waits until BIRD's routes equal netlab's, or says where they part.
+Law: each row is a cluster whose sessions are up for real; the lab waits until BIRD's routes equal netlab's, or says where not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.load import load
 from netlab.lab.bird import compare, configurations, plan_with_bird
 from netlab.lab.host import Lab
-from netlab.lab.verify import lab_network, verify, Flow
+from netlab.lab.verify import Flow, lab_network, verify
 from netlab.linux.route import route_text
 from netlab.trace.query import Tracer
 
@@ -78,11 +78,11 @@ def cluster(fabric: Doc, nodes: list[Doc], *others: Doc, mesh: bool = True, rows
 
 
 def racks(**annotations: str) -> list[Doc]:
-    return [node("n1", A, **annotations), node("n2", B, **annotations), node("n3", C, **annotations), node("n4", D, **annotations)]
+    return [node(f"n{i}", address, **annotations) for i, address in enumerate((A, B, C, D), 1)]
 
 
 TWO = [node("n1", A), node("n2", B), node("n3", "192.168.50.13")]
-TOR = [peer("a", nodeSelector="rack == '50'", peerIP="192.168.50.1"), peer("b", nodeSelector="rack == '60'", peerIP="192.168.60.1")]
+TOR = [peer(f"rack-{n}", nodeSelector=f"rack == '{n}'", peerIP=f"192.168.{n}.1") for n in (50, 60)]
 EBGP = [{**p, "spec": {**p["spec"], "asNumber": 65000}} for p in TOR]
 OWN_AS = [node(f"n{i}", a, ASNumber=str(64600 + i)) for i, a in enumerate((A, B, C, D), 1)]
 REFLECTORS = [node("n1", A, RouteReflectorClusterID="1.0.0.1"), *racks()[1:3], node("n4", D, RouteReflectorClusterID="1.0.0.1")]

@@ -116,7 +116,11 @@ ROWS = [
     ("... any route to it will do", both(without_route(DEFAULT), with_route("169.254.0.0/16", "eth0")), "delivered"),
     ("... but not one through the asking device", with_route("169.254.0.0/16", WEB_0), "rejected"),
     ("strict rp_filter lets the pod ask: its route leads back", sysctls(rp_filter=1), "delivered"),
-    ("strict rp_filter, and the pod's route leads elsewhere", both(sysctls(rp_filter=1), without_route("10.244.10.2/32")), "rejected"),
+    (
+        "strict rp_filter, and the pod's route leads elsewhere",
+        both(sysctls(rp_filter=1), without_route("10.244.10.2/32")),
+        "rejected",
+    ),
 ]
 
 

@@ -70,7 +70,7 @@ def device_of(pod: Pod) -> str:
     """The host's end of a pod's veth: `cali` and 11 characters of a hash (libcalico-go, VethNameForWorkload).
 
     >>> device_of(Pod(name="web-0", namespace="default"))
-    'cali0feaae08b90'
+    'cali0d7763386da'
     """
     return "cali" + sha1(f"{pod.namespace}.{pod.name}".encode()).hexdigest()[:11]
 
