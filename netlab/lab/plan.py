@@ -326,9 +326,10 @@ def _address(device: Device, address: Address) -> str:
     return f"address add {peer}{brd} dev {device.name} scope {address.scope}{nodad}"
 
 
-def _connected_first(route: Route) -> bool:
-    """Routes on link come before those through gateways, which must be reachable when they are added."""
-    return any(hop.via is not None for hop in route.nexthops)
+def _connected_first(route: Route) -> tuple[bool, bool]:
+    """Routes on link come before those through gateways, which must be reachable when they are added; those of a protocol without
+    a name last of all: `ip -batch` takes the next name that it has seen before for that number (iproute2 rtnl_rtprot_a2n)."""
+    return route.protocol.isdigit(), any(hop.via is not None for hop in route.nexthops)
 
 
 def _route(route: Route) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -16,11 +17,13 @@ from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.random_clusters import verify_one
 from netlab.lab.rulepath import verify_paths
+from netlab.lab.snapshot import SCRIPT
 from netlab.lab.umlchoice import modules
 from netlab.lab.verify import Flow, flows, lab_network, verify
 from netlab.linux.addr import ip, prefix
 from netlab.linux.netns import Neighbour, Netns, NextHop, Route
-from netlab.trace.query import Tracer
+from netlab.trace.query import Request, Tracer
+from netlab.trace.steps import Routed, RuleStep, Trace
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -143,3 +146,37 @@ def test_bird_leads_routes_into_tunl0() -> None:
     inside = umllab.again(["lab", "up", "-f", file, "--bgp", "bird", "--kernel", "host"])
     done = uml.run_in_uml(inside, modules=modules({"ipip"}))
     assert "BIRD: 16 routes installed, all as computed" in (done.stdout or b"").decode(), (done.stderr or b"").decode()
+
+
+# -- seen on the node ----------------------------------------------------------------------------------------------------
+
+ASKED = [("web-0", to) for to in ("api-0", "api-1", "api-2", "svc/api", "internet:443")] + [("node/node-1", "api-1")]
+
+
+def hops_of(trace: Trace) -> list[tuple[str, str, list[str]]]:
+    """Per branch its verdict, and every rule and route in order, without where each was read."""
+    found = []
+    for branch in trace.branches:
+        steps = [
+            f"{hop.where} {step.rule if isinstance(step, RuleStep) else step.route}"
+            for hop in branch.hops
+            for step in hop.steps
+            if isinstance(step, RuleStep | Routed)
+        ]
+        found.append((branch.verdict.value, branch.endpoint or "", steps))
+    return found
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+@pytest.mark.parametrize("name", ON_THE_HOST)
+def test_a_snapshot_is_traced_as_what_was_compiled(name: str, variant: str, tmp_path: Path) -> None:
+    """The snapshot script on every node of a lab; what it saw leads packets the same way, rule by rule."""
+    compiled = open_topology(name)
+    nodes = [*compiled.cluster.nodes]
+    with Lab.start(make_plan(compiled.network, variant=variant)) as lab:
+        for node in nodes:
+            lab.run(node, "sh", str(SCRIPT), str(tmp_path / node))
+    observed = Tracer(compiled.cluster, {node: str(tmp_path / node) for node in nodes})
+    for source, destination in ASKED:
+        request = Request(source, destination)
+        assert hops_of(observed.trace(request)) == hops_of(compiled.trace(request)), request
