@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from netlab.cli.dump import WHAT
+from netlab.cli.main import main
 from netlab.dataplane.build import build
 from netlab.dataplane.cni.calico import device_of, mtu
 from netlab.errors import InputError
@@ -55,6 +59,35 @@ def shown(topology: str, request: Request) -> str:
 @pytest.mark.parametrize("name", TRACES)
 def test_trace_reads_as_before(name: str) -> None:
     assert shown(*TRACES[name]) == (GOLDEN / f"{name}.txt").read_text()
+
+
+COMMAND = re.compile(r"^#   (netlab (?:trace|dump|can) .*?)(?:   .*)?$", re.MULTILINE)
+THINGS = [
+    (file.stem, command)
+    for file in sorted((ROOT / "topologies").glob("*.yaml"))
+    if file.stem != "flannel-vxlan"
+    for line in COMMAND.findall(file.read_text())
+    for command in line.split("; ")
+]
+
+
+@pytest.mark.parametrize(("topology_", "command"), THINGS, ids=[command.removeprefix("netlab ") for _, command in THINGS])
+def test_things_to_try_can_be_tried(
+    topology_: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a topology's header proposes works as typed in a clone's folder, and is about that topology."""
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command)[1:]
+    assert f"topologies/{topology_}.yaml" in words
+    if words[-1] == "ipset" and "ipset" not in WHAT:
+        pytest.skip("no `dump ipset` yet")
+    assert main(words) in (0, 1), capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+def test_there_is_enough_to_try() -> None:
+    assert len({topology_ for topology_, _ in THINGS}) == 5
+    assert len(THINGS) >= 28
 
 
 # -- what stands there ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from netlab.dataplane.cni.felix import Endpoint, Felix, add_rules, hashed, jump, limited_name, mark_clear, rule
+from netlab.dataplane.cni.felix import Endpoint, Felix, Policies, add_rules, hashed, jump, limited_name, mark_clear, rule
 from netlab.linux.rules import Ruleset
 from netlab.linux.text import iptables_save
 
@@ -107,9 +107,9 @@ def test_a_pod_without_policies_is_open_but_for_tunnels_of_its_own() -> None:
 
 
 def test_policies_stand_before_the_profiles() -> None:
-    policy = (rule(mark_clear(0x20000), action=jump("cali-pi-default.x")),)
-    endpoint = Endpoint("cali1", (KNS,), ingress=policy)
-    found = rules(Felix(4, (endpoint,), policy_chains={"cali-pi-default.x": ()}))
+    jumps = (rule(mark_clear(0x20000), action=jump("cali-pi-default.x")),)
+    endpoint = Endpoint("cali1", (KNS,), Policies(ingress=jumps, chains={"cali-pi-default.x": ()}))
+    found = rules(Felix(4, (endpoint,)))
     chain = [bare(r) for r in found["filter", "cali-tw-cali1"]]
     assert chain.index("-m mark --mark 0x0/0x20000 -j cali-pi-default.x") < chain.index("-j cali-pri-kns.default")
     assert found["filter", "cali-pi-default.x"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,6 +138,34 @@ def test_proxy_arp(change: Change, verdict: str) -> None:
         report = verify(tracer, lab, [Flow("web-0", "10.244.10.66:9000", "tcp")])
     assert "\n".join(map(str, report.disagreements)) == ""
     assert report.verdicts[verdict] == 1
+
+
+TUNNEL = """
+set -e
+ip netns add a; ip netns add b
+ip link add name ea netns a type veth peer name eb netns b
+for n in a b; do
+  ip -n $n link set lo up; ip -n $n link set e$n up; ip -n $n link add name tunl0 type ipip; ip -n $n link set tunl0 up
+done
+ip -n a addr add 10.0.0.1/24 dev ea; ip -n b addr add 10.0.0.2/24 dev eb
+ip -n a addr add 10.1.0.1/32 dev tunl0; ip -n b addr add 10.1.0.2/32 dev tunl0
+ip -n a route add 10.1.0.2/32 via 10.0.0.2 dev tunl0 onlink; ip -n b route add 10.1.0.1/32 via 10.0.0.1 dev tunl0 onlink
+ip netns exec b timeout 6 tcpdump -vnli eb ip proto 4 and src 10.0.0.1 2>/dev/null &
+sleep 2
+ip netns exec a ping -c1 -W2 -t 9 -M do 10.1.0.2 >/dev/null
+ip netns exec a ping -c1 -W2 -t 33 -M dont 10.1.0.2 >/dev/null
+wait || true
+"""
+
+
+@pytest.mark.skipif(bool(uml.missing()), reason="user-mode Linux is not installed")
+def test_the_outer_header_of_tunl0_is_like_the_inner_one() -> None:
+    """TTL and DF are inherited, the other end is the route's gateway (ip_tunnel_xmit; Walk._ipip_xmit does the same)."""
+    done = uml.run_in_uml(["sh", "-c", TUNNEL], modules=modules({"ipip"}))
+    seen = (done.stdout or b"").decode()
+    headers = re.findall(r"ttl (\d+), .*flags \[(\w+)\], proto (\w+)", seen)
+    assert headers == [("9", "DF", "IPIP"), ("9", "DF", "ICMP"), ("33", "none", "IPIP"), ("33", "none", "ICMP")], seen
+    assert "10.0.0.1 > 10.0.0.2: IP" in seen
 
 
 @pytest.mark.skipif(bool(uml.missing()), reason="user-mode Linux is not installed")

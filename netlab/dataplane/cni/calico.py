@@ -16,7 +16,7 @@ from hashlib import sha1
 
 from netlab.dataplane.cni import bgp
 from netlab.dataplane.cni.bgp import TUNL0, destinations, node_ip, pods_of, same_subnet
-from netlab.dataplane.cni.felix import VXLAN_PORT, Endpoint, Felix, add_rules
+from netlab.dataplane.cni.felix import VXLAN_PORT, Endpoint, Felix, Policies, add_rules
 from netlab.dataplane.cni.wiring import Plugin, Wiring, mac_of_ip
 from netlab.kube.cluster import Calico, Cluster
 from netlab.kube.ipam import block_of
@@ -58,7 +58,14 @@ def plugin(cluster: Cluster) -> Plugin:
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return _borrowed(calico, node, pods)
 
-    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, learned.remarks)
+    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, (*learned.remarks, *beside(cluster)))
+
+
+def beside(cluster: Cluster) -> tuple[str, ...]:
+    """What Felix adds because of kube-proxy's mode, and is not rendered here."""
+    if cluster.proxy.mode != "ipvs":
+        return ()
+    return ("Felix's chains for kube-proxy in ipvs mode (cali-forward-check, cali-set-endpoint-mark and others)",)
 
 
 def families(calico: Calico) -> list[int]:
@@ -135,6 +142,7 @@ def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], learned: Sequence
     inner = veths(cluster, pods, first_index + len(tunnels), mtu(cluster))
     neighbours, fdb = _vteps(cluster, node)
     sets = {each.name: each for family in families(calico) for each in _sets(cluster, node, family)}
+    sets |= policy_sets(cluster, pods)
     routes = (*learned, *_felix_routes(cluster, node), *inner.routes)
     return Wiring((*tunnels, *inner.devices), routes, neighbours, fdb, sets, inner.sysctls)
 
@@ -285,7 +293,7 @@ def felix_of(cluster: Cluster, node: Node, pods: Sequence[Pod], family: int) -> 
     ]
     return Felix(
         family,
-        tuple(endpoint_of(pod) for pod in pods),
+        tuple(endpoint_of(cluster, pod, family) for pod in pods),
         ipip=any(pool.ipip != "Never" for pool in pools),
         vxlan=any(pool.vxlan != "Never" for pool in pools),
         nat_outgoing=any(pool.nat_outgoing for pool in pools),
@@ -293,10 +301,21 @@ def felix_of(cluster: Cluster, node: Node, pods: Sequence[Pod], family: int) -> 
     )
 
 
-def endpoint_of(pod: Pod) -> Endpoint:
-    """A pod as Felix's workload endpoint: its device and its profiles, those of its namespace and of its service account. Of
-    Kubernetes' profiles the namespace's allows everything, the service account's carries labels only."""
-    return Endpoint(device_of(pod), ((f"kns.{pod.namespace}", True), (f"ksa.{pod.namespace}.{pod.service_account}", False)))
+def endpoint_of(cluster: Cluster, pod: Pod, family: int) -> Endpoint:
+    """A pod as Felix's workload endpoint: its device, its profiles (those of its namespace and of its service account), and its
+    policies. Of Kubernetes' profiles the namespace's allows everything, the service account's carries labels only."""
+    profiles = ((f"kns.{pod.namespace}", True), (f"ksa.{pod.namespace}.{pod.service_account}", False))
+    return Endpoint(device_of(pod), profiles, policies_of(cluster, pod, family))
+
+
+def policies_of(cluster: Cluster, pod: Pod, family: int) -> Policies:
+    """What the policies that select a pod add to its chains: the place where dataplane/policy renders them. None so far."""
+    return Policies()
+
+
+def policy_sets(cluster: Cluster, pods: Sequence[Pod]) -> dict[str, IpSet]:
+    """The ipsets that the policies of a node's pods need, of both families."""
+    return {name: each for pod in pods for family in (4, 6) for name, each in policies_of(cluster, pod, family).sets.items()}
 
 
 def _borrowed(calico: Calico, node: Node, pods: Sequence[Pod]) -> list[str]:

@@ -36,7 +36,7 @@ def plugin(cluster: Cluster) -> Plugin:
             outer,
             devices=(*outer.devices, *inner.devices),
             routes=(*outer.routes, *inner.routes),
-            sets=_SETS,
+            sets={**_SETS, **calico.policy_sets(cluster, pods)},
             sysctls=inner.sysctls,
         )
 
@@ -47,9 +47,9 @@ def plugin(cluster: Cluster) -> Plugin:
         with_flannel = flannel.add_rules(ruleset, cluster, node, family)
         if family == 6:
             return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
-        return add_rules(with_flannel, Felix(4, tuple(calico.endpoint_of(pod) for pod in pods)))
+        return add_rules(with_flannel, Felix(4, tuple(calico.endpoint_of(cluster, pod, 4) for pod in pods)))
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]
 
-    return Plugin(on_node, in_pod, rules, assumptions=assumed)
+    return Plugin(on_node, in_pod, rules, assumptions=assumed, not_modelled=calico.beside(cluster))

@@ -3,11 +3,11 @@
     FORWARD -> cali-FORWARD -> cali-from-wl-dispatch -> cali-fw-caliXXX (egress: may this pod send it?)
                             -> cali-to-wl-dispatch   -> cali-tw-caliXXX (ingress: may this pod have it?)
 
-Law: chains, their order, comments and marks are those of Felix v3.30 with its default configuration (chain insert mode
-Insert, DefaultEndpointToHostAction Accept as Calico's manifests set it); a rule's comment `cali:...` is the hash that Felix
-computes over the chain so far, so that dumps can be compared word for word. What a policy adds to a workload's chains is asked of
-`Endpoint.tiers`; without policies a pod's profile (its namespace) allows everything. Sources: felix/rules, felix/generictables.
-Not modelled: host endpoints, floating IPs, WireGuard, the BPF and nftables data planes.
+Law: chains, their order, comments and marks are those of Felix v3.30 with its default configuration (chain insert mode Insert,
+DefaultEndpointToHostAction Accept as Calico's manifests set it); a rule's comment `cali:...` is the hash that Felix computes over
+the chain so far, so that dumps can be compared word for word. What policies add to a workload's chains is a value (`Policies`);
+without any, a pod's profile (its namespace) allows everything. Sources: felix/rules, felix/generictables.
+Not modelled: host endpoints, floating IPs, WireGuard, the BPF and nftables data planes, the chains for kube-proxy in ipvs mode.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from netlab.linux.matches import (
     Udp,
 )
 from netlab.linux.rules import Chain, Rule, Ruleset, Table
+from netlab.linux.sets import IpSet
 from netlab.linux.targets import Accept, Ct, Drop, Jump, Masquerade, NatRange, Return, SetMark, Target
 from netlab.refs import Ref
 
@@ -206,22 +207,30 @@ def limited_name(prefix: str, suffix: str) -> str:
 # -- what the rules are about ------------------------------------------------------------------------------------------
 
 
+class Policies(msgspec.Struct, frozen=True):
+    """What policies add for one workload and one family: rules of cali-tw- (`ingress`) and cali-fw- (`egress`), tier by tier,
+    that stand before the profiles; the chains that these jump to (cali-pi-, cali-po-, cali-gi-, cali-go-); and their ipsets."""
+
+    ingress: tuple[FelixRule, ...] = ()
+    egress: tuple[FelixRule, ...] = ()
+    chains: Mapping[str, tuple[FelixRule, ...]] = {}
+    sets: Mapping[str, IpSet] = {}
+
+
 class Endpoint(msgspec.Struct, frozen=True):
-    """A workload on the node: its device, the profiles that apply in order (name, whether it allows everything), and the rules
-    that its policies add to cali-fw- (`egress`) and cali-tw- (`ingress`), tier by tier: what `policy_rules` returned."""
+    """A workload on the node: its device, the profiles that apply in order (name, whether it allows everything), and what its
+    policies add."""
 
     device: str
     profiles: tuple[tuple[str, bool], ...] = ()
-    ingress: tuple[FelixRule, ...] = ()
-    egress: tuple[FelixRule, ...] = ()
+    policies: Policies = Policies()
 
 
 class Felix(msgspec.Struct, frozen=True):
     """What Felix knows on one node for one address family.
 
     `ipip` and `vxlan` say that some pool is encapsulated so (then the tunnel's packets are let in and out); `nat_outgoing` that
-    some pool wants it; `tunnels` are the devices that have an address of their own. `policy_chains` are the chains of
-    policies that endpoints' rules jump to (cali-pi-, cali-po-, cali-gi-, cali-go-), by name.
+    some pool wants it; `tunnels` are the devices that have an address of their own.
     """
 
     family: int
@@ -230,7 +239,6 @@ class Felix(msgspec.Struct, frozen=True):
     vxlan: bool = False
     nat_outgoing: bool = False
     tunnels: tuple[str, ...] = ()
-    policy_chains: Mapping[str, tuple[FelixRule, ...]] = {}
 
     def set_name(self, name: str) -> str:
         """`cali40` or `cali60` and the name."""
@@ -404,12 +412,12 @@ def _filter(felix: Felix) -> _Chains:
     chains.update(_dispatch("cali-from-wl-dispatch", "cali-fw-", devices, in_interface))
     chains.update(_dispatch("cali-to-wl-dispatch", "cali-tw-", devices, out_interface))
     for endpoint in felix.endpoints:
-        chains[limited_name("cali-tw-", endpoint.device)] = _workload(endpoint, endpoint.ingress, "cali-pri-", encapsulated=True)
-        chains[limited_name("cali-fw-", endpoint.device)] = _workload(endpoint, endpoint.egress, "cali-pro-", encapsulated=False)
+        chains[limited_name("cali-tw-", endpoint.device)] = _workload(endpoint, endpoint.policies.ingress, "cali-pri-", True)
+        chains[limited_name("cali-fw-", endpoint.device)] = _workload(endpoint, endpoint.policies.egress, "cali-pro-", False)
         for name, allows in endpoint.profiles:
             for prefix, direction in (("cali-pri-", "ingress"), ("cali-pro-", "egress")):
                 chains[limited_name(prefix, name)] = _profile(f"Profile {name} {direction}", allows)
-    chains.update({name: list(rules) for name, rules in felix.policy_chains.items()})
+        chains.update({name: list(rules) for name, rules in endpoint.policies.chains.items()})
     return chains
 
 
