@@ -97,14 +97,15 @@ def _configuration(
         "protocol device { scan time 1; }",
         'protocol direct { ipv4; ipv6; interface -"cali*", -"kube-ipvs*", "*"; }',
     ]
-    for family, speaker in own.items():
-        lines += _family(cluster, name, family, speaker, [s for s in sessions[family] if s.speaker == name])
+    for family in own:
+        lines += _family(cluster, name, family, speakers[family], [s for s in sessions[family] if s.speaker == name])
     return "".join(f"{line}\n" for line in lines)
 
 
 def _family(
-    cluster: Cluster, name: str, family: int, speaker: bgp.Speaker, sessions: Sequence[bgp.Session]
+    cluster: Cluster, name: str, family: int, speakers: Mapping[str, bgp.Speaker], sessions: Sequence[bgp.Session]
 ) -> list[str]:
+    speaker = speakers[name]
     node = name != bgp.ROUTER
     blocks = [b for b in cluster.calico.blocks.get(name, ()) if b.family == family] if node else []
     lines: list[str] = []
@@ -120,12 +121,8 @@ def _family(
         "}",
     ]
     for n, session in enumerate(sessions):
-        lines += _session(family, n, speaker, session, _as_of(cluster, family, session.neighbour), node)
+        lines += _session(family, n, speaker, session, speakers[session.neighbour].as_number, node)
     return lines
-
-
-def _as_of(cluster: Cluster, family: int, neighbour: str) -> int:
-    return bgp.speakers(cluster, family)[neighbour].as_number
 
 
 def _export(cluster: Cluster, family: int, blocks: Sequence[object], node: bool) -> list[str]:

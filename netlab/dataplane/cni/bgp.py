@@ -100,9 +100,13 @@ def destinations(calico: Calico, node: str, pods: Sequence[Pod] = ()) -> Iterato
             yield host_prefix(a), pool
 
 
-def pods_of(cluster: Cluster, node: str) -> list[Pod]:
-    """The pods of a node that have addresses of their own."""
-    return [pod for pod in cluster.pods.values() if pod.node_name == node and not pod.host_network and pod.ips]
+def answered(cluster: Cluster) -> dict[str, tuple[tuple[Prefix, IpPool], ...]]:
+    """`destinations` of every node."""
+    pods: dict[str, list[Pod]] = {name: [] for name in cluster.nodes}
+    for pod in cluster.pods.values():
+        if pod.node_name in pods and not pod.host_network and pod.ips:
+            pods[pod.node_name].append(pod)
+    return {name: tuple(destinations(cluster.calico, name, pods[name])) for name in cluster.nodes}
 
 
 def same_subnet(fabric: Fabric, a: Ip, b: Ip) -> bool:
@@ -226,10 +230,8 @@ def routes(cluster: Cluster) -> Learned:
 
 def _originated(cluster: Cluster, every: Mapping[str, Speaker], family: int) -> dict[str, _Rib]:
     found: dict[str, _Rib] = {name: {} for name in every}
-    for name in every:
-        if name == ROUTER:
-            continue
-        for dst, _ in destinations(cluster.calico, name, pods_of(cluster, name)):
+    for name, told in answered(cluster).items():
+        for dst, _ in told if name in every else ():
             if dst.family == family:
                 found[name][dst] = Path(None)
     return found
@@ -240,16 +242,24 @@ def converge(
 ) -> dict[str, _Rib]:
     """Tell and be told until nothing changes: the best path of every destination at every speaker."""
     best = {name: dict(rib) for name, rib in own.items()}
+    clients = frozenset((session.speaker, session.neighbour) for session in links if session.client)
     arriving: dict[str, list[Session]] = {}
     for session in links:
         arriving.setdefault(session.neighbour, []).append(session)
     for _ in range(_ROUNDS):
+        every_path = {name: list(rib.items()) for name, rib in best.items()}
+        # what iBGP taught is told to iBGP by reflectors only: in a mesh of n nodes this keeps n * n sessions cheap
+        may_tell = {
+            name: [(dst, path) for dst, path in paths if not path.internal or (name, path.learned_from) in clients]
+            for name, paths in every_path.items()
+        }
         after: dict[str, _Rib] = {}
         for name, speaker in every.items():
             candidates: dict[Prefix, list[Path]] = {}
             for session in arriving.get(name, ()):
-                for dst, path in best[session.speaker].items():
-                    told = _told(every, session, links, path, cluster)
+                known = may_tell if session.internal and not session.client else every_path
+                for dst, path in known[session.speaker]:
+                    told = _told(every, session, path, cluster)
                     if told is not None and _accepted(speaker, told):
                         candidates.setdefault(dst, []).append(told)
             rib = {dst: min(paths, key=lambda path: _rank(every, path)) for dst, paths in candidates.items()}
@@ -260,21 +270,16 @@ def converge(
     return best
 
 
-def _told(
-    every: Mapping[str, Speaker], session: Session, links: Sequence[Session], path: Path, cluster: Cluster
-) -> Path | None:
-    """What a speaker tells its neighbour of a path, or None."""
+def _told(every: Mapping[str, Speaker], session: Session, path: Path, cluster: Cluster) -> Path | None:
+    """What a speaker tells its neighbour of a path that it may tell, or None."""
     me = every[session.speaker]
     if path.learned_from == session.neighbour:
         return None
     if session.internal:
         clusters, originator = path.clusters, path.originator
         if path.internal:
-            source = next((s for s in links if s.speaker == me.name and s.neighbour == path.learned_from), None)
-            if not (session.client or (source is not None and source.client)):
-                return None
             clusters = (me.cluster_id, *clusters)
-            originator = originator or (every[path.learned_from].router_id if path.learned_from else None)
+            originator = originator or every[path.learned_from].router_id
         hop = path.next_hop if path.next_hop is not None else session.local
         return Path(hop, path.as_path, me.name, True, originator, clusters, session.local)
     hop = session.local

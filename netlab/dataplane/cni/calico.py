@@ -11,14 +11,14 @@ Not modelled: WireGuard, the BPF data plane, floating IPs, host endpoints, live 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha1
 
 from netlab.dataplane.cni import bgp
-from netlab.dataplane.cni.bgp import TUNL0, destinations, node_ip, pods_of, same_subnet
+from netlab.dataplane.cni.bgp import TUNL0, answered, node_ip, same_subnet
 from netlab.dataplane.cni.felix import VXLAN_PORT, Endpoint, Felix, Policies, add_rules
 from netlab.dataplane.cni.wiring import Plugin, Wiring, mac_of_ip
-from netlab.kube.cluster import Calico, Cluster
+from netlab.kube.cluster import Calico, Cluster, IpPool
 from netlab.kube.ipam import block_of
 from netlab.kube.objects import Node, Pod
 from netlab.linux.addr import Ip, Prefix, host_prefix, ip
@@ -43,9 +43,11 @@ def plugin(cluster: Cluster) -> Plugin:
     """Calico in one cluster."""
     calico = cluster.calico
     learned = bgp.routes(cluster)
+    told = answered(cluster)
 
     def on_a_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
-        return on_node(cluster, node, pods, learned.nodes.get(node.name, ()), first_index)
+        routes = (*learned.nodes.get(node.name, ()), *_felix_routes(cluster, node, told))
+        return on_node(cluster, node, pods, routes, first_index)
 
     def in_a_pod(node: Node, pod: Pod, host_index: int) -> Wiring:
         return in_pod(pod, node, host_index, mtu(cluster))
@@ -125,15 +127,15 @@ def in_pod(pod: Pod, node: Node, host_index: int, mtu_: int) -> Wiring:
 # -- a node ------------------------------------------------------------------------------------------------------------
 
 
-def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], learned: Sequence[Route], first_index: int) -> Wiring:
+def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], between: Sequence[Route], first_index: int) -> Wiring:
     """What calico-node and the plug-in add to a node's namespace.
 
     Parameters
     ----------
     pods : sequence of Pod
         The node's pods that have a namespace of their own.
-    learned : sequence of Route
-        What BIRD installs on this node.
+    between : sequence of Route
+        The routes to other nodes' blocks, and the blackholes: BIRD's and Felix's.
     first_index : int
         The first free device index.
     """
@@ -143,8 +145,7 @@ def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], learned: Sequence
     neighbours, fdb = _vteps(cluster, node)
     sets = {each.name: each for family in families(calico) for each in _sets(cluster, node, family)}
     sets |= policy_sets(cluster, pods)
-    routes = (*learned, *_felix_routes(cluster, node), *inner.routes)
-    return Wiring((*tunnels, *inner.devices), routes, neighbours, fdb, sets, inner.sysctls)
+    return Wiring((*tunnels, *inner.devices), (*between, *inner.routes), neighbours, fdb, sets, inner.sysctls)
 
 
 def veths(cluster: Cluster, pods: Sequence[Pod], first_index: int, mtu_: int) -> Wiring:
@@ -234,18 +235,20 @@ def _vteps(cluster: Cluster, node: Node) -> tuple[tuple[Neighbour, ...], tuple[F
     return tuple(neighbours), tuple(fdb)
 
 
-def _felix_routes(cluster: Cluster, node: Node) -> Iterator[Route]:
+def _felix_routes(
+    cluster: Cluster, node: Node, told: Mapping[str, Sequence[tuple[Prefix, IpPool]]]
+) -> Iterator[Route]:
     """Routes of VXLAN pools, which are Felix's and not BIRD's: blackholes for the node's own blocks, and every other node's
     blocks by way of its tunnel address, or straight to the node on the same subnet (CrossSubnet)."""
     calico = cluster.calico
-    for block, pool in destinations(calico, node.name):
+    for block, pool in told[node.name]:
         if pool.vxlan != "Never" and block.length < block.address.bits:
             metric = IP6_USER_METRIC if block.family == 6 else 0
             yield Route(block, type=RouteType.BLACKHOLE, protocol=FELIX_PROTOCOL, metric=metric)
     for other in cluster.nodes.values():
         if other.name == node.name:
             continue
-        for dst, pool in destinations(calico, other.name, pods_of(cluster, other.name)):
+        for dst, pool in told[other.name]:
             if pool.vxlan == "Never":
                 continue
             family = dst.family
