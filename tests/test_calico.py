@@ -262,6 +262,29 @@ def test_who_decides_the_encapsulation(documents: list[Doc], overrides: Doc, enc
     assert [(p.encapsulation, p.nat_outgoing) for p in found.calico.pools] == [(encapsulation, outgoing)]
 
 
+def config_map(name: str, **data: str) -> Doc:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "kube-system"}, "data": data}
+
+
+def test_the_environment_names_the_pool() -> None:
+    bare = {key: value for key, value in topology().items() if key not in ("podCIDR", "cni")}
+    found = read(bare, daemon_set(CALICO_IPV4POOL_CIDR="10.9.0.0/16", CALICO_IPV4POOL_IPIP="CrossSubnet"))
+    assert [(str(p.cidr), p.encapsulation) for p in found.calico.pools] == [("10.9.0.0/16", "IPIPCrossSubnet")]
+    assert [str(c) for c in found.pod_cidrs] == ["10.9.0.0/16"]
+
+
+@pytest.mark.parametrize("backend", ["bird", "vxlan", "none"])
+def test_calico_config_names_the_backend(backend: str) -> None:
+    assert read(topology(), config_map("calico-config", calico_backend=backend)).calico.backend == backend
+
+
+def test_canal_s_config_map_is_flannel_s() -> None:
+    network = json.dumps({"Network": "10.8.0.0/16", "Backend": {"Type": "host-gw"}})
+    bare = {**topology(), "podCIDR": None, "cni": {"name": "canal"}}
+    found = read(bare, config_map("canal-config", **{"net-conf.json": network}))
+    assert (found.cni.name, found.cni.backend, str(found.pod_cidrs[0])) == ("canal", "host-gw", "10.8.0.0/16")
+
+
 def test_blocks_follow_pods_and_new_pods_follow_blocks() -> None:
     found = read(
         topology(), pool("10.1.0.0/16"), pod("a", "n1", "10.1.0.70"), pod("b", "n2", "10.1.0.130"), pod("c", "n2", "10.1.0.71"),

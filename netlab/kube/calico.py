@@ -19,7 +19,7 @@ from netlab.kube.cluster import BgpPeer, Calico, IpPool
 from netlab.kube.documents import At, Document
 from netlab.kube.ipam import Ipam, shown_blocks
 from netlab.kube.objects import Node
-from netlab.linux.addr import Ip, Prefix, ip
+from netlab.linux.addr import Ip, Prefix, ip, prefix
 
 if TYPE_CHECKING:
     from netlab.kube.declared import Declared
@@ -317,7 +317,8 @@ def settle_calico(
     found = declared.calico
     pools = stated or tuple(found.pools[name] for name in sorted(found.pools)) or tuple(found.installed)
     if not pools:
-        pools = tuple(_manifest_pool(cidr, found.environment, encapsulation, says) for cidr in pod_cidrs)
+        cidrs = pools_of_environment(found.environment) or pod_cidrs
+        pools = tuple(_manifest_pool(cidr, found.environment, encapsulation, says) for cidr in cidrs)
     elif encapsulation is not None:
         pools = tuple(_encapsulated(pool, encapsulation) for pool in pools)
     chosen = backend or found.backend or found.environment.get("CALICO_NETWORKING_BACKEND")
@@ -360,24 +361,32 @@ def _manifest_pool(cidr: Prefix, environment: Mapping[str, str], encapsulation: 
     """The pool that calico-node makes at its first start (node/pkg/lifecycle/startup: configureIPPools)."""
     family = cidr.family
     name = f"default-ipv{family}-ippool"
-    prefix = f"CALICO_IPV{family}POOL_"
+    start = f"CALICO_IPV{family}POOL_"
     pool = IpPool(name, cidr, nat_outgoing=family == 4, block_size=BLOCK_SIZES[family])
     if encapsulation is not None:
         pool = _encapsulated(pool, encapsulation)
-    elif any(key.startswith(prefix) for key in environment):
-        ipip = environment.get(prefix + "IPIP", "Always" if family == 4 else "Never")
-        vxlan = environment.get(prefix + "VXLAN", "Never")
+    elif any(key.startswith(start) for key in environment):
+        ipip = environment.get(start + "IPIP", "Always" if family == 4 else "Never")
+        vxlan = environment.get(start + "VXLAN", "Never")
         pool = msgspec.structs.replace(pool, ipip=_mode(ipip) if family == 4 else "Never", vxlan=_mode(vxlan))
-        size = environment.get(prefix + "BLOCK_SIZE", "")
+        size = environment.get(start + "BLOCK_SIZE", "")
         if size.isdigit():
             pool = msgspec.structs.replace(pool, block_size=int(size))
-        outgoing = environment.get(prefix + "NAT_OUTGOING")
+        outgoing = environment.get(start + "NAT_OUTGOING")
         if outgoing is not None:
             pool = msgspec.structs.replace(pool, nat_outgoing=outgoing.lower() == "true")
     else:
         pool = msgspec.structs.replace(pool, ipip="Always" if family == 4 else "Never")
         says.append(f"the pool {cidr} has encapsulation {pool.encapsulation}, as in Calico's manifest: the input has no IPPool")
     return pool
+
+
+def pools_of_environment(environment: Mapping[str, str]) -> tuple[Prefix, ...]:
+    """CALICO_IPV4POOL_CIDR and CALICO_IPV6POOL_CIDR: the pools that calico-node makes where there are none."""
+    try:
+        return tuple(prefix(text) for family in (4, 6) if (text := environment.get(f"CALICO_IPV{family}POOL_CIDR")))
+    except ValueError as error:
+        raise InputError(f"DaemonSet calico-node: {error}", None, "CALICO_IPV4POOL_CIDR is such as 192.168.0.0/16") from None
 
 
 def _mode(text: str) -> str:

@@ -561,7 +561,7 @@ def _check_rule(peers: list[w.PolicyPeer] | None, ports: list[w.PolicyPort] | No
 
 
 def _config_map(declared: Declared, document: Document, namespace: str) -> None:
-    """The ConfigMaps of kube-proxy and flannel; any other is passed over."""
+    """The ConfigMaps of kube-proxy, flannel, Canal and Calico; any other is passed over."""
     body = document.decode(w.ConfigMap)
     meta = body.metadata or w.Meta()
     where = (meta.namespace, meta.name)
@@ -572,9 +572,11 @@ def _config_map(declared: Declared, document: Document, namespace: str) -> None:
             raise InputError("the same object twice", at.ref, f"it stands first in {declared.kube_proxy_ref}")
         declared.kube_proxy = _embedded(data["config.conf"], w.KubeProxyConfiguration, at, "data[config.conf]")
         declared.kube_proxy_ref = at.ref
-    elif meta.name == "kube-flannel-cfg" and "net-conf.json" in data:
+    elif where == ("kube-system", "calico-config") and "calico_backend" in data:
+        declared.calico.backend = data["calico_backend"]
+    elif meta.name in ("kube-flannel-cfg", "canal-config") and "net-conf.json" in data:
         if declared.flannel is not None:
-            raise InputError("a second kube-flannel-cfg", at.ref, f"the first stands in {declared.flannel.ref}")
+            raise InputError(f"a second {meta.name}", at.ref, f"the first stands in {declared.flannel.ref}")
         declared.flannel = _flannel(data, at)
     else:
         declared.passed_over["ConfigMap"] += 1

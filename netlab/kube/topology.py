@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from netlab.errors import InputError, did_you_mean
-from netlab.kube.calico import BLOCK_SIZES, ENCAPSULATIONS, settle_calico
+from netlab.kube.calico import BLOCK_SIZES, ENCAPSULATIONS, pools_of_environment, settle_calico
 from netlab.kube.cluster import Calico, Cni, Fabric, FabricSegment, IpPool, Proxy
 from netlab.kube.documents import At, Document
 from netlab.kube.objects import Node
@@ -436,6 +436,9 @@ def _pod_cidrs(
         return topology.cluster_cidrs
     if declared.kube_proxy is not None and declared.kube_proxy.cluster_cidr:
         return _config_cidrs(declared, declared.kube_proxy.cluster_cidr, "clusterCIDR")
+    first_pools = pools_of_environment(declared.calico.environment)
+    if first_pools:
+        return first_pools
     blocks: list[Prefix] = [p for node in nodes.values() for p in node.pod_cidrs]
     found = _cover_families(blocks)
     if found:
