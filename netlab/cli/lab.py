@@ -241,6 +241,13 @@ def verify(
 
     if flows < 1 or rules < 0:
         raise InputError("--flows must be at least 1, --rules at least 0")
+    if random and cluster.cni == "calico-ipip" and not (rulesets or cluster.filename or cluster.observed):
+        from netlab.lab import umlchoice, umllab
+
+        if umlchoice.choose_kernel({"ipip"}, kernel).kernel == "uml":
+            asked = ["lab", "verify", "--random", str(random), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
+            asked += ["--kernel", "host", *_arguments(cluster)]
+            return umllab.once(asked, (sys.stdout.buffer, sys.stderr.buffer), stdin=None, modules=umlchoice.modules({"ipip"}))
     if random or rulesets:
         if cluster.filename or cluster.observed or kernel == "uml":
             raise InputError(

@@ -62,7 +62,8 @@ def random_cluster(seed: int, cni: str | None = None) -> Cluster:
         Which cluster; the same seed gives the same one.
     cni : str, optional
         Its network instead of flannel's VXLAN on one segment: "flannel" with any modelled backend, "calico" with any
-        encapsulation, "canal"; often on two segments with a router between. Pods, services and addresses of pods stay.
+        encapsulation but IPIP, "calico-ipip", "canal"; often on two segments with a router between. Pods, services and
+        addresses of pods stay.
 
     Returns
     -------
@@ -80,7 +81,8 @@ def random_documents(seed: int, cni: str | None = None) -> str:
     return "\n---\n".join(json.dumps(document) for document in made) + "\n"
 
 
-NETWORKS = ("flannel", "calico", "canal")
+IPIP = "calico-ipip"  # of its own, because not every kernel has tunl0
+NETWORKS = ("flannel", "calico", IPIP, "canal")
 
 
 def _with_network(documents: list[Doc], cni: str, random: Random) -> list[Doc]:
@@ -91,11 +93,11 @@ def _with_network(documents: list[Doc], cni: str, random: Random) -> list[Doc]:
     pods = [d for d in documents if d["kind"] == "Pod"]
     old = topology["cni"]
     split = len(nodes) > 1 and random.random() < 0.5
-    topology["cni"] = {"name": cni}
-    if cni == "calico":
-        words = ["Never", "VXLAN", "VXLANCrossSubnet"]
+    topology["cni"] = {"name": "calico" if cni == IPIP else cni}
+    if cni in ("calico", IPIP):
         pools = []
         for family in families:
+            words = ["IPIP", "IPIPCrossSubnet"] if cni == IPIP and family == 4 else ["Never", "VXLAN", "VXLANCrossSubnet"]
             size = random.choice((26, 27, 29, 32)) if family == 4 else random.choice((122, 124))
             outgoing = random.random() < 0.8
             word = random.choice(words)
@@ -120,7 +122,7 @@ def _with_network(documents: list[Doc], cni: str, random: Random) -> list[Doc]:
                     if address["type"] == "InternalIP":
                         there = str(prefix(far[ip(address["address"]).family]).nth(11 + n))
                         moved[address["address"]] = there
-    if cni == "calico" and len(nodes) > 1:
+    if cni in ("calico", IPIP) and len(nodes) > 1:
         for pod in pods:
             if not pod["spec"]["hostNetwork"] and random.random() < 0.15:  # its address is of another node's block
                 other = random.choice(nodes)
