@@ -262,6 +262,22 @@ def test_who_decides_the_encapsulation(documents: list[Doc], overrides: Doc, enc
     assert [(p.encapsulation, p.nat_outgoing) for p in found.calico.pools] == [(encapsulation, outgoing)]
 
 
+def test_a_flag_replaces_the_plug_in_and_what_was_written_for_it() -> None:
+    found = load([str(ROOT / "topologies" / "flannel-vxlan.yaml")], overrides=Overrides(cni="calico"))
+    assert (found.calico.backend, [p.encapsulation for p in found.calico.pools]) == ("bird", ["IPIP", "Never"])
+    assert Tracer(found).trace(Request("web-0", "api-1")).exit_code == 0
+
+
+def test_without_bgp_pools_are_vxlan() -> None:
+    found = read(topology(cni={"name": "calico", "backend": "vxlan"}))
+    assert [p.encapsulation for p in found.calico.pools] == ["VXLAN"]
+
+
+def test_random_clusters_on_an_unknown_network(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "verify", "--random", "1", "--cni", "weave"]) == 2
+    assert "one of flannel, calico, calico-ipip, canal" in capsys.readouterr().err
+
+
 def config_map(name: str, **data: str) -> Doc:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "kube-system"}, "data": data}
 

@@ -316,15 +316,16 @@ def settle_calico(
     """
     found = declared.calico
     pools = stated or tuple(found.pools[name] for name in sorted(found.pools)) or tuple(found.installed)
+    wanted = backend or found.backend or found.environment.get("CALICO_NETWORKING_BACKEND")
+    if not pools and encapsulation is None and wanted == "vxlan":
+        encapsulation = "VXLAN"  # without BGP nothing else leads to other nodes
     if not pools:
         cidrs = pools_of_environment(found.environment) or pod_cidrs
         pools = tuple(_manifest_pool(cidr, found.environment, encapsulation, says) for cidr in cidrs)
     elif encapsulation is not None:
         pools = tuple(_encapsulated(pool, encapsulation) for pool in pools)
-    chosen = backend or found.backend or found.environment.get("CALICO_NETWORKING_BACKEND")
-    if chosen not in BACKENDS:
-        every_vxlan = all(pool.vxlan != "Never" for pool in pools)
-        chosen = "vxlan" if every_vxlan and not found.peers else "bird"
+    every_vxlan = all(pool.vxlan != "Never" for pool in pools)
+    chosen = wanted if wanted in BACKENDS else "vxlan" if every_vxlan and not found.peers else "bird"
     known = {node: found.affinities[node] for node in found.affinities if node in nodes}
     pods = [
         (pod.node_name, address)

@@ -641,7 +641,9 @@ def _cni(declared: Declared, topology: Topology, overrides: Overrides, says: lis
             name = default.name
             says.append("CNI flannel with the VXLAN backend: the input shows no CNI plug-in")
     usual = default.backend if name in ("flannel", "canal") else ""
-    backend = overrides.backend or doc.backend or (conf.backend if conf else None) or usual
+    written = doc.backend if doc.name in (None, name) else None  # of the plug-in that a flag has replaced
+    of_flannel = conf.backend if conf and name in ("flannel", "canal") else None
+    backend = overrides.backend or written or of_flannel or usual
     if name not in ("flannel", "canal", "none", "calico"):
         says.append(f"CNI {name}: netlab does not model its data plane")
     hairpin = doc.hairpin if doc.hairpin is not None else conf.hairpin if conf and conf.hairpin is not None else None
