@@ -273,6 +273,11 @@ def test_without_bgp_pools_are_vxlan() -> None:
     assert [p.encapsulation for p in found.calico.pools] == ["VXLAN"]
 
 
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(InputError, match='unknown backend "ospf" of Calico'):
+        read(topology(cni={"name": "calico", "backend": "ospf"}))
+
+
 def test_random_clusters_on_an_unknown_network(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "verify", "--random", "1", "--cni", "weave"]) == 2
     assert "one of flannel, calico, calico-ipip, canal" in capsys.readouterr().err

@@ -102,14 +102,20 @@ def up(
         "digest": _digest(network, iptables),
         "notes": plan.notes,
     }
+    said = ""
     if chosen == "uml":
         from netlab.lab import umllab
 
         inside = ["lab", "up", "--name", name, "--iptables", iptables, "--bgp", bgp, "--kernel", "host", *_arguments(cluster)]
-        made = umllab.up(name, inside, about, stdin=stdin, modules=modules)
+        made, said = umllab.up(name, inside, about, stdin=stdin, modules=modules)
     else:
         made = running.up(name, plan, about, stdin)
-    learned = _learned(declared, network, made) if bgp == "bird" and chosen != "uml" else ""
+    learned = ""
+    if bgp == "bird" and chosen == "uml":
+        told, _, _ = said.partition("  netlab lab")  # the head of what it said, and below it what BIRD installed
+        learned = told.partition("\n")[2]
+    elif bgp == "bird":
+        learned = _learned(declared, network, made)
     pod = next((space for space, (_, kind) in spaces.items() if kind == "pod"), None)
     of = "" if name == running.DEFAULT_NAME else f" --name {name}"
     emit(

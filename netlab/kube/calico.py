@@ -316,6 +316,8 @@ def settle_calico(
     """
     found = declared.calico
     pools = stated or tuple(found.pools[name] for name in sorted(found.pools)) or tuple(found.installed)
+    if backend is not None and backend not in BACKENDS:
+        raise InputError(f'unknown backend "{backend}" of Calico', hint=f"known: {', '.join(BACKENDS)}")
     wanted = backend or found.backend or found.environment.get("CALICO_NETWORKING_BACKEND")
     if not pools and encapsulation is None and wanted == "vxlan":
         encapsulation = "VXLAN"  # without BGP nothing else leads to other nodes
