@@ -139,16 +139,30 @@ def test_policy_rules(rule: PolicyRule, text: str) -> None:
     assert [line for line in lines(make_plan(small(rules=(*kernels[:5], rule))), "n") if line.startswith("rule")] == [text]
 
 
+def test_tunl0_is_made() -> None:
+    found = lines(make_plan(small(devices={"tunl0": Device("tunl0", DeviceKind.IPIP, 3, mtu=1480)})), "n")
+    assert "link add name tunl0 index 3 mtu 1480 type ipip" in found
+
+
+def test_protocols_without_a_name_come_last() -> None:
+    """iproute2's rtnl_rtprot_a2n remembers the last name that it looked up, and gives it the number that came after."""
+    hop = (NextHop("eth0"),)
+    felix = Route(prefix("10.1.0.0/16"), hop, protocol="80")
+    bird = Route(prefix("10.2.0.0/16"), hop, protocol="bird")
+    found = [line for line in lines(make_plan(small(routes=(felix, bird))), "n") if line.startswith("route")]
+    assert [line.rpartition(" ")[2] for line in found] == ["bird", "80"]
+
+
 def test_what_a_lab_cannot_have_is_said() -> None:
     odd = {
-        "tunl0": Device("tunl0", DeviceKind.IPIP, 3),
+        "wg0": Device("wg0", DeviceKind.OTHER, 3),
         "cali1": Device("cali1", DeviceKind.VETH, 4, peer=("gone", "eth0")),
     }
     route = Route(prefix("10.1.0.0/16"), (NextHop("eth0"),), unknown="encap mpls 7")
     plan = make_plan(small(devices=odd, routes=(route,)))
     assert plan.notes == (
         "n: the other end of cali1 is not known: nothing is plugged in",
-        "n: tunl0 (ipip) is not made in the lab",
+        "n: wg0 (other) is not made in the lab",
         "n: route to 10.1.0.0/16 with encap mpls 7 is not made in the lab",
     )
 

@@ -73,7 +73,7 @@ def test_a_full_topology_leaves_nothing_to_assume(read):
         ("fabric:\n  mtuu: 1500", 'unknown field "mtuu"\n  did you mean "mtu"?'),
         ("nodes:\n- {name: a}\n- {name: b, adresses: []}", 'unknown field "adresses"\n  did you mean "addresses"?'),
         ("kubeProxy: {masqueradebit: 1}", 'unknown field "masqueradebit"\n  did you mean "masqueradeBit"'),
-        ("cni: {zzz: 1}", "known here: backend, hairpin, masquerade, name, port, vni"),
+        ("cni: {zzz: 1}", "known here: backend, directRouting, encapsulation, hairpin, masquerade, name, pools, port, vni"),
         ("fabric: {mtu: big}", 'fabric.mtu: expected an integer, found a string ("big")'),
         ("cni: {name: flanel}", 'cni.name: unknown value "flanel"\n  did you mean "flannel"?'),
         ("kubeProxy: {mode: iptable}", 'did you mean "iptables"'),
@@ -336,8 +336,8 @@ def daemon_set(name, namespace="kube-system"):
             "flannel",
             "CNI flannel, recognised by the DaemonSet kube-flannel/kube-flannel-ds",
         ),
-        (daemon_set("calico-node"), "calico", "CNI calico: netlab does not model its data plane"),
-        (daemon_set("canal"), "flannel", "canal: flannel's network is modelled, Calico's policy rules are not"),
+        (daemon_set("calico-node"), "calico", "CNI calico, recognised by the DaemonSet kube-system/calico-node"),
+        (daemon_set("canal"), "canal", "CNI canal, recognised by the DaemonSet kube-system/canal"),
         (daemon_set("cilium"), "cilium", "CNI cilium: netlab does not model its data plane"),
         (
             "kind: Pod\napiVersion: v1\nmetadata: {name: calico-node-x, namespace: calico-system, "

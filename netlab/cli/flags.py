@@ -65,7 +65,7 @@ class ClusterFlags:
             "ip6-rule.json, ip-neigh.json, fdb.json. Repeatable.",
         ),
     ] = ()
-    cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="CNI plug-in: flannel or none.")] = None
+    cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="flannel, calico, canal or none.")] = None
     proxy_mode: Annotated[
         str | None, Parameter(group=CLUSTER, metavar="MODE", help="kube-proxy's mode: iptables, nftables, ipvs or userspace.")
     ] = None

@@ -53,6 +53,10 @@ def up(
     name: Name = "lab",
     iptables: Iptables = "legacy",
     kernel: Kernel = "auto",
+    bgp: Annotated[
+        Literal["computed", "bird"],
+        Parameter(group=LAB, help="Where BGP's routes come from: computed by netlab, or learned by BIRD, run on every node."),
+    ] = "computed",
     dry_run: Annotated[
         bool, Parameter(negative=(), group=LAB, help="Print what would be done, as a shell script, and do nothing.")
     ] = False,
@@ -66,6 +70,7 @@ def up(
     For example:
       netlab lab up
       netlab lab up -f cluster.json --name other --iptables nft
+      netlab lab up -f topologies/calico-bgp.yaml --bgp bird
       netlab lab up --dry-run > lab.sh && unshare -Urnm sh -e lab.sh
     """
     from netlab.lab import running
@@ -74,7 +79,12 @@ def up(
     start = time.monotonic()
     stdin = sys.stdin.read() if "-" in cluster.filename else None
     declared, _, network = _open(cluster, stdin)
-    plan = make_plan(network, variant=iptables)
+    if bgp == "bird":
+        from netlab.lab.bird import plan_with_bird
+
+        plan = plan_with_bird(declared, network, iptables)
+    else:
+        plan = make_plan(network, variant=iptables)
     for text in plan.notes:
         note(cluster, text)
     if dry_run:
@@ -92,17 +102,24 @@ def up(
         "digest": _digest(network, iptables),
         "notes": plan.notes,
     }
+    said = ""
     if chosen == "uml":
         from netlab.lab import umllab
 
-        inside = ["lab", "up", "--name", name, "--iptables", iptables, "--kernel", "host", *_arguments(cluster)]
-        made = umllab.up(name, inside, about, stdin=stdin, modules=modules)
+        inside = ["lab", "up", "--name", name, "--iptables", iptables, "--bgp", bgp, "--kernel", "host", *_arguments(cluster)]
+        made, said = umllab.up(name, inside, about, stdin=stdin, modules=modules)
     else:
         made = running.up(name, plan, about, stdin)
+    learned = ""
+    if bgp == "bird" and chosen == "uml":
+        told, _, _ = said.partition("  netlab lab")  # the head of what it said, and below it what BIRD installed
+        learned = told.partition("\n")[2]
+    elif bgp == "bird":
+        learned = _learned(declared, network, made)
     pod = next((space for space, (_, kind) in spaces.items() if kind == "pod"), None)
     of = "" if name == running.DEFAULT_NAME else f" --name {name}"
     emit(
-        f"lab {made.name} is up: {_inventory(made)}, in {time.monotonic() - start:.1f} s\n"
+        f"lab {made.name} is up: {_inventory(made)}, in {time.monotonic() - start:.1f} s\n{learned}"
         + (f"  netlab lab exec{of} pod/{pod.partition('/')[2]}{_namespace(pod)} -- ip route\n" if pod else "")
         + f"  netlab lab trace{of} SOURCE DESTINATION\n  netlab lab down{of}"
     )
@@ -224,6 +241,7 @@ def verify(
       netlab lab verify
       netlab lab verify -f cluster.json --flows 5000 --seed 7 --iptables nft
       netlab lab verify --random 100 --seed 1
+      netlab lab verify --random 100 --cni calico
       netlab lab verify --rulesets 50 --seed 1 --iptables nft
       netlab lab verify --rulesets 50 --seed 1 --nftables
     """
@@ -236,6 +254,13 @@ def verify(
 
     if flows < 1 or rules < 0:
         raise InputError("--flows must be at least 1, --rules at least 0")
+    if random and cluster.cni == "calico-ipip" and not (rulesets or cluster.filename or cluster.observed):
+        from netlab.lab import umlchoice, umllab
+
+        if umlchoice.choose_kernel({"ipip"}, kernel).kernel == "uml":
+            asked = ["lab", "verify", "--random", str(random), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
+            asked += ["--kernel", "host", *_arguments(cluster)]
+            return umllab.once(asked, (sys.stdout.buffer, sys.stderr.buffer), stdin=None, modules=umlchoice.modules({"ipip"}))
     if random or rulesets:
         if cluster.filename or cluster.observed:
             raise InputError("--random and --rulesets make their own clusters and rules", hint="leave out -f and --observed")
@@ -296,11 +321,19 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
         raise InputError("--random and --rulesets must be at least 0")
     failed = False
     if random:
-        from netlab.lab.random_clusters import verify_random
+        from netlab.lab.random_clusters import NETWORKS, verify_random
 
         show = progress(flags, random, "clusters")
+        if flags.cni is not None and flags.cni not in NETWORKS:
+            raise InputError(f'--random --cni {flags.cni}: random clusters have none such', hint="one of " + ", ".join(NETWORKS))
         found = verify_random(
-            random, seed, rules=min(rules, 8), variant=iptables, mode=flags.proxy_mode, progress=lambda done, _: show(done)
+            random,
+            seed,
+            rules=min(rules, 8),
+            variant=iptables,
+            mode=flags.proxy_mode,
+            cni=flags.cni,
+            progress=lambda done, _: show(done),
         )
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
         failed = bool(found.disagreements)
@@ -381,6 +414,18 @@ def _open(cluster: ClusterFlags, stdin: str | None) -> tuple[Cluster, Tracer, Ne
     else:
         declared, tracer = open_tracer(cluster)
     return declared, tracer, lab_network(declared, tracer.network)
+
+
+def _learned(declared: Cluster, network: Network, made: Description) -> str:
+    """Wait for BIRD, and say how its routes compare with the computed ones."""
+    from netlab.lab import bird, running
+
+    with running.connect(made) as connection:
+        found = bird.compare(connection, network, list(bird.configurations(declared)))
+    if found.differences:
+        shown = "".join(f"    {line}\n" for line in found.differences)
+        return f"  BIRD: {found.equal} routes as computed, {len(found.differences)} otherwise\n{shown}"
+    return f"  BIRD: {found.equal} routes installed, all as computed, after {found.seconds:.1f} s\n"
 
 
 def _digest(network: Network, iptables: str) -> str:

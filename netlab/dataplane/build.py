@@ -18,7 +18,8 @@ from typing import TypeVar
 
 import msgspec
 
-from netlab.dataplane.cni import flannel
+from netlab.dataplane.cni import calico, canal, flannel
+from netlab.dataplane.cni.wiring import NOTHING, Plugin, Wiring, mac_of_ip
 from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy import ipvs as proxy_ipvs
 from netlab.dataplane.proxy import nftables as proxy_nftables
@@ -26,7 +27,7 @@ from netlab.dataplane.proxy import node as proxy_node
 from netlab.dataplane.proxy import userspace as proxy_userspace
 from netlab.dataplane.proxy.programmed import Programmed
 from netlab.errors import InputError, did_you_mean
-from netlab.kube.cluster import Cluster
+from netlab.kube.cluster import Cluster, FabricSegment
 from netlab.kube.objects import Node, Pod, Service
 from netlab.linux.addr import Ip, Prefix, host_prefix, ip
 from netlab.linux.derived import (
@@ -127,36 +128,35 @@ def build(
     # the services that make kube-proxy listen; it looks at all that it is given, for every node
     health = {key: service for key, service in cluster.services.items() if service.health_check_node_port}
     checked = msgspec.structs.replace(cluster, services=health)
-    wired = cluster.cni.name == "flannel"
-    leases = flannel.leases(cluster) if wired else {}
-    remotes = flannel.remotes(leases)
+    cni = _CNIS[cluster.cni.name](cluster)
+    not_modelled += cni.not_modelled
     if cluster.proxy.mode == "userspace":
         assumptions.append(proxy_userspace.ASSUMPTION)
 
     for name, node in cluster.nodes.items():
         pods = pods_of[name]
         eth0 = _node_port(cluster, node)
-        wiring = flannel.on_node(cluster, node, pods, leases, remotes, 3) if wired else flannel.Wiring()
+        wiring = cni.on_node(node, pods, 3)
         sockets = (*_node_listeners(node, host_pods.get(name, ()), ports), *_host_ports(pods))
-        nodes[name] = partial(_node, cluster, node, eth0, wiring, sockets, checked)
+        nodes[name] = partial(_node, cluster, cni, node, pods, eth0, wiring, sockets, checked)
         indexes = {device.peer[0]: device.index for device in wiring.devices if device.peer is not None}
         for pod in pods:
-            pod_spaces[pod.key] = partial(_pod, cluster, node, pod, indexes.get(pod.key), ports)
-        if wired:
-            _check_subnets(cluster, node, pods, assumptions)
-            _check_leases(cluster, node, leases[name], assumptions)
+            pod_spaces[pod.key] = partial(_pod, cni, node, pod, indexes.get(pod.key), ports)
+        assumptions += cni.assumptions(node, pods)
 
-    internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at)
+    internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at, cni.outside)
     namespaces: Lazy[str, Netns] = Lazy({**nodes, **pod_spaces, INTERNET: partial(_same, internet)})
-    network = Network(namespaces, {FABRIC: Segment(FABRIC, cluster.fabric.mtu)}, (*nodes, INTERNET))
+    names = [segment.name for segment in cluster.fabric.segments] or [FABRIC]
+    network = Network(namespaces, {name: Segment(name, cluster.fabric.mtu) for name in names}, (*nodes, INTERNET))
     return Built(network, tuple(not_modelled), tuple(assumptions))
 
 
 def _check(cluster: Cluster, at: str | None) -> None:
-    if cluster.cni.name not in ("flannel", "none"):
-        raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: flannel, none")
-    if cluster.cni.name == "flannel" and cluster.cni.backend != "vxlan":
-        raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint="the one that is: vxlan")
+    if cluster.cni.name not in _CNIS:
+        raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: " + ", ".join(_CNIS))
+    if cluster.cni.name in ("flannel", "canal") and cluster.cni.backend not in flannel.BACKENDS:
+        hint = "those that are: " + ", ".join(flannel.BACKENDS)
+        raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint=hint)
     if cluster.proxy.mode not in _PROXIES:
         raise InputError(f'proxy mode "{cluster.proxy.mode}" is not modelled', hint="those that are: " + ", ".join(_PROXIES))
     if at is not None and at not in cluster.nodes:
@@ -250,29 +250,33 @@ def _node_port(cluster: Cluster, node: Node) -> Device:
                 "the fabric is " + (", ".join(map(str, cluster.fabric.prefixes)) or "empty"),
             )
         addresses.append(with_broadcast(address, length))
-    return _port(cluster, cluster.fabric.device, "02:00:" + flannel.mac_of_ip(node.internal_ips[0])[6:], addresses)
+    segments = {s.name for a in node.internal_ips if (s := cluster.fabric.segment_of(a)) is not None}
+    if len(segments) > 1:
+        what = f'node "{node.name}": its addresses are on the segments {" and ".join(sorted(segments))}'
+        raise InputError(what, node.ref, "a node has one port on the fabric")
+    mac = "02:00:" + mac_of_ip(node.internal_ips[0])[6:]
+    return _port(cluster, cluster.fabric.device, mac, addresses, next(iter(segments)))
 
 
-def _port(cluster: Cluster, name: str, mac: str, addresses: Sequence[Address]) -> Device:
+def _port(cluster: Cluster, name: str, mac: str, addresses: Sequence[Address], segment: str, index: int = 2) -> Device:
     return Device(
         name,
         DeviceKind.PHYSICAL,
-        2,
+        index,
         mac=mac,
         mtu=cluster.fabric.mtu,
-        segment=FABRIC,
+        segment=segment,
         addresses=(*addresses, link_local(mac)),
     )
 
 
 def _gateway_routes(cluster: Cluster, port: Device) -> list[Route]:
-    """A default route per family that the node has an address of."""
-    families = {address.ip.family for address in port.addresses if address.scope == "global"}
-    return [
-        _route(_ANY[gateway.family], NextHop(port.name, gateway))
-        for gateway in cluster.fabric.gateways
-        if gateway.family in families
-    ]
+    """A default route per family that the node has an address of, by the router on its segment."""
+    own = [address.ip for address in port.addresses if address.scope == "global"]
+    families = {address.family for address in own}
+    segment = cluster.fabric.segment_of(own[0]) if own else None
+    gateways = segment.gateways if segment is not None else ()
+    return [_route(_ANY[gateway.family], NextHop(port.name, gateway)) for gateway in gateways if gateway.family in families]
 
 
 def _route(dst: Prefix, hop: NextHop) -> Route:
@@ -282,10 +286,12 @@ def _route(dst: Prefix, hop: NextHop) -> Route:
 
 def with_internet(network: Network, internet: Netns) -> Network:
     """A network with another `internet` (from a `build` with other hosts); its port keeps the MAC that observed nodes know."""
-    old = network.namespaces[INTERNET].devices["eth0"]
-    port = internet.devices["eth0"]
-    addresses = tuple(link_local(old.mac) if a == link_local(port.mac) else a for a in port.addresses)
-    devices = {**internet.devices, "eth0": msgspec.structs.replace(port, mac=old.mac, addresses=addresses)}
+    devices = dict(internet.devices)
+    for name, port in internet.devices.items():
+        old = network.namespaces[INTERNET].devices.get(name)
+        if port.kind is DeviceKind.PHYSICAL and old is not None:
+            addresses = tuple(link_local(old.mac) if a == link_local(port.mac) else a for a in port.addresses)
+            devices[name] = msgspec.structs.replace(port, mac=old.mac, addresses=addresses)
     added = [route for route in internet.routes if route.protocol != "kernel"]
     routes = in_kernel_order([*derived_routes(devices.values(), True), *added])
     outside = msgspec.structs.replace(internet, devices=devices, routes=routes, cache={})
@@ -299,7 +305,14 @@ def _same(netns: Netns) -> Netns:
 
 
 def _node(
-    cluster: Cluster, node: Node, eth0: Device, wiring: flannel.Wiring, sockets: Sequence[Listener], checked: Cluster
+    cluster: Cluster,
+    cni: Plugin,
+    node: Node,
+    pods: Sequence[Pod],
+    eth0: Device,
+    wiring: Wiring,
+    sockets: Sequence[Listener],
+    checked: Cluster,
 ) -> Netns:
     """A node's namespace: what the CNI left, and what kube-proxy programs upon it; `sockets` are those of others."""
     proxied = _PROXIES[cluster.proxy.mode](cluster, node, (loopback(), eth0, *wiring.devices), checked)
@@ -313,30 +326,31 @@ def _node(
         rules=RULES,
         neighbours=wiring.neighbours,
         fdb=wiring.fdb,
-        rulesets=_rulesets(cluster, node, proxied),
-        sets=proxied.sets,
+        rulesets=_rulesets(cni, node, pods, proxied),
+        sets={**wiring.sets, **proxied.sets},
         ipvs=proxied.ipvs,
-        sysctls={**_node_sysctls(), **proxied.sysctls, **cluster.sysctls},
+        sysctls={**_node_sysctls(), **wiring.sysctls, **proxied.sysctls, **cluster.sysctls},
         listeners=(*sockets, *proxied.listeners),
     )
 
 
 def _pod(
-    cluster: Cluster,
+    cni: Plugin,
     node: Node,
     pod: Pod,
     host_index: int | None,
     ports: Mapping[Ip, Mapping[tuple[int, int], str]],
 ) -> Netns:
     """A pod's namespace; `host_index` is the index of its veth on the node, None where the CNI made none."""
-    wiring = flannel.in_pod(cluster, node, pod, host_index) if host_index is not None else flannel.Wiring()
+    wiring = cni.in_pod(node, pod, host_index) if host_index is not None else Wiring()
     return Netns(
         pod.key,
         NetnsKind.POD,
         devices={device.name: device for device in (_LO, *wiring.devices)},
         routes=in_kernel_order([*_LO_ROUTES, *derived_routes(wiring.devices, False), *wiring.routes]),
         rules=RULES,
-        sysctls=_POD_SYSCTLS,
+        neighbours=wiring.neighbours,
+        sysctls={**_POD_SYSCTLS, **wiring.sysctls} if wiring.sysctls else _POD_SYSCTLS,
         listeners=_pod_listeners(pod, ports),
     )
 
@@ -398,11 +412,18 @@ _PROXIES: Mapping[str, Callable[[Cluster, Node, Sequence[Device], Cluster], Prog
 }
 
 
-def _rulesets(cluster: Cluster, node: Node, proxied: Programmed) -> Lazy[int, Ruleset]:
+_CNIS: Mapping[str, Callable[[Cluster], Plugin]] = {
+    "flannel": flannel.plugin,
+    "calico": calico.plugin,
+    "canal": canal.plugin,
+    "none": lambda cluster: NOTHING,
+}
+
+
+def _rulesets(cni: Plugin, node: Node, pods: Sequence[Pod], proxied: Programmed) -> Lazy[int, Ruleset]:
     def compile_family(family: int) -> Callable[[], Ruleset]:
         def compile_now() -> Ruleset:
-            ruleset = proxied.ruleset(family)
-            return flannel.add_rules(ruleset, cluster, node, family) if cluster.cni.name == "flannel" else ruleset
+            return cni.add_rules(proxied.ruleset(family), node, pods, family)
 
         return compile_now
 
@@ -486,27 +507,31 @@ def _internet(
     external: Iterable[Ip],
     hosts: Iterable[Ip],
     at: str | None,
+    learned: Sequence[Route],
 ) -> Netns:
-    """Everything beyond the fabric: the gateway's port, the hosts outside on `lo`, and routes to the service addresses.
+    """Everything beyond the fabric, and the router between its segments: a port on each, the hosts outside on `lo`, and routes to
+    the service addresses and whatever else it has `learned`.
 
     A host whose address lies in the fabric's own subnet is a neighbour of the nodes: it is put on the gateway's port, so that
     it answers ARP. Whatever else leaves the cluster ends in the blackhole route.
     """
     outside = {address: None for address in (*hosts, *external) if places.is_outside(address)}
-    port_addresses = [with_broadcast(g, _fabric_length(cluster, g) or g.bits) for g in cluster.fabric.gateways]
+    segments = cluster.fabric.segments or (FabricSegment(FABRIC, cluster.fabric.prefixes, cluster.fabric.gateways),)
+    on_port = [[with_broadcast(g, _fabric_length(cluster, g) or g.bits) for g in segment.gateways] for segment in segments]
     far = []
     for address in outside:
         length = _fabric_length(cluster, address)
         if length is None:
             far.append(Address(address, address.bits))
         else:
-            port_addresses.append(with_broadcast(address, length))
-    mac = "02:00:5e:00:00:fe"
-    port = _port(cluster, "eth0", mac, port_addresses)
-    devices = (loopback(far), port)
+            there = next(n for n, segment in enumerate(segments) if any(address in p for p in segment.prefixes))
+            on_port[there].append(with_broadcast(address, length))
+    own = [_port(cluster, f"eth{n}", f"02:00:5e:00:{n:02x}:fe", on_port[n], s.name, 2 + n) for n, s in enumerate(segments)]
+    devices = (loopback(far), *own)
     routes = [
         *derived_routes(devices, True),
-        *_service_routes(cluster, at),
+        *_service_routes(cluster, at, learned),
+        *learned,
         Route(_ANY[4], type=RouteType.BLACKHOLE),
         Route(_ANY[6], type=RouteType.BLACKHOLE, metric=IP6_USER_METRIC),
     ]
@@ -526,7 +551,7 @@ def _internet(
     )
 
 
-def _service_routes(cluster: Cluster, at: str | None) -> list[Route]:
+def _service_routes(cluster: Cluster, at: str | None, learned: Sequence[Route] = ()) -> list[Route]:
     """How the outside reaches service addresses: by way of one node's address on the fabric."""
     if not cluster.nodes:
         return []
@@ -538,20 +563,14 @@ def _service_routes(cluster: Cluster, at: str | None) -> list[Route]:
         wanted.update(dict.fromkeys((*cluster.service_cidrs, *cluster.pod_cidrs)))
         loose = [a for service in cluster.services.values() for a in service.cluster_ips]
         wanted.update({host_prefix(a): None for a in loose if not any(a in cidr for cidr in cluster.service_cidrs)})
-    return [_route(dst, NextHop("eth0", gateway)) for dst in wanted if (gateway := via[dst.family]) is not None]
-
-
-def _check_subnets(cluster: Cluster, node: Node, pods: Sequence[Pod], assumptions: list[str]) -> None:
-    """host-local gives out addresses of the node's podCIDR only; say so where the input has others."""
-    subnets = flannel.node_subnets(cluster, node)
-    families = {s.family for s in subnets}
-    stray = [pod.key for pod in pods if any(a.family in families and not any(a in s for s in subnets) for a in pod.ips)]
-    if stray:
-        cidrs = ", ".join(map(str, subnets))
-        assumptions.append(f"{node.name}: pods with addresses outside its podCIDR {cidrs} are kept as given: {_some(stray)}")
-
-
-def _check_leases(cluster: Cluster, node: Node, leases: Sequence[flannel.Lease], assumptions: list[str]) -> None:
-    missing = {cidr.family for cidr in cluster.pod_cidrs} - {lease.family for lease in leases}
-    for family in sorted(missing):
-        assumptions.append(f"{node.name}: no IPv{family} podCIDR or InternalIP, so flannel has no IPv{family} tunnel there")
+    known = {route.dst for route in learned}
+    segments = [segment.name for segment in cluster.fabric.segments]
+    found = []
+    for dst in wanted:
+        gateway = via[dst.family]
+        if gateway is None or dst in known:
+            continue
+        segment = cluster.fabric.segment_of(gateway)
+        device = f"eth{segments.index(segment.name)}" if segment is not None and segment.name in segments else "eth0"
+        found.append(_route(dst, NextHop(device, gateway)))
+    return found

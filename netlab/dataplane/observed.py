@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
-from netlab.dataplane.build import FABRIC, Lazy
+from netlab.dataplane.build import Lazy
 from netlab.errors import InputError, did_you_mean
 from netlab.linux.derived import derived_routes, in_kernel_order, link_local
 from netlab.linux.ipvs import VirtualService
@@ -420,13 +420,13 @@ class _Observation:
             vxlan = msgspec.structs.replace(device.vxlan, lower=self.renamed[device.vxlan.lower])
             device = msgspec.structs.replace(device, vxlan=vxlan)
         if device.name == fabric and device.kind is not DeviceKind.BRIDGE:
-            device = msgspec.structs.replace(device, kind=DeviceKind.PHYSICAL, segment=FABRIC, peer=None)
+            device = msgspec.structs.replace(device, kind=DeviceKind.PHYSICAL, segment=self.expected_port().segment, peer=None)
         return device
 
     def with_uplinks(self, devices: list[Device], fabric: str) -> list[Device]:
         """Where the node's address is on a bridge, the bridge's physical ports are the wires to the fabric."""
         return [
-            msgspec.structs.replace(device, segment=FABRIC)
+            msgspec.structs.replace(device, segment=self.expected_port().segment)
             if device.kind is DeviceKind.PHYSICAL and device.master == fabric
             else device
             for device in devices

@@ -13,19 +13,39 @@ import msgspec
 from netlab.kube.objects import EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service
 from netlab.kube.policies import PolicyObjects
 from netlab.linux.addr import Ip, Prefix
+from netlab.refs import Ref
+
+
+class FabricSegment(msgspec.Struct, frozen=True):
+    """One L2 segment: its subnets, and the addresses of the router on it (one per family)."""
+
+    name: str
+    prefixes: tuple[Prefix, ...]
+    gateways: tuple[Ip, ...] = ()
 
 
 class Fabric(msgspec.Struct, frozen=True):
-    """The network under the nodes: one L2 segment with a gateway to everything else."""
+    """The network under the nodes: one L2 segment, or several (`segments`) with a router between them that is also the way to
+    everything else. `prefixes` and `gateways` are those of all segments."""
 
     prefixes: tuple[Prefix, ...] = ()
-    gateways: tuple[Ip, ...] = ()  # one per family
+    gateways: tuple[Ip, ...] = ()  # one per family and segment
     mtu: int = 1500
     device: str = "eth0"
+    segments: tuple[FabricSegment, ...] = ()  # where there are several
+
+    def segment_of(self, address: Ip) -> FabricSegment | None:
+        """The segment in whose subnets an address lies; None where it is outside all of them."""
+        every = self.segments or (FabricSegment("fabric", self.prefixes, self.gateways),)
+        return next((segment for segment in every if any(address in p for p in segment.prefixes)), None)
+
+    def subnet_of(self, address: Ip) -> Prefix | None:
+        """The fabric's subnet that holds an address."""
+        return next((p for p in self.prefixes if address in p), None)
 
 
 class Cni(msgspec.Struct, frozen=True):
-    """The CNI plug-in: name "flannel" (or "none": pods have no network) and its options."""
+    """The CNI plug-in: name "flannel", "calico" (see Calico), "canal" (or "none": pods have no network) and its options."""
 
     name: str = "flannel"
     backend: str = "vxlan"
@@ -33,6 +53,65 @@ class Cni(msgspec.Struct, frozen=True):
     port: int = 8472
     hairpin: bool = True
     masquerade: bool = True  # flanneld --ip-masq
+    direct_routing: bool = False  # flannel's DirectRouting: no tunnel to nodes of the same subnet
+
+
+class IpPool(msgspec.Struct, frozen=True):
+    """Calico's IPPool: a network that pods get addresses from, in blocks of 2^(bits - `block_size`) addresses that belong to
+    nodes. `ipip` and `vxlan` are "Never", "Always" or "CrossSubnet"; `node_selector` is Calico's selector language."""
+
+    name: str
+    cidr: Prefix
+    ipip: str = "Never"
+    vxlan: str = "Never"
+    nat_outgoing: bool = True
+    block_size: int = 26
+    disabled: bool = False
+    disable_bgp_export: bool = False
+    node_selector: str = "all()"
+    ref: Ref = Ref()
+
+    @property
+    def encapsulation(self) -> str:
+        """In one word: "IPIP", "IPIPCrossSubnet", "VXLAN", "VXLANCrossSubnet" or "Never"."""
+        for name, mode in (("VXLAN", self.vxlan), ("IPIP", self.ipip)):
+            if mode != "Never":
+                return name if mode == "Always" else name + mode
+        return "Never"
+
+
+class BgpPeer(msgspec.Struct, frozen=True):
+    """Calico's BGPPeer: which nodes (by name, by selector, or all) peer with whom (an address, or nodes by selector)."""
+
+    name: str
+    node: str = ""
+    node_selector: str = ""
+    peer_ip: Ip | None = None
+    peer_selector: str = ""
+    as_number: int | None = None
+    keep_next_hop: bool = False
+    ref: Ref = Ref()
+
+
+class Calico(msgspec.Struct, frozen=True):
+    """What Calico's datastore holds: pools, the blocks of every node, how BGP distributes them.
+
+    `blocks` maps a node to its blocks in order of their addresses. `backend` is calico-node's CALICO_NETWORKING_BACKEND: "bird",
+    "vxlan" (no BGP) or "none". `tunnels` maps a node to the addresses of its tunnel devices, one per family and kind that a pool
+    asks for, as ("ipip" or "vxlan", address).
+    """
+
+    pools: tuple[IpPool, ...] = ()
+    blocks: Mapping[str, tuple[Prefix, ...]] = {}
+    tunnels: Mapping[str, tuple[tuple[str, Ip], ...]] = {}
+    backend: str = "bird"
+    mesh: bool = True
+    as_number: int = 64512
+    peers: tuple[BgpPeer, ...] = ()
+
+    def pool_of(self, address: Ip) -> IpPool | None:
+        """The pool that an address is of."""
+        return next((pool for pool in self.pools if address in pool.cidr), None)
 
 
 class Proxy(msgspec.Struct, frozen=True):
@@ -63,6 +142,7 @@ class Cluster(msgspec.Struct, frozen=True):
     workloads: Mapping[str, tuple[str, ...]] = {}  # "default/Deployment/web" -> pod keys
     fabric: Fabric = Fabric()
     cni: Cni = Cni()
+    calico: Calico = Calico()
     proxy: Proxy = Proxy()
     pod_cidrs: tuple[Prefix, ...] = ()  # the cluster's pod network, one per family
     service_cidrs: tuple[Prefix, ...] = ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from netlab.kube.calico import Found
 from netlab.kube.objects import (
     ContainerPort,
     EndpointSlice,
@@ -98,6 +99,7 @@ class Flannel(msgspec.Struct, frozen=True):
     port: int = 8472
     hairpin: bool | None = None
     ref: Ref = Ref()
+    direct_routing: bool = False
 
 
 class Legacy(msgspec.Struct, frozen=True):
@@ -123,7 +125,7 @@ class Declared:
     endpoints: dict[str, Legacy] = field(default_factory=dict)  # by service key
     workloads: dict[str, Workload] = field(default_factory=dict)  # "default/Deployment/web"
     policies: dict[str, NetworkPolicy] = field(default_factory=dict)
-    calico: dict[str, CalicoPolicy] = field(default_factory=dict)  # "GlobalNetworkPolicy/name"
+    calico_policies: dict[str, CalicoPolicy] = field(default_factory=dict)  # "GlobalNetworkPolicy/name"
     tiers: dict[str, Tier] = field(default_factory=dict)
     network_sets: dict[str, NetworkSet] = field(default_factory=dict)
     host_endpoints: dict[str, HostEndpoint] = field(default_factory=dict)
@@ -134,5 +136,6 @@ class Declared:
     kube_proxy: KubeProxyConfiguration | None = None
     kube_proxy_ref: Ref = Ref()
     flannel: Flannel | None = None
+    calico: Found = field(default_factory=Found)
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)

@@ -15,6 +15,8 @@ import msgspec
 from netlab.errors import InputError
 from netlab.kube import objects as o
 from netlab.kube import wire as w
+from netlab.kube.calico import READERS as CALICO_READERS
+from netlab.kube.calico import read_environment
 from netlab.kube.cluster import Cluster
 from netlab.kube.declared import Declared, Flannel, Legacy, Placement, ServiceWish, Template, Toleration, Workload
 from netlab.kube.documents import At, Document, read_documents
@@ -73,7 +75,7 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
     implied = sorted(
         {
             obj.namespace
-            for group in (played.pods, played.services, declared.policies, declared.calico)
+            for group in (played.pods, played.services, declared.policies, declared.calico_policies)
             for obj in group.values()
             if obj.namespace
         }
@@ -81,7 +83,7 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
     )
     for name in implied:
         namespaces[name] = o.Namespace(name=name, labels={NAME_LABEL: name})
-    if implied and (declared.policies or declared.calico or declared.cluster_policies):
+    if implied and (declared.policies or declared.calico_policies or declared.cluster_policies):
         names = ", ".join(implied)
         assumptions.append(f"namespaces without a Namespace object carry no label but {NAME_LABEL}: {names}")
     notes = list(declared.notes)
@@ -95,7 +97,7 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         slices=played.slices,
         policies=declared.policies,
         policy_objects=PolicyObjects(
-            declared.calico,
+            declared.calico_policies,
             declared.tiers,
             declared.network_sets,
             declared.host_endpoints,
@@ -106,6 +108,7 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         workloads=played.workloads,
         fabric=setting.fabric,
         cni=setting.cni,
+        calico=played.calico,
         proxy=setting.proxy,
         pod_cidrs=setting.pod_cidrs,
         service_cidrs=setting.service_cidrs,
@@ -154,6 +157,10 @@ def collect(documents: Iterable[Document], namespace: str = "default") -> Declar
         policy = POLICY_READERS.get((document.kind, document.api_version))
         if policy is not None:
             policy(declared, document, namespace)
+            continue
+        of_calico = CALICO_READERS.get(document.kind)
+        if of_calico is not None and document.api_version in of_calico[0]:
+            of_calico[1](declared, document, namespace)
             continue
         read = _READERS.get(document.kind)
         if read is None or read[0] != document.api_version:
@@ -305,6 +312,8 @@ def _workload(declared: Declared, document: Document, namespace: str) -> None:
         reported=bool(body.status),
     )
     declared.workloads[f"{workload.namespace}/{kind}/{workload.name}"] = workload
+    if kind == "DaemonSet" and workload.name in ("calico-node", "canal"):
+        declared.calico.environment.update(read_environment(document))
 
 
 def _cron_job(declared: Declared, document: Document, namespace: str) -> None:
@@ -478,7 +487,7 @@ def _endpoints(declared: Declared, document: Document, namespace: str) -> None:
 
 
 def _config_map(declared: Declared, document: Document, namespace: str) -> None:
-    """The ConfigMaps of kube-proxy and flannel; any other is passed over."""
+    """The ConfigMaps of kube-proxy, flannel, Canal and Calico; any other is passed over."""
     body = document.decode(w.ConfigMap)
     meta = body.metadata or w.Meta()
     where = (meta.namespace, meta.name)
@@ -489,9 +498,11 @@ def _config_map(declared: Declared, document: Document, namespace: str) -> None:
             raise InputError("the same object twice", at.ref, f"it stands first in {declared.kube_proxy_ref}")
         declared.kube_proxy = _embedded(data["config.conf"], w.KubeProxyConfiguration, at, "data[config.conf]")
         declared.kube_proxy_ref = at.ref
-    elif meta.name == "kube-flannel-cfg" and "net-conf.json" in data:
+    elif where == ("kube-system", "calico-config") and "calico_backend" in data:
+        declared.calico.backend = data["calico_backend"]
+    elif meta.name in ("kube-flannel-cfg", "canal-config") and "net-conf.json" in data:
         if declared.flannel is not None:
-            raise InputError("a second kube-flannel-cfg", at.ref, f"the first stands in {declared.flannel.ref}")
+            raise InputError(f"a second {meta.name}", at.ref, f"the first stands in {declared.flannel.ref}")
         declared.flannel = _flannel(data, at)
     else:
         declared.passed_over["ConfigMap"] += 1
@@ -528,7 +539,8 @@ def _flannel(data: dict[str, str], at: At) -> Flannel:
     if network.enable_ipv6 and network.ipv6_network:
         networks.append(str(at.prefix(network.ipv6_network, "data[net-conf.json].IPv6Network")))
     backend = network.backend or w.FlannelBackend()
-    return Flannel(tuple(networks), backend.type, backend.vni, backend.port or 8472, hairpin, at.ref)
+    direct = backend.direct_routing
+    return Flannel(tuple(networks), backend.type, backend.vni, backend.port or 8472, hairpin, at.ref, direct)
 
 
 def _topology(declared: Declared, document: Document, namespace: str) -> None:

@@ -223,8 +223,8 @@ def _calico_policy(declared: Declared, document: Document, namespace: str) -> No
     at, common = begin(document, body, None if everywhere else namespace, None)
     kind = document.kind
     key = f"{kind}/{common['namespace']}/{common['name']}" if common["namespace"] else f"{kind}/{common['name']}"
-    if key in declared.calico:
-        raise InputError("the same object twice", at.ref, f"it stands first in {declared.calico[key].ref}")
+    if key in declared.calico_policies:
+        raise InputError("the same object twice", at.ref, f"it stands first in {declared.calico_policies[key].ref}")
     spec = body.spec or w.CalicoPolicySpec()
     if not everywhere:
         for value, field in (
@@ -248,7 +248,7 @@ def _calico_policy(declared: Declared, document: Document, namespace: str) -> No
         raise at.error("PreDNAT GlobalNetworkPolicy cannot have egress rules", "spec.preDNAT")
     if (spec.pre_dnat or spec.do_not_track) and not spec.apply_on_forward:
         raise at.error("ApplyOnForward must be true if either PreDNAT or DoNotTrack is true", "spec.applyOnForward")
-    declared.calico[key] = p.CalicoPolicy(
+    declared.calico_policies[key] = p.CalicoPolicy(
         **common,
         kind=kind,
         tier=spec.tier or "default",

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from netlab.errors import InputError, did_you_mean
-from netlab.kube.cluster import Cni, Fabric, Proxy
+from netlab.kube.calico import BLOCK_SIZES, ENCAPSULATIONS, pools_of_environment, settle_calico
+from netlab.kube.cluster import Calico, Cni, Fabric, FabricSegment, IpPool, Proxy
 from netlab.kube.documents import At, Document
 from netlab.kube.objects import Node
 from netlab.linux.addr import Ip, Prefix, mask_of, prefix
@@ -92,6 +93,13 @@ class _NodeDoc(_Strict, frozen=True):
     pod_cidr: str | None = None
     pod_cidrs: list[str] | None = None
     labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _SegmentDoc(_Strict, frozen=True):
+    name: str
+    prefixes: list[str]
+    gateways: list[str] | None = None
 
 
 class _FabricDoc(_Strict, frozen=True):
@@ -100,6 +108,15 @@ class _FabricDoc(_Strict, frozen=True):
     gateways: list[str] | None = None
     mtu: _Mtu | None = None
     device: str | None = None
+    segments: list[_SegmentDoc] | None = None
+
+
+class _PoolDoc(_Strict, frozen=True):
+    cidr: str
+    name: str | None = None
+    encapsulation: str | None = None
+    nat_outgoing: bool | None = None
+    block_size: int | None = None
 
 
 class _CniDoc(_Strict, frozen=True):
@@ -109,6 +126,9 @@ class _CniDoc(_Strict, frozen=True):
     port: _PortNumber | None = None
     hairpin: bool | None = None
     masquerade: bool | None = None
+    direct_routing: bool | None = None
+    encapsulation: str | None = None
+    pools: list[_PoolDoc] | None = None
 
 
 class _ProxyDoc(_Strict, frozen=True):
@@ -163,7 +183,9 @@ class Topology(msgspec.Struct, frozen=True):
     device: str | None = None
     pod_cidrs: tuple[Prefix, ...] = ()
     service_cidrs: tuple[Prefix, ...] = ()
+    segments: tuple[FabricSegment, ...] = ()
     cni: _CniDoc = _CniDoc()
+    pools: tuple[IpPool, ...] = ()
     proxy: _ProxyDoc = _ProxyDoc()
     cluster_cidrs: tuple[Prefix, ...] = ()
     nodeport_addresses: tuple[Prefix, ...] = ()
@@ -184,6 +206,8 @@ def read_topology(document: Document) -> Topology:
         cidrs = _both(n.pod_cidr, n.pod_cidrs, at, f"nodes[{i}].podCIDR")
         addresses = tuple(at.ip(a, f"nodes[{i}].addresses[{j}]") for j, a in enumerate(n.addresses or ()))
         nodes[n.name] = Node(name=n.name, labels=n.labels or {}, pod_cidrs=cidrs, internal_ips=addresses, ref=at.ref)
+        if n.annotations:
+            nodes[n.name] = msgspec.structs.replace(nodes[n.name], annotations=n.annotations)
     fabric = body.fabric or _FabricDoc()
     gateways = [fabric.gateway, *(fabric.gateways or ())] if fabric.gateway else fabric.gateways or ()
     cni, proxy = body.cni or _CniDoc(), body.kube_proxy or _ProxyDoc()
@@ -195,10 +219,17 @@ def read_topology(document: Document) -> Topology:
         at.one_of(proxy.detect_local_mode, _LOCAL_MODES, "kubeProxy.detectLocalMode")
     if proxy.scheduler is not None:
         at.one_of(proxy.scheduler, IPVS_SCHEDULERS, "kubeProxy.scheduler")
+    if cni.encapsulation is not None:
+        at.one_of(cni.encapsulation, ENCAPSULATIONS, "cni.encapsulation")
+    segments = _segments(fabric, at)
+    flat = [p for segment in segments for p in segment.prefixes]
     return Topology(
         nodes=nodes,
-        prefixes=tuple(at.prefix(p, f"fabric.prefixes[{i}]") for i, p in enumerate(fabric.prefixes or ())),
-        gateways=tuple(at.ip(g, "fabric.gateway" if fabric.gateway else f"fabric.gateways[{i}]") for i, g in enumerate(gateways)),
+        segments=segments,
+        pools=tuple(_pool(pool, cni.encapsulation, at, f"cni.pools[{i}]") for i, pool in enumerate(cni.pools or ())),
+        prefixes=tuple(flat) or tuple(at.prefix(p, f"fabric.prefixes[{i}]") for i, p in enumerate(fabric.prefixes or ())),
+        gateways=tuple(g for segment in segments for g in segment.gateways)
+        or tuple(at.ip(g, "fabric.gateway" if fabric.gateway else f"fabric.gateways[{i}]") for i, g in enumerate(gateways)),
         mtu=fabric.mtu,
         device=fabric.device,
         pod_cidrs=_both(body.pod_cidr, body.pod_cidrs, at, "podCIDR"),
@@ -213,6 +244,48 @@ def read_topology(document: Document) -> Topology:
         sysctls={_sysctl(key, at): value for key, value in (body.sysctls or {}).items()},
         ref=at.ref,
     )
+
+
+def _segments(fabric: _FabricDoc, at: At) -> tuple[FabricSegment, ...]:
+    """Segments with a router between them; each has a router address of its own for every subnet."""
+    if not fabric.segments:
+        return ()
+    if fabric.prefixes or fabric.gateway or fabric.gateways:
+        raise at.error("both segments and prefixes or gateways", "fabric.segments", "a segment has its own prefixes and gateways")
+    found: list[FabricSegment] = []
+    for i, segment in enumerate(fabric.segments):
+        path = f"fabric.segments[{i}]"
+        prefixes = tuple(at.prefix(p, f"{path}.prefixes[{j}]") for j, p in enumerate(segment.prefixes))
+        gateways = tuple(at.ip(g, f"{path}.gateways[{j}]") for j, g in enumerate(segment.gateways or ()))
+        if not prefixes:
+            raise at.error("a segment without a prefix", path)
+        for other in found:
+            if other.name == segment.name:
+                raise at.error(f'the segment "{segment.name}" twice', f"{path}.name")
+            for a in other.prefixes:
+                if any(a.address in b or b.address in a for b in prefixes):
+                    raise at.error(f'segment "{segment.name}" overlaps "{other.name}", {a}', f"{path}.prefixes")
+        stray = next((g for g in gateways if not any(g in p for p in prefixes)), None)
+        if stray is not None:
+            raise at.error(f"gateway {stray} is in none of the segment's prefixes", f"{path}.gateways")
+        gateways = gateways or tuple(_gateway(p, set()) for p in prefixes)
+        found.append(FabricSegment(segment.name, prefixes, gateways))
+    return tuple(found)
+
+
+def _pool(doc: _PoolDoc, encapsulation: str | None, at: At, path: str) -> IpPool:
+    cidr = at.prefix(doc.cidr, f"{path}.cidr")
+    word = at.one_of(doc.encapsulation or encapsulation or "IPIP", ENCAPSULATIONS, f"{path}.encapsulation")
+    ipip, vxlan = ENCAPSULATIONS[word]
+    if cidr.family == 6 and ipip != "Never":
+        if doc.encapsulation:
+            raise at.error("IPIP does not carry IPv6", f"{path}.encapsulation", "VXLAN does, or Never")
+        ipip = "Never"
+    size = BLOCK_SIZES[cidr.family] if doc.block_size is None else doc.block_size
+    if not cidr.length <= size <= cidr.address.bits:
+        raise at.error(f"a blockSize of {size} in {cidr}", f"{path}.blockSize", f"{cidr.length} to {cidr.address.bits}")
+    outgoing = cidr.family == 4 if doc.nat_outgoing is None else doc.nat_outgoing
+    return IpPool(doc.name or f"pool-{cidr}".replace("/", "-"), cidr, ipip, vxlan, outgoing, size, ref=at.ref)
 
 
 def _sysctl(key: str, at: At) -> str:
@@ -251,6 +324,7 @@ class Setting(msgspec.Struct, frozen=True):
     service_cidrs: tuple[Prefix, ...]
     sysctls: Mapping[str, int]
     assumptions: tuple[str, ...]
+    calico: Calico = Calico()
 
 
 def settle(declared: Declared, overrides: Overrides) -> Setting:
@@ -265,14 +339,19 @@ def settle(declared: Declared, overrides: Overrides) -> Setting:
     says: list[str] = []
     nodes = _nodes(declared, topology, says)
     pod_cidrs = _pod_cidrs(declared, topology, overrides, nodes, says)
-    nodes = _complete_cidrs(declared, nodes, pod_cidrs, says)
+    cni = _cni(declared, topology, overrides, says)
+    if cni.name != "calico":  # its IPAM gives out blocks of its own
+        nodes = _complete_cidrs(declared, nodes, pod_cidrs, says)
     nodes = _complete_addresses(declared, nodes, topology, {p.family for p in pod_cidrs}, says)
     _check_distinct(nodes)
     fabric = _fabric(nodes, topology, overrides, says)
-    cni = _cni(declared, topology, overrides, says)
+    calico = Calico()
+    if cni.name == "calico":
+        words = topology.cni.encapsulation
+        calico = settle_calico(declared, nodes, pod_cidrs, topology.pools, words, cni.backend or None, says)
     proxy = _proxy(declared, topology, overrides, pod_cidrs, says)
     service_cidrs = _service_cidrs(declared, topology, overrides, {p.family for p in pod_cidrs}, says)
-    return Setting(nodes, fabric, cni, proxy, pod_cidrs, service_cidrs, topology.sysctls, tuple(says))
+    return Setting(nodes, fabric, cni, proxy, pod_cidrs, service_cidrs, topology.sysctls, tuple(says), calico)
 
 
 def natural(name: str) -> tuple[Any, ...]:
@@ -303,6 +382,7 @@ def _nodes(declared: Declared, topology: Topology, says: list[str]) -> dict[str,
         nodes[name] = msgspec.structs.replace(
             known,
             labels={**known.labels, **node.labels},
+            annotations={**known.annotations, **node.annotations},
             pod_cidrs=node.pod_cidrs or known.pod_cidrs,
             internal_ips=node.internal_ips or known.internal_ips,
         )
@@ -360,10 +440,17 @@ def _pod_cidrs(
         return topology.pod_cidrs
     if declared.flannel is not None and declared.flannel.networks:
         return tuple(prefix(text) for text in declared.flannel.networks)
+    pools = topology.pools or tuple(declared.calico.pools[n] for n in sorted(declared.calico.pools)) or declared.calico.installed
+    one_a_family = {pool.cidr.family: pool.cidr for pool in reversed(pools)}
+    if one_a_family:
+        return tuple(one_a_family[family] for family in sorted(one_a_family))
     if topology.cluster_cidrs:
         return topology.cluster_cidrs
     if declared.kube_proxy is not None and declared.kube_proxy.cluster_cidr:
         return _config_cidrs(declared, declared.kube_proxy.cluster_cidr, "clusterCIDR")
+    first_pools = pools_of_environment(declared.calico.environment)
+    if first_pools:
+        return first_pools
     blocks: list[Prefix] = [p for node in nodes.values() for p in node.pod_cidrs]
     found = _cover_families(blocks)
     if found:
@@ -521,7 +608,7 @@ def _fabric(nodes: Mapping[str, Node], topology: Topology, overrides: Overrides,
         says.append(f"the nodes share one L2 segment {_list(prefixes)}, gateway {_list(gateways)}, MTU {mtu}")
     elif not topology.gateways:
         says.append(f"the gateway of the fabric is {_list(gateways)}")
-    return Fabric(prefixes, gateways, mtu, topology.device or "eth0")
+    return Fabric(prefixes, gateways, mtu, topology.device or "eth0", topology.segments)
 
 
 def _gateway(block: Prefix, used: set[Ip]) -> Ip:
@@ -565,13 +652,11 @@ def _cni(declared: Declared, topology: Topology, overrides: Overrides, says: lis
         else:
             name = default.name
             says.append("CNI flannel with the VXLAN backend: the input shows no CNI plug-in")
-    if name == "canal":
-        name = "flannel"
-        says.append("canal: flannel's network is modelled, Calico's policy rules are not")
-    backend = (
-        overrides.backend or doc.backend or (conf.backend if conf else None) or (default.backend if name == "flannel" else "")
-    )
-    if name not in ("flannel", "none"):
+    usual = default.backend if name in ("flannel", "canal") else ""
+    written = doc.backend if doc.name in (None, name) else None  # of the plug-in that a flag has replaced
+    of_flannel = conf.backend if conf and name in ("flannel", "canal") else None
+    backend = overrides.backend or written or of_flannel or usual
+    if name not in ("flannel", "canal", "none", "calico"):
         says.append(f"CNI {name}: netlab does not model its data plane")
     hairpin = doc.hairpin if doc.hairpin is not None else conf.hairpin if conf and conf.hairpin is not None else None
     return Cni(
@@ -581,6 +666,7 @@ def _cni(declared: Declared, topology: Topology, overrides: Overrides, says: lis
         port=doc.port or (conf.port if conf else default.port),
         hairpin=default.hairpin if hairpin is None else hairpin,
         masquerade=default.masquerade if doc.masquerade is None else doc.masquerade,
+        direct_routing=doc.direct_routing if doc.direct_routing is not None else conf.direct_routing if conf else False,
     )
 
 

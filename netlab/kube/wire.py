@@ -114,9 +114,9 @@ class PodSpec(Wire, frozen=True):
     node_name: str | None = None
     node_selector: dict[str, str] | None = None
     host_network: bool | None = None
+    service_account_name: str | None = None
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
-    service_account_name: str | None = None
     tolerations: list[Toleration] | None = None
 
 
@@ -322,6 +322,7 @@ class FlannelBackend(msgspec.Struct, frozen=True):
     type: str = msgspec.field(default="udp", name="Type")  # flannel's own default; every published manifest says vxlan
     vni: int = msgspec.field(default=1, name="VNI")
     port: int = msgspec.field(default=0, name="Port")  # 0: the kernel's default, 8472
+    direct_routing: bool = msgspec.field(default=False, name="DirectRouting")
 
 
 class FlannelNetwork(msgspec.Struct, frozen=True):

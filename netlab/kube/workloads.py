@@ -12,7 +12,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from netlab.errors import InputError
+from netlab.kube.calico import open_pools
+from netlab.kube.cluster import Calico
 from netlab.kube.declared import Declared, Placement, Toleration, Workload
+from netlab.kube.ipam import Ipam
 from netlab.kube.objects import Endpoint, EndpointPort, EndpointSlice, Node, Pod, Service, ServicePort
 from netlab.kube.selectors import labels_match, matches
 from netlab.kube.topology import Setting, natural, some
@@ -33,6 +36,7 @@ class Played(msgspec.Struct, frozen=True):
     slices: Mapping[str, tuple[EndpointSlice, ...]]
     workloads: Mapping[str, tuple[str, ...]]
     assumptions: tuple[str, ...]
+    calico: Calico = Calico()
 
 
 def fake_hash(length: int, *parts: object) -> str:
@@ -60,14 +64,14 @@ def play(declared: Declared, setting: Setting) -> Played:
     placements = dict(declared.fresh)
     _make_pods(declared, setting, pods, placements, members, says)
     _place(pods, placements, setting, says)
-    _address(pods, placements, setting, says)
+    calico = _address(pods, placements, setting, says)
     services = _complete_services(declared, setting, says)
     slices = _slices(declared, setting, pods, services, says)
     # only a StatefulSet numbers its pods
     workloads = {
         key: tuple(sorted(found, key=natural if "/StatefulSet/" in key else None)) for key, found in sorted(members.items())
     }
-    return Played(pods, services, slices, workloads, tuple(says))
+    return Played(pods, services, slices, workloads, tuple(says), calico)
 
 
 def _many(n: int, word: str) -> str:
@@ -249,9 +253,14 @@ def _place(pods: dict[str, Pod], placements: Mapping[str, Placement], setting: S
         says.append(f"{_many(len(homeless), 'pod')} without a nodeName spread over {_many(len(nodes), 'node')}")
 
 
-def _address(pods: dict[str, Pod], placements: Mapping[str, Placement], setting: Setting, says: list[str]) -> None:
-    """Addresses for new pods: the node's own for hostNetwork, else the next free one of its podCIDRs from .2 on."""
+def _address(pods: dict[str, Pod], placements: Mapping[str, Placement], setting: Setting, says: list[str]) -> Calico:
+    """Addresses for new pods: the node's own for hostNetwork, else Calico's IPAM where that gives them out, else the next free
+    one of the node's podCIDRs from .2 on. Returns Calico with the blocks that this took."""
+    calico = setting.calico
     used = {address for pod in pods.values() for address in pod.ips}
+    used |= {address for own in calico.tunnels.values() for _, address in own}
+    ipam = Ipam(calico.pools, calico.blocks, used)
+    families = list(dict.fromkeys(p.cidr.family for p in calico.pools))
     cursors: dict[Prefix, int] = {}
     given = 0
     for key in sorted(placements, key=natural):
@@ -259,12 +268,18 @@ def _address(pods: dict[str, Pod], placements: Mapping[str, Placement], setting:
         node = setting.nodes[pod.node_name]
         if pod.host_network:
             ips = tuple({a.family: a for a in reversed(node.internal_ips)}.values())[::-1]
+        elif calico.pools:
+            ips = tuple(ipam.address(node, family, open_pools(calico.pools, node)) for family in families)
+            given += 1
         else:
             ips = tuple(_next_address(block, used, cursors, node) for block in node.pod_cidrs)
             given += 1
         pods[key] = msgspec.structs.replace(pod, ips=ips)
-    if given:
+    if given and calico.pools:
+        says.append(f"{_many(given, 'pod')} given the next free addresses of their nodes' blocks")
+    elif given:
         says.append(f"{_many(given, 'pod')} given the next free addresses of their nodes' podCIDRs, from .2 on")
+    return msgspec.structs.replace(calico, blocks={name: tuple(own) for name, own in ipam.blocks.items()})
 
 
 def _next_address(block: Prefix, used: set[Ip], cursors: dict[Prefix, int], node: Node) -> Ip:

@@ -38,6 +38,7 @@ PACKAGES = {  # tool -> the Debian package that brings it
     "iptables-nft-restore": "iptables",
     "ip6tables-nft-restore": "iptables",
     "nft": "nftables",
+    "bird": "bird2",
 }
 
 

@@ -275,11 +275,13 @@ def _ip_lines(netns: Netns, notes: list[str]) -> Iterator[str]:
                 yield f"{_here(device)} type vxlan id {vxlan.vni} local {vxlan.local}{lower} dstport {vxlan.port} {learning}"
             case DeviceKind.DUMMY:
                 yield f"{_here(device)} type dummy"
+            case DeviceKind.IPIP:
+                yield f"link add name {device.name} index {device.index} mtu {device.mtu} type ipip"
             case DeviceKind.LOOPBACK | DeviceKind.PHYSICAL | DeviceKind.VETH:
                 pass
             case _:
                 notes.append(f"{netns.name}: {device.name} ({device.kind.value}) is not made in the lab")
-    present = [d for d in devices if d.kind not in (DeviceKind.IPIP, DeviceKind.OTHER)]
+    present = [d for d in devices if d.kind is not DeviceKind.OTHER]
     for device in present:
         if device.master is not None:
             yield f"link set {device.name} master {device.master}"
@@ -331,9 +333,10 @@ def _address(device: Device, address: Address) -> str:
     return f"address add {peer}{brd} dev {device.name} scope {address.scope}{nodad}"
 
 
-def _connected_first(route: Route) -> bool:
-    """Routes on link come before those through gateways, which must be reachable when they are added."""
-    return any(hop.via is not None for hop in route.nexthops)
+def _connected_first(route: Route) -> tuple[bool, bool]:
+    """Routes on link come before those through gateways, which must be reachable when they are added; those of a protocol without
+    a name last of all: `ip -batch` takes the next name that it has seen before for that number (iproute2 rtnl_rtprot_a2n)."""
+    return route.protocol.isdigit(), any(hop.via is not None for hop in route.nexthops)
 
 
 def _route(route: Route) -> str:

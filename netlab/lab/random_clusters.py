@@ -55,7 +55,7 @@ _PATIENCE, _NEIGHBOURS_GO = 20, 6.0  # tries; seconds until neighbours may be fo
 # -- clusters ----------------------------------------------------------------------------------------------------------
 
 
-def random_cluster(seed: int, mode: str | None = None) -> Cluster:
+def random_cluster(seed: int, mode: str | None = None, cni: str | None = None) -> Cluster:
     """The cluster of a seed, through the same loader as any other input.
 
     Parameters
@@ -64,19 +64,79 @@ def random_cluster(seed: int, mode: str | None = None) -> Cluster:
         Which cluster; the same seed gives the same one.
     mode : str, optional
         kube-proxy's mode, by default the document's own: iptables.
+    cni : str, optional
+        Its network instead of flannel's VXLAN on one segment: "flannel" with any modelled backend, "calico" with any
+        encapsulation but IPIP, "calico-ipip", "canal"; often on two segments with a router between. Pods, services and
+        addresses of pods stay.
 
     Returns
     -------
     Cluster
         1 to 4 nodes, up to 4 pods on each, up to 8 services.
     """
-    return load(["-"], io.StringIO(random_documents(seed)), Overrides(proxy_mode=mode))
+    return load(["-"], io.StringIO(random_documents(seed, cni)), Overrides(proxy_mode=mode))
 
 
-def random_documents(seed: int) -> str:
+def random_documents(seed: int, cni: str | None = None) -> str:
     """The same cluster as text that ``netlab -f`` reads: JSON documents, one a line, parted by ``---``."""
     made = _Maker(Random(f"cluster {seed}")).documents()
+    if cni is not None:
+        made = _with_network(made, cni, Random(f"network {cni} {seed}"))
     return "\n---\n".join(json.dumps(document) for document in made) + "\n"
+
+
+IPIP = "calico-ipip"  # of its own, because not every kernel has tunl0
+NETWORKS = ("flannel", "calico", IPIP, "canal")
+
+
+def _with_network(documents: list[Doc], cni: str, random: Random) -> list[Doc]:
+    """The same cluster on another network: what is drawn here changes nothing of what was drawn before."""
+    topology = documents[0]
+    families = [prefix(p).family for p in topology["fabric"]["prefixes"]]
+    nodes = [d for d in documents if d["kind"] == "Node"]
+    pods = [d for d in documents if d["kind"] == "Pod"]
+    old = topology["cni"]
+    split = len(nodes) > 1 and random.random() < 0.5
+    topology["cni"] = {"name": "calico" if cni == IPIP else cni}
+    if cni in ("calico", IPIP):
+        pools = []
+        for family in families:
+            words = ["IPIP", "IPIPCrossSubnet"] if cni == IPIP and family == 4 else ["Never", "VXLAN", "VXLANCrossSubnet"]
+            size = random.choice((26, 27, 29, 32)) if family == 4 else random.choice((122, 124))
+            outgoing = random.random() < 0.8
+            word = random.choice(words)
+            pools.append({"cidr": _PODS[family], "encapsulation": word, "natOutgoing": outgoing, "blockSize": size})
+        topology["cni"]["pools"] = pools
+    else:
+        topology["cni"]["backend"] = random.choice(("vxlan", "host-gw") if cni == "flannel" else ("vxlan",))
+        topology["cni"] |= {key: old[key] for key in ("hairpin", "masquerade") if key in old}
+        if random.random() < 0.4:
+            topology["cni"]["directRouting"] = True
+    moved: dict[str, str] = {}
+    if split:
+        near = {4: "172.30.0.0/25", 6: "fd00:172:30::/112"}
+        far = {4: "172.30.0.128/25", 6: "fd00:172:30::1:0/112"}
+        topology["fabric"].pop("prefixes")
+        topology["fabric"]["segments"] = [
+            {"name": name, "prefixes": [blocks[f] for f in families]} for name, blocks in (("near", near), ("far", far))
+        ]
+        for n, node in enumerate(nodes):
+            if n and (n == len(nodes) - 1 or random.random() < 0.5):
+                for address in node["status"]["addresses"]:
+                    if address["type"] == "InternalIP":
+                        there = str(prefix(far[ip(address["address"]).family]).nth(11 + n))
+                        moved[address["address"]] = there
+    if cni in ("calico", IPIP) and len(nodes) > 1:
+        for pod in pods:
+            if not pod["spec"]["hostNetwork"] and random.random() < 0.15:  # its address is of another node's block
+                other = random.choice(nodes)
+                pod["spec"]["nodeName"] = other["metadata"]["name"]
+    text = json.dumps(documents)
+    for here, there in sorted(moved.items()):
+        for mark in ('"', "/"):
+            text = text.replace(f'"{here}{mark}', f'"{there}{mark}')
+    found: list[Doc] = json.loads(text)
+    return found
 
 
 class _Maker:
@@ -668,6 +728,7 @@ def verify_random(
     rules: int = 0,
     variant: str = "legacy",
     mode: str | None = None,
+    cni: str | None = None,
     progress: Callable[[int, RandomReport], None] = lambda done, report: None,
 ) -> RandomReport:
     """Stand random clusters up one after the other, and compare random flows through each.
@@ -686,18 +747,26 @@ def verify_random(
         "legacy" or "nft".
     mode : str, optional
         kube-proxy's mode: iptables if left out.
+    cni : str, optional
+        Which network they have: see `random_cluster`.
     progress : callable
         Told how many clusters are done, and the report so far.
     """
     report = RandomReport()
     for n in range(count):
-        report.add(verify_one(seed + n, flows=flows, rules=rules, variant=variant, mode=mode))
+        report.add(verify_one(seed + n, flows=flows, rules=rules, variant=variant, mode=mode, cni=cni))
         progress(n + 1, report)
     return report
 
 
 def verify_one(
-    seed: int, *, flows: int = 60, rules: int = 0, variant: str = "legacy", mode: str | None = None
+    seed: int,
+    *,
+    flows: int = 60,
+    rules: int = 0,
+    variant: str = "legacy",
+    mode: str | None = None,
+    cni: str | None = None,
 ) -> RandomReport:
     """Compare one random cluster; once more where the machine could not hold all its neighbours meanwhile.
 
@@ -711,7 +780,7 @@ def verify_one(
     """
     for _ in range(_PATIENCE):
         before = _times_full()
-        report = _compare(seed, flows, rules, variant, mode)
+        report = _compare(seed, flows, rules, variant, mode, cni)
         if _times_full() == before:
             return report
         time.sleep(_NEIGHBOURS_GO)
@@ -732,8 +801,10 @@ def _times_full() -> int:
     return found
 
 
-def _compare(seed: int, flows: int, rules: int, variant: str, mode: str | None) -> RandomReport:
-    cluster = random_cluster(seed, mode)
+def _compare(
+    seed: int, flows: int, rules: int, variant: str, mode: str | None = None, cni: str | None = None
+) -> RandomReport:
+    cluster = random_cluster(seed, mode, cni)
     tracer = Tracer(cluster)
     network = lab_network(cluster, tracer.network)
     wanted = sendable(cluster, random_flows(cluster, seed, flows))

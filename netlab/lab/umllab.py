@@ -35,7 +35,7 @@ def once(arguments: Sequence[str], output: Output, *, stdin: str | None, modules
 
 def up(
     name: str, arguments: Sequence[str], describe: Mapping[str, object], *, stdin: str | None, modules: Sequence[str]
-) -> running.Description:
+) -> tuple[running.Description, str]:
     """Boot a user-mode Linux that stays and make the lab in it.
 
     Parameters
@@ -50,6 +50,11 @@ def up(
         What was read from standard input.
     modules : sequence of str
         Kernel modules to load.
+
+    Returns
+    -------
+    tuple
+        The lab, and what the command inside printed.
 
     Raises
     ------
@@ -79,7 +84,7 @@ def up(
         except BaseException:
             uml.close()
             raise
-    return description
+    return description, (made.stdout or b"").decode(errors="replace")
 
 
 def perform(description: running.Description, arguments: Sequence[str], output: Output, *, stdin: bytes = b"") -> int:

@@ -38,7 +38,8 @@ class Domain:
                     for address in other.addresses:
                         if address.scope == "global":
                             self.by_host.setdefault(address.ip, []).append(place)
-            if netns.sysctl(f"ipv4.conf.{device.name}.proxy_arp") or netns.sysctl("ipv4.conf.all.proxy_arp"):
+            named = any(entry.proxy and entry.dev == device.name for entry in netns.neighbours)
+            if named or netns.sysctl(f"ipv4.conf.{device.name}.proxy_arp") or netns.sysctl("ipv4.conf.all.proxy_arp"):
                 self.proxies.append(place)
 
 

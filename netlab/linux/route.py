@@ -249,12 +249,16 @@ def _common_bits(a: Ip, b: Ip) -> int:
 
 
 def source_for(netns: Netns, found: Found, dst: Ip) -> Ip | None:
-    """The source of a packet made here: the route's prefsrc, else by selection; a local destination is its own source."""
+    """The source of a packet made here: the route's prefsrc, else by selection; a local destination is its own source.
+
+    IPv4 selects for the gateway (fib_semantics.c fib_info_update_nhc_saddr), IPv6 for the destination (ip6_route_get_saddr).
+    """
     if found.route is not None and found.route.src is not None:
         return found.route.src
     if found.type is RouteType.LOCAL:
         return dst
-    return select_source(netns, found.dev, found.via or dst)
+    towards = found.via if dst.family == 4 and found.via is not None else dst  # IPv4 fits the gateway, IPv6 the destination
+    return select_source(netns, found.dev, towards)
 
 
 def rp_filter(netns: Netns, dev: str) -> int:

@@ -690,7 +690,10 @@ def _neighbour(step: NeighbourStep, wide: bool, seen_at: str) -> Line:
     if step.how == "fdb":
         frames = f"frames to {step.mac} go to " if wide and step.mac else ""
         return _step("fdb", f"{step.device}: {frames}tunnel end {step.ip}{f' ({step.owner})' if step.owner else ''}{seen_at}")
-    how = f"{step.owner} answers ({step.how})" if step.owner else f"{step.how} entry"
+    if step.how == "proxy_arp":
+        how = f"nobody has it, {step.owner} answers for it (proxy ARP)"
+    else:
+        how = f"{step.owner} answers ({step.how})" if step.owner else f"{step.how} entry"
     return _step("neighbour", f"{step.ip}{mac} on {step.device}: {how}{seen_at}")
 
 

@@ -94,7 +94,8 @@ class Routed(Step, frozen=True, tag="routed"):
 
 
 class NeighbourStep(Step, frozen=True, tag="neighbour"):
-    """Who has this address on this link. `how`: "permanent" entry, "arp"/"ndp" answered by `owner`, "fdb"."""
+    """Who has this address on this link. `how`: "permanent" entry, "arp"/"ndp" answered by `owner`, "proxy_arp" where `owner`
+    answers for an address that it would route elsewhere, "fdb"."""
 
     ip: str
     mac: str

@@ -91,6 +91,7 @@ IPV6_IN_IPV6 = 41
 XMIT_RECURSION = 8  # net/core/dev.h XMIT_RECURSION_LIMIT
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes: outer IP 20/40, UDP 8, VXLAN 8, inner Ethernet 14
 TIMESTAMP, TIMESTAMP_REPLY = 13, 14  # RFC 792
+TUNL0 = "tunl0"  # the one IPIP device that is there without being made, and has no remote
 _BROADCAST_MAC = "ff:ff:ff:ff:ff:ff"
 
 # --reject-with words -> ICMP type and code (net/ipv4/netfilter/ipt_REJECT.c, net/ipv6/netfilter/ip6t_REJECT.c)
@@ -431,6 +432,8 @@ class Walk:
                     return self._refuse(skb, _HOST, f"nobody on {device.name} answers for {nexthop}")
                 skb.packet = replace(skb.packet, src_mac=device.mac, dst_mac=mac)
                 return self._transmit(skb, device)
+            case DeviceKind.IPIP:  # IFF_NOARP: there is nobody to ask
+                return self._ipip_xmit(skb, device, nexthop)
             case DeviceKind.DUMMY:
                 return self._drop(netns, f"{device.name} is a dummy device: it swallows what is sent to it")
             case _:
@@ -460,15 +463,15 @@ class Walk:
         answer = self._ask(netns, device, ip)
         if answer is None:
             return None
-        mac, owner = answer
-        self.emit(netns.name, NeighbourStep(str(ip), mac, device.name, how, owner))
+        mac, owner, proxied = answer
+        self.emit(netns.name, NeighbourStep(str(ip), mac, device.name, "proxy_arp" if proxied else how, owner))
         return mac
 
-    def _ask(self, netns: Netns, device: Device, ip: Ip) -> tuple[str, str] | None:
-        """Who on the link answers for an address, and with which MAC.
+    def _ask(self, netns: Netns, device: Device, ip: Ip) -> tuple[str, str, bool] | None:
+        """Who on the link answers for an address, with which MAC, and whether only as a proxy.
 
-        ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; proxy_arp
-        answers for what the host would route elsewhere (arp.c arp_process). Of several that answer the first is believed, and
+        ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; a proxy
+        answers for what it would route elsewhere (arp.c arp_process). Of several that answer the first is believed, and
         which that is depends on the wire: each is as likely.
         """
         domain = self.links.domain((netns.name, device.name))
@@ -484,15 +487,13 @@ class Walk:
             owner = self.network.namespaces[place[0]]
             holder = next((d.name for d in owner.devices.values() for a in d.addresses if a.ip == ip), place[1])
             trap = f" (for {holder}'s address: arp_ignore is off)" if owner.ipvs and holder != place[1] else ""
-            return owner.devices[place[1]].mac, f"{place[0]}/{place[1]}{trap}"
+            return owner.devices[place[1]].mac, f"{place[0]}/{place[1]}{trap}", False
         if ip.family == 4:
+            asker = select_source(netns, device.name, ip)
             for place in domain.proxies:
-                if place[0] == netns.name:
-                    continue
                 owner = self.network.namespaces[place[0]]
-                back = lookup(owner, ip, iif=place[1])[0]
-                if back.type is RouteType.UNICAST and back.dev != place[1]:
-                    return owner.devices[place[1]].mac, f"{place[0]}/{place[1]} (proxy_arp)"
+                if place[0] != netns.name and _proxies(owner, place[1], ip, asker):
+                    return owner.devices[place[1]].mac, f"{place[0]}/{place[1]}", True
         return None
 
     def _answers_arp(self, place: tuple[str, str], device: Device, ip: Ip) -> bool:
@@ -827,10 +828,58 @@ class Walk:
             return self._told(self._drop(skb.netns.name, reason))
         return self._told(self.local_out(skb.netns, answer, f"kernel of {skb.netns.name}", attached(skb)))
 
+    # -- IPIP ----------------------------------------------------------------------------------------------------------
+
+    def _ipip_xmit(self, skb: Skb, device: Device, nexthop: Ip) -> Outcome:
+        """drivers/net: net/ipv4/ip_tunnel.c ip_tunnel_xmit of a tunnel without a remote (tunl0): the route's gateway is the other
+        end, or the destination itself where there is none. TTL, TOS and DF are those of the packet inside.
+
+        The mark stays, the connection is let go (skb_scrub_packet): the outer packet is one that this host sends.
+        """
+        netns, packet = skb.netns, skb.packet
+        if not device.up:
+            return self._drop(netns.name, f"{device.name} is down")
+        if packet.family != 4 or device.name != TUNL0:
+            return self._unknown(netns.name, f"IPv{packet.family} through the tunnel {device.name}")
+        there = lookup(netns, nexthop)
+        if there[0].type not in (RouteType.UNICAST, RouteType.LOCAL):
+            return self._drop(netns.name, f"{device.name}: no route to the tunnel's other end, {nexthop}")
+        if any(found.out == device.name for found in there):
+            return self._drop(netns.name, f"{device.name}: the way to {nexthop} is {device.name} itself")
+        limit = netns.devices[there[0].out].mtu - IPIP_OVERHEAD[4]
+        if packet.length > limit and packet.df:  # tnl_update_pmtu
+            self.emit(netns.name, MtuStep(device.name, limit, packet.length, "too long for the tunnel, and DF is set"))
+            answer = self._icmp_error(skb, UNREACHABLE, 4)
+            reason = f"{packet.length} bytes do not fit the tunnel {device.name}, {limit}; ICMP fragmentation needed goes back"
+            self.emit(netns.name, Dropped(reason))
+            return Outcome("dropped", f"{reason} (on {netns.name})", netns.name, answer=answer, answer_ct=attached(skb))
+        inner = replace(packet, mark=0, src_mac="", dst_mac="")
+        outer = Packet(
+            src=Ip(4, 0),  # chosen by the route (ip_route_output_key)
+            dst=nexthop,
+            protocol=IPIP,
+            ttl=packet.ttl,
+            length=packet.length + IPIP_OVERHEAD[4],
+            df=packet.df,
+            mark=packet.mark,
+            inner=inner,
+        )
+        source = source_for(netns, there[0], nexthop)
+        if source is None:
+            return self._drop(netns.name, f"{device.name}: no source address towards {nexthop}")
+        outer = replace(outer, src=source)
+        self.emit(netns.name, Encapsulated(device.name, None, self._header(outer)))
+        if self._nested >= XMIT_RECURSION:
+            return self._drop(netns.name, f"dead loop on virtual device {device.name}: its own packets come back to it")
+        self._nested += 1
+        outcome = self.local_out(netns, outer, f"{device.name} on {netns.name}", socket=False)
+        self._nested = 0
+        return outcome
+
     def _ipip_rcv(self, skb: Skb) -> Outcome | None:
         """net/ipv4/ipip.c ipip_rcv: tunl0 takes every IPIP packet for this host; None where there is no such device."""
         packet = skb.packet
-        device = skb.netns.devices.get("tunl0")
+        device = skb.netns.devices.get(TUNL0)
         if packet.protocol != IPIP or packet.inner is None or device is None or not device.up:
             return None
         if any(d.kind is DeviceKind.IPIP and d is not device for d in skb.netns.devices.values()):
@@ -877,7 +926,7 @@ class Walk:
             case RouteType.UNICAST:
                 return self._forward(skb, found)
             case RouteType.BLACKHOLE:
-                return self._drop(netns.name, self._blackhole_reason(netns, packet.dst))
+                return self._drop(netns.name, self._blackhole_reason(netns, packet.dst, found))
             case RouteType.PROHIBIT:
                 return self._refuse(skb, _FILTERED, f"prohibit route to {packet.dst}") if forwards else self._drop(
                     netns.name, f"prohibit route to {packet.dst}"
@@ -889,10 +938,12 @@ class Walk:
                 return self._refuse(skb, _NET if found.route is None else _HOST, reason)
 
     @staticmethod
-    def _blackhole_reason(netns: Netns, dst: Ip) -> str:
+    def _blackhole_reason(netns: Netns, dst: Ip, found: Found) -> str:
         if netns.kind is NetnsKind.EXTERNAL:
             return f"left the cluster: nobody beyond the gateway has {dst}"
-        return f"blackhole route to {dst}"
+        if found.route is None or found.route.dst.length == dst.bits:
+            return f"blackhole route to {dst}"
+        return f"blackhole route {found.route.dst}: no longer prefix leads to {dst}, so nobody has it"
 
     def _forward(self, skb: Skb, found: Found) -> Outcome:
         """ip_forward.c ip_forward: TTL, MTU, FORWARD; then as any output."""
@@ -1023,6 +1074,24 @@ class Walk:
     def note(self, where: str, text: str) -> None:
         """A remark of the caller's at this point of the record."""
         self.emit(where, NoteStep(text))
+
+
+def _proxies(netns: Netns, dev: str, ip: Ip, asker: Ip | None) -> bool:
+    """net/ipv4/arp.c arp_process: would this host answer a question on `dev` for an address that is not its own?
+
+    The question must pass for a packet from the asker (ip_route_input: a route, rp_filter), the device must forward, and the
+    route must lead out of another one; then proxy_arp, or an entry of `ip neigh show proxy`, says yes.
+    """
+    if not forwarding(netns, 4, dev):
+        return False
+    if asker is not None and source_refusal(netns, asker, ip, dev) is not None:
+        return False
+    found = lookup(netns, ip, src=asker, iif=dev)[0]
+    if found.type is not RouteType.UNICAST or found.dev == dev:
+        return False
+    if netns.sysctl(f"ipv4.conf.{dev}.proxy_arp") or netns.sysctl("ipv4.conf.all.proxy_arp"):
+        return True
+    return any(entry.proxy and entry.dev == dev and entry.ip == ip for entry in netns.neighbours)
 
 
 def _reset(packet: Packet) -> Packet | None:

@@ -1,31 +1,34 @@
-"""Flannel with the VXLAN backend, and the CNI bridge plug-in that it delegates to: what they leave on nodes and in pods.
+"""Flannel with its backends vxlan and host-gw, and the CNI bridge plug-in that it delegates to: what they leave behind.
 
     pod eth0 --- vethXXXXXXXX [cni0 10.244.1.1/24] --route--> flannel.1 ==VXLAN, UDP 8472==> eth0 of another node
 
 Law: devices, addresses, routes, neighbours, FDB entries and iptables rules are those of flanneld v0.22 and later with its
 kube-flannel.yml (hairpinMode, isDefaultGateway). MAC addresses and veth names, random in reality, follow from names here.
 Sources: flannel-io/flannel pkg/backend/vxlan, pkg/trafficmngr/iptables; containernetworking/plugins main/bridge, pkg/ip.
-Not modelled: DirectRouting, other backends, flanneld's nftables mode, the portmap plug-in.
+Not modelled: its other backends (wireguard, ipip, udp ...), flanneld's nftables mode, the portmap plug-in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 
 import msgspec
 
+from netlab.dataplane.cni.wiring import Plugin, Wiring, append_chain, destination, mac_of_ip, source
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Node, Pod
-from netlab.linux.addr import Ip, Prefix, mask_of, prefix
+from netlab.linux.addr import Ip, Prefix, prefix
 from netlab.linux.derived import IP6_USER_METRIC, link_local, with_broadcast
-from netlab.linux.hooks import IPTABLES_TABLES
-from netlab.linux.matches import Comment, Destination, Mark, Source
+from netlab.linux.matches import Comment, Mark
 from netlab.linux.netns import Address, Device, DeviceKind, FdbEntry, Neighbour, NextHop, Route, Vxlan
-from netlab.linux.rules import Chain, Rule, Ruleset, Table
+from netlab.linux.rules import Rule, Ruleset
 from netlab.linux.targets import Accept, Jump, Masquerade, NatRange, Return
 
 BRIDGE = "cni0"
+HOST_GW = "host-gw"
+BACKENDS = ("vxlan", HOST_GW)
 OVERHEAD = {4: 50, 6: 70}  # flannel subtracts 50; the kernel lowers a tunnel over IPv6 to 70 (vxlan.c, VXLAN6_HEADROOM)
 _KUBE_PROXY_MARK = 0x4000  # trafficmngr.KubeProxyMark: fixed, whatever kube-proxy's --iptables-masquerade-bit says
 _MULTICAST = {4: prefix("224.0.0.0/4"), 6: prefix("ff00::/8")}
@@ -48,20 +51,27 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Remote(msgspec.Struct, frozen=True):
-    """The three entries that every other node makes for a lease; they are the same on all of them."""
+    """The entries that another node makes for a lease: a route, and for a tunnel the MAC and where it is."""
 
     route: Route
-    neighbour: Neighbour
-    fdb: FdbEntry
+    neighbour: Neighbour | None = None
+    fdb: FdbEntry | None = None
 
 
-class Wiring(msgspec.Struct, frozen=True):
-    """What flannel and the bridge plug-in leave in a namespace, beside what Linux derives from it."""
+def plugin(cluster: Cluster) -> Plugin:
+    """Flannel in one cluster."""
+    own = leases(cluster)
 
-    devices: tuple[Device, ...] = ()
-    routes: tuple[Route, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
-    fdb: tuple[FdbEntry, ...] = ()
+    def on_a_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
+        return on_node(cluster, node, pods, own, first_index)
+
+    def rules(ruleset: Ruleset, node: Node, pods: Sequence[Pod], family: int) -> Ruleset:
+        return add_rules(ruleset, cluster, node, family)
+
+    def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
+        return [*stray_pods(cluster, node, pods), *missing(cluster, node, own)]
+
+    return Plugin(on_a_node, partial(in_pod, cluster), rules, assumptions=assumed)
 
 
 def leases(cluster: Cluster) -> dict[str, tuple[Lease, ...]]:
@@ -78,59 +88,49 @@ def leases(cluster: Cluster) -> dict[str, tuple[Lease, ...]]:
             if subnet is None or public_ip is None:
                 continue
             device = f"flannel.{vni}" if family == 4 else f"flannel-v6.{vni}"
-            own.append(Lease(name, subnet, public_ip, _mac(f"{name}/{device}"), device, cluster.fabric.mtu - OVERHEAD[family]))
+            mac, mtu = _mac(f"{name}/{device}"), cluster.fabric.mtu - OVERHEAD[family]
+            if cluster.cni.backend == HOST_GW:
+                device, mac, mtu = cluster.fabric.device, "", cluster.fabric.mtu
+            own.append(Lease(name, subnet, public_ip, mac, device, mtu))
         found[name] = tuple(own)
     return found
 
 
-def remotes(all_leases: Mapping[str, tuple[Lease, ...]]) -> dict[str, tuple[Remote, ...]]:
-    """What the other nodes add for each node (vxlan_network.go, handleSubnetEvents): a route through the tunnel to its subnet
-    by the subnet's network address, that address's MAC, and the tunnel end behind the MAC."""
-    return {name: tuple(_remote(lease) for lease in own) for name, own in all_leases.items()}
+def remotes(cluster: Cluster, node: Node, all_leases: Mapping[str, tuple[Lease, ...]]) -> Iterator[Remote]:
+    """What a node adds for every other one (vxlan_network.go handleSubnetEvents, hostgw_network.go): a route through the tunnel
+    to its subnet by the subnet's network address, that address's MAC, and the tunnel end behind the MAC; or, with host-gw and
+    towards neighbours with DirectRouting, a route by the other node's address."""
+    own = {lease.family: lease for lease in all_leases[node.name]}
+    for name, entries in all_leases.items():
+        for lease in entries:
+            here = own.get(lease.family)
+            if name == node.name or here is None:
+                continue
+            subnet = cluster.fabric.subnet_of(here.public_ip)
+            near = subnet is not None and lease.public_ip in subnet
+            metric = IP6_USER_METRIC if lease.family == 6 else 0
+            if near and (cluster.cni.backend == HOST_GW or cluster.cni.direct_routing):
+                hop = NextHop(cluster.fabric.device, lease.public_ip)
+                yield Remote(Route(lease.subnet, (hop,), metric=metric))
+            elif cluster.cni.backend != HOST_GW:
+                gateway = lease.subnet.address
+                hop = NextHop(lease.device, gateway, onlink=True)
+                yield Remote(
+                    Route(lease.subnet, (hop,), metric=metric),
+                    Neighbour(lease.device, gateway, lease.mac),
+                    FdbEntry(lease.device, lease.mac, lease.public_ip),
+                )
 
 
-def _remote(lease: Lease) -> Remote:
-    gateway = lease.subnet.address
-    return Remote(
-        Route(
-            lease.subnet,
-            (NextHop(lease.device, gateway, onlink=True),),
-            metric=IP6_USER_METRIC if lease.family == 6 else 0,
-        ),
-        Neighbour(lease.device, gateway, lease.mac),
-        FdbEntry(lease.device, lease.mac, lease.public_ip),
-    )
-
-
-def on_node(
-    cluster: Cluster,
-    node: Node,
-    pods: Sequence[Pod],
-    all_leases: Mapping[str, tuple[Lease, ...]],
-    all_remotes: Mapping[str, tuple[Remote, ...]],
-    first_index: int,
-) -> Wiring:
-    """What flanneld and the bridge plug-in add to a node's namespace.
-
-    Parameters
-    ----------
-    pods : sequence of Pod
-        The node's pods that have a namespace of their own, in the order in which their devices were made.
-    all_leases, all_remotes
-        What `leases` and `remotes` return for the cluster.
-    first_index : int
-        The first free device index.
-    """
-    own = all_leases[node.name]
-    families = {lease.family for lease in own}
-    index = first_index
-    devices = []
-    for lease in own:
+def tunnels(cluster: Cluster, node: Node, all_leases: Mapping[str, tuple[Lease, ...]], first_index: int) -> Wiring:
+    """flanneld's part: its tunnel devices (none with host-gw), and the ways to the other nodes' subnets."""
+    devices: list[Device] = []
+    for lease in all_leases[node.name] if cluster.cni.backend != HOST_GW else ():
         devices.append(
             Device(
                 lease.device,
                 DeviceKind.VXLAN,
-                index,
+                first_index + len(devices),
                 mac=lease.mac,
                 mtu=lease.mtu,
                 vxlan=Vxlan(cluster.cni.vni, lease.public_ip, cluster.cni.port, learning=False, lower=cluster.fabric.device),
@@ -138,7 +138,32 @@ def on_node(
                 addresses=(Address(lease.subnet.address, lease.subnet.address.bits), link_local(lease.mac)),
             )
         )
-        index += 1
+    others = list(remotes(cluster, node, all_leases))
+    return Wiring(
+        tuple(devices),
+        tuple(other.route for other in others),
+        tuple(other.neighbour for other in others if other.neighbour is not None),
+        tuple(other.fdb for other in others if other.fdb is not None),
+    )
+
+
+def on_node(
+    cluster: Cluster, node: Node, pods: Sequence[Pod], all_leases: Mapping[str, tuple[Lease, ...]], first_index: int
+) -> Wiring:
+    """What flanneld and the bridge plug-in add to a node's namespace.
+
+    Parameters
+    ----------
+    pods : sequence of Pod
+        The node's pods that have a namespace of their own, in the order in which their devices were made.
+    all_leases
+        What `leases` returns for the cluster.
+    first_index : int
+        The first free device index.
+    """
+    outer = tunnels(cluster, node, all_leases, first_index)
+    devices = list(outer.devices)
+    index = first_index + len(devices)
     fdb: list[FdbEntry] = []
     mtu = pod_mtu(cluster)
     subnets = node_subnets(cluster, node)
@@ -167,19 +192,7 @@ def on_node(
             )
             fdb.append(FdbEntry(name, mac, master=BRIDGE))
             index += 1
-    others = [
-        remote
-        for name, entries in all_remotes.items()
-        if name != node.name
-        for remote in entries
-        if remote.route.dst.family in families
-    ]
-    return Wiring(
-        tuple(devices),
-        tuple([other.route for other in others]),
-        tuple([other.neighbour for other in others]),
-        (*[other.fdb for other in others], *fdb),
-    )
+    return Wiring(tuple(devices), outer.routes, outer.neighbours, (*outer.fdb, *fdb))
 
 
 def in_pod(cluster: Cluster, node: Node, pod: Pod, host_index: int) -> Wiring:
@@ -219,7 +232,10 @@ def in_pod(cluster: Cluster, node: Node, pod: Pod, host_index: int) -> Wiring:
 
 def pod_mtu(cluster: Cluster) -> int:
     """FLANNEL_MTU of subnet.env, which the bridge plug-in gives cni0 and the pods: 50 less than the fabric's for either
-    family (vxlan_network.go, MTU), so that IPv6 pods learn the tunnel's smaller MTU from ICMPv6 "packet too big"."""
+    family (vxlan_network.go, MTU), so that IPv6 pods learn the tunnel's smaller MTU from ICMPv6 "packet too big". With
+    host-gw the fabric's own."""
+    if cluster.cni.backend == HOST_GW:
+        return cluster.fabric.mtu
     return cluster.fabric.mtu - OVERHEAD[4]
 
 
@@ -251,55 +267,56 @@ def add_rules(ruleset: Ruleset, cluster: Cluster, node: Node, family: int) -> Ru
         multicast = _MULTICAST[family]
         rules: tuple[Rule, ...] = (
             Rule((Mark(_KUBE_PROXY_MARK, _KUBE_PROXY_MARK), comment), Return()),
-            Rule((_src(subnet), _dst(network), comment), Return()),
-            Rule((_src(network), _dst(subnet), comment), Return()),
-            Rule((_src(network, True), _dst(subnet), comment), Return()),
-            Rule((_src(network), _dst(multicast, True), comment), masquerade),
-            Rule((_src(network, True), _dst(network), comment), masquerade),
+            Rule((source(subnet), destination(network), comment), Return()),
+            Rule((source(network), destination(subnet), comment), Return()),
+            Rule((source(network, True), destination(subnet), comment), Return()),
+            Rule((source(network), destination(multicast, True), comment), masquerade),
+            Rule((source(network, True), destination(network), comment), masquerade),
         )
-        ruleset = _append(ruleset, family, "nat", "POSTROUTING", comment, "FLANNEL-POSTRTG", rules)
+        jump = Rule((comment,), Jump("FLANNEL-POSTRTG"))
+        ruleset = append_chain(ruleset, family, "nat", "POSTROUTING", jump, "FLANNEL-POSTRTG", rules)
     comment = Comment("flanneld forward")
-    rules = (Rule((_src(network), comment), Accept()), Rule((_dst(network), comment), Accept()))
-    return _append(ruleset, family, "filter", "FORWARD", comment, "FLANNEL-FWD", rules)
-
-
-def _append(
-    ruleset: Ruleset, family: int, table_name: str, base: str, comment: Comment, name: str, rules: tuple[Rule, ...]
-) -> Ruleset:
-    """Add chain `name` to a table, and a jump to it at the end of the table's base chain; iptables makes the table if need be."""
-    table = ruleset.table(table_name)
-    if table is None:
-        built_in = {h.value: Chain(h.value, (), h, priority, "ACCEPT") for h, priority in IPTABLES_TABLES[table_name].items()}
-        table = Table("ip" if family == 4 else "ip6", table_name, built_in)
-        ruleset = msgspec.structs.replace(ruleset, tables=(*ruleset.tables, table))
-    jump = Rule((comment,), Jump(name))
-    chains = dict(table.chains)
-    chains[base] = msgspec.structs.replace(chains[base], rules=(*chains[base].rules, jump))
-    chains[name] = Chain(name, rules)
-    # iptables-save lists a table's built-in chains in the order of their hooks and the others by name
-    in_order = sorted(chains, key=lambda chain: (chains[chain].hook is None, "" if chains[chain].hook else chain))
-    table = msgspec.structs.replace(table, chains={chain: chains[chain] for chain in in_order})
-    return msgspec.structs.replace(ruleset, tables=tuple(table if t.name == table_name else t for t in ruleset.tables))
-
-
-def _src(p: Prefix, negate: bool = False) -> Source:
-    return Source(p.family, p.value, mask_of(p.family, p.length), negate)
-
-
-def _dst(p: Prefix, negate: bool = False) -> Destination:
-    return Destination(p.family, p.value, mask_of(p.family, p.length), negate)
+    rules = (Rule((source(network), comment), Accept()), Rule((destination(network), comment), Accept()))
+    return append_chain(ruleset, family, "filter", "FORWARD", Rule((comment,), Jump("FLANNEL-FWD")), "FLANNEL-FWD", rules)
 
 
 def _of_family(prefixes: Sequence[Prefix], family: int) -> Prefix | None:
     return next((p for p in prefixes if p.family == family), None)
 
 
-def mac_of_ip(ip: Ip) -> str:
-    """`0a:58` and the IPv4 address, as the bridge plug-in makes MACs; the low 32 bits of an IPv6 address."""
-    return "0a:58:" + (ip.value & 0xFFFFFFFF).to_bytes(4, "big").hex(":")
-
-
 def _mac(seed: str) -> str:
     """A unicast MAC with the locally administered bit set that follows from `seed`."""
     digest = sha256(seed.encode()).digest()
     return bytes(((digest[0] & 0xFC) | 2, *digest[1:6])).hex(":")
+
+
+def stray_pods(cluster: Cluster, node: Node, pods: Sequence[Pod]) -> list[str]:
+    """host-local gives out addresses of the node's podCIDR only; say so where the input has others."""
+    subnets = node_subnets(cluster, node)
+    families = {s.family for s in subnets}
+    stray = [pod.key for pod in pods if any(a.family in families and not any(a in s for s in subnets) for a in pod.ips)]
+    if not stray:
+        return []
+    cidrs = ", ".join(map(str, subnets))
+    more = f" and {len(stray) - 4} more" if len(stray) > 4 else ""
+    return [f"{node.name}: pods with addresses outside its podCIDR {cidrs} are kept as given: {', '.join(stray[:4])}{more}"]
+
+
+def missing(cluster: Cluster, node: Node, all_leases: Mapping[str, tuple[Lease, ...]]) -> list[str]:
+    """Where flannel has no way to other nodes, and why."""
+    own = all_leases[node.name]
+    if cluster.cni.backend == HOST_GW:
+        said = []
+        for lease in own:
+            subnet = cluster.fabric.subnet_of(lease.public_ip)
+            far = [
+                name
+                for name, entries in all_leases.items()
+                for other in entries
+                if other.family == lease.family and subnet is not None and other.public_ip not in subnet
+            ]
+            if far:
+                said.append(f"{node.name}: host-gw has no route to nodes of other subnets: {', '.join(far)}")
+        return said
+    lacking = {cidr.family for cidr in cluster.pod_cidrs} - {lease.family for lease in own}
+    return [f"{node.name}: no IPv{f} podCIDR or InternalIP, so flannel has no IPv{f} tunnel there" for f in sorted(lacking)]

@@ -1,0 +1,55 @@
+"""Canal: flannel between the nodes, Calico's veths and Felix's rules on them; no BGP, no pools, no bridge.
+
+    pod eth0 ---veth--- caliXXXXXXXXXXX --route--> flannel.1 ==VXLAN, UDP 8472==> eth0 of another node
+
+Law: flannel.py and calico.py, each for its half; addresses come from the nodes' podCIDRs (host-local), Felix knows no pool and
+so masquerades nothing: flanneld does. Source: projectcalico/calico manifests/canal.yaml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from netlab.dataplane.cni import calico, flannel
+from netlab.dataplane.cni.felix import Felix, add_rules
+from netlab.dataplane.cni.wiring import Plugin, Wiring
+from netlab.kube.cluster import Cluster
+from netlab.kube.objects import Node, Pod
+from netlab.linux.rules import Ruleset
+from netlab.linux.sets import IpSet
+
+_OPTIONS = "hashsize 1024 maxelem 1048576"
+_SETS = {name: IpSet(name, "hash:net", 4, (), _OPTIONS) for name in ("cali40all-ipam-pools", "cali40masq-ipam-pools")}
+
+
+def plugin(cluster: Cluster) -> Plugin:
+    """Canal in one cluster."""
+    leases = flannel.leases(cluster)
+    mtu = flannel.pod_mtu(cluster)
+
+    def on_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
+        outer = flannel.tunnels(cluster, node, leases, first_index)
+        inner = calico.veths(cluster, pods, first_index + len(outer.devices), mtu)
+        return msgspec.structs.replace(
+            outer,
+            devices=(*outer.devices, *inner.devices),
+            routes=(*outer.routes, *inner.routes),
+            sets={**_SETS, **calico.policy_sets(cluster, pods)},
+            sysctls=inner.sysctls,
+        )
+
+    def in_pod(node: Node, pod: Pod, host_index: int) -> Wiring:
+        return calico.in_pod(pod, node, host_index, mtu)
+
+    def rules(ruleset: Ruleset, node: Node, pods: Sequence[Pod], family: int) -> Ruleset:
+        with_flannel = flannel.add_rules(ruleset, cluster, node, family)
+        if family == 6:
+            return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
+        return add_rules(with_flannel, Felix(4, tuple(calico.endpoint_of(cluster, pod, 4) for pod in pods)))
+
+    def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
+        return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]
+
+    return Plugin(on_node, in_pod, rules, assumptions=assumed, not_modelled=calico.beside(cluster))

@@ -1,0 +1,529 @@
+"""Felix's iptables rules on one node: the static chains, the dispatch to workloads, a pair of chains for each workload.
+
+    FORWARD -> cali-FORWARD -> cali-from-wl-dispatch -> cali-fw-caliXXX (egress: may this pod send it?)
+                            -> cali-to-wl-dispatch   -> cali-tw-caliXXX (ingress: may this pod have it?)
+
+Law: chains, their order, comments and marks are those of Felix v3.30 with its default configuration (chain insert mode Insert,
+DefaultEndpointToHostAction Accept as Calico's manifests set it); a rule's comment `cali:...` is the hash that Felix computes over
+the chain so far, so that dumps can be compared word for word. What policies add to a workload's chains is a value (`Policies`);
+without any, a pod's profile (its namespace) allows everything. Sources: felix/rules, felix/generictables.
+Not modelled: host endpoints, floating IPs, WireGuard, the BPF and nftables data planes, the chains for kube-proxy in ipvs mode.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha224, sha256
+
+import msgspec
+
+from netlab.dataplane.cni.wiring import empty_table, with_chains
+from netlab.linux.matches import (
+    Addrtype,
+    Comment,
+    Conntrack,
+    Icmp,
+    InInterface,
+    Mark,
+    Match,
+    Multiport,
+    OutInterface,
+    PortRange,
+    Protocol,
+    Rpfilter,
+    SetMatch,
+    Udp,
+)
+from netlab.linux.rules import Chain, Rule, Ruleset
+from netlab.linux.sets import IpSet
+from netlab.linux.targets import Accept, Ct, Drop, Jump, Masquerade, NatRange, Return, SetMark, Target
+from netlab.refs import Ref
+
+# The bits of the packet mark that Felix takes for itself from 0xffff0000, in this order (felix/rules/rule_defs.go)
+MARK_ACCEPT, MARK_PASS, MARK_SCRATCH0, MARK_SCRATCH1 = 0x10000, 0x20000, 0x80000, 0x100000
+ALL_MARKS = MARK_ACCEPT | MARK_PASS | MARK_SCRATCH0 | MARK_SCRATCH1
+
+MAX_CHAIN_NAME = 28  # iptables' limit (xt_extension maxnamelen - 1)
+VXLAN_PORT = 4789
+_WORKLOADS = "cali+"
+_IPIP, _UDP, _ICMPV6 = 4, 17, 58
+_NEIGHBOUR_TYPES = (130, 131, 132, 133, 135, 136)  # multicast listeners, router solicitation, neighbour discovery
+_UNSAFE = re.compile(r"[^\w @%+=:,./-]", re.ASCII)
+
+
+# -- rules in Felix's own words ----------------------------------------------------------------------------------------
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One match or the action of a rule: the words in which Felix gives it to iptables-restore, and what they mean."""
+
+    words: str
+    match: Match | None = None
+    target: Target | None = None
+
+
+class FelixRule(msgspec.Struct, frozen=True):
+    """A rule before it has its hash: matches in Felix's order, the action, comments beside the hash, what caused it."""
+
+    matches: tuple[Part, ...] = ()
+    action: Part | None = None
+    comments: tuple[str, ...] = ()
+    ref: Ref | None = None
+
+    def words(self) -> str:
+        """The rule without `-A CHAIN`, as Felix hashes it (felix/iptables/renderer.go)."""
+        comments = [f'-m comment --comment "{safe_comment(text)}"' for text in self.comments]
+        parts = [*comments, *(part.words for part in self.matches)]
+        return " ".join([*parts, self.action.words] if self.action is not None else parts)
+
+
+def safe_comment(text: str) -> str:
+    """A comment as Felix writes it: other than plain characters become underscores (escapeComment)."""
+    return _UNSAFE.sub("_", text)[:256]
+
+
+def mark_is(value: int, mask: int | None = None) -> Part:
+    """`-m mark --mark VALUE/MASK`; one value: all its bits are set."""
+    mask = value if mask is None else mask
+    words = f"-m mark --mark {value:#x}/{mask:#x}" if value else f"-m mark --mark 0/{mask:#x}"
+    return Part(words, Mark(value, mask))
+
+
+def mark_clear(mask: int) -> Part:
+    """None of the bits is set."""
+    return mark_is(0, mask)
+
+
+def mark_not_clear(mask: int) -> Part:
+    """Some of the bits are set."""
+    return Part(f"-m mark ! --mark 0/{mask:#x}", Mark(0, mask, True))
+
+
+def in_interface(name: str) -> Part:
+    return Part(f"--in-interface {name}", InInterface(name))
+
+
+def out_interface(name: str) -> Part:
+    return Part(f"--out-interface {name}", OutInterface(name))
+
+
+def protocol(number: int, name: str = "") -> Part:
+    return Part(f"-p {name or number}", Protocol(number))
+
+
+def dports(*ports: int) -> Part:
+    text = ",".join(map(str, ports))
+    return Part(f"-m multiport --destination-ports {text}", Multiport("dports", tuple(PortRange(p, p) for p in ports)))
+
+
+def in_set(name: str, side: str, negate: bool = False) -> Part:
+    return Part(f"-m set {'! ' if negate else ''}--match-set {name} {side}", SetMatch(name, (side,), negate))
+
+
+def ctstate(states: str, negate: bool = False) -> Part:
+    return Part(
+        f"-m conntrack {'! ' if negate else ''}--ctstate {states}",
+        Conntrack(states=frozenset(states.split(",")), not_states=negate),
+    )
+
+
+_DST_LOCAL = Part("-m addrtype --dst-type LOCAL", Addrtype(dst_types=frozenset({"LOCAL"})))
+_SRC_LOCAL = Part("-m addrtype --src-type LOCAL", Addrtype(src_types=frozenset({"LOCAL"})))
+_SRC_NOT_LOCAL_OUT = Part(
+    "-m addrtype ! --src-type LOCAL --limit-iface-out", Addrtype(src_types=frozenset({"LOCAL"}), not_src=True, limit="out")
+)
+ACCEPT = Part("--jump ACCEPT", target=Accept())
+DROP = Part("--jump DROP", target=Drop())
+RETURN = Part("--jump RETURN", target=Return())
+_NOTRACK = Part("--jump NOTRACK", target=Ct(notrack=True, bare=True))
+_MASQUERADE = Part("--jump MASQUERADE --random-fully", target=Masquerade(NatRange(random_fully=True)))
+
+
+def jump(chain: str) -> Part:
+    return Part(f"--jump {chain}", target=Jump(chain))
+
+
+def goto(chain: str) -> Part:
+    return Part(f"--goto {chain}", target=Jump(chain, goto=True))
+
+
+def set_mark(bits: int) -> Part:
+    return Part(f"--jump MARK --set-mark {bits:#x}/{bits:#x}", target=SetMark(bits, bits))
+
+
+def clear_mark(bits: int) -> Part:
+    return Part(f"--jump MARK --set-mark 0/{bits:#x}", target=SetMark(0, bits))
+
+
+def rule(*matches: Part, action: Part | None = None, comments: Sequence[str] = (), ref: Ref | None = None) -> FelixRule:
+    """A rule from its parts."""
+    return FelixRule(matches, action, tuple(comments), ref)
+
+
+def hashed(chain: str, rules: Iterable[FelixRule]) -> tuple[Rule, ...]:
+    """The rules of a chain with the hashes that Felix puts into their comments (generictables/rules.go ruleHashes).
+
+    Each hash covers the chain's name and all rules up to its own. Rules appended to a chain of the kernel's are hashed under
+    "CHAIN*appends*", in iptables-restore's words as well.
+
+    >>> str(hashed("FORWARD", [rule(action=jump("cali-FORWARD"))])[0])
+    '-m comment --comment "cali:wUHhoiAYhphO9Mso" -j cali-FORWARD'
+    """
+    digest = sha224(chain.encode()).digest()
+    made = []
+    for each in rules:
+        digest = sha224(digest + " ".join(["-A", chain, "HASH", *([each.words()] if each.words() else [])]).encode()).digest()
+        made.append(_as_iptables(each, "cali:" + urlsafe_b64encode(digest).decode()[:16]))
+    return tuple(made)
+
+
+_FIRST = (InInterface, OutInterface, Protocol)  # iptables-save prints these before any match
+
+
+def _as_iptables(each: FelixRule, comment: str) -> Rule:
+    matches = [part.match for part in each.matches if part.match is not None]
+    first = sorted((m for m in matches if isinstance(m, _FIRST)), key=lambda m: _FIRST.index(type(m)))
+    comments = [Comment(comment), *(Comment(safe_comment(text)) for text in each.comments)]
+    rest = [m for m in matches if not isinstance(m, _FIRST)]
+    target = each.action.target if each.action is not None else None
+    return Rule((*first, *comments, *rest), target, ref=each.ref)
+
+
+def limited_name(prefix: str, suffix: str) -> str:
+    """A chain's name: prefix and suffix, or the prefix and as much of the suffix's hash as fits (GetLengthLimitedID).
+
+    >>> limited_name("cali-pri-", "kns.default"), limited_name("cali-pri-", "ksa.kube-system.coredns")
+    ('cali-pri-kns.default', 'cali-pri-_u2Tn2rSoAPffvE7JO6')
+    """
+    if len(prefix) + len(suffix) <= MAX_CHAIN_NAME:
+        return prefix + suffix
+    digest = urlsafe_b64encode(sha256(suffix.encode()).digest()).decode()
+    return f"{prefix}_{digest[: MAX_CHAIN_NAME - 1 - len(prefix)]}"
+
+
+# -- what the rules are about ------------------------------------------------------------------------------------------
+
+
+class Policies(msgspec.Struct, frozen=True):
+    """What policies add for one workload and one family: rules of cali-tw- (`ingress`) and cali-fw- (`egress`), tier by tier,
+    that stand before the profiles; the chains that these jump to (cali-pi-, cali-po-, cali-gi-, cali-go-); and their ipsets."""
+
+    ingress: tuple[FelixRule, ...] = ()
+    egress: tuple[FelixRule, ...] = ()
+    chains: Mapping[str, tuple[FelixRule, ...]] = {}
+    sets: Mapping[str, IpSet] = {}
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """A workload on the node: its device, the profiles that apply in order (name, whether it allows everything), and what its
+    policies add."""
+
+    device: str
+    profiles: tuple[tuple[str, bool], ...] = ()
+    policies: Policies = Policies()
+
+
+class Felix(msgspec.Struct, frozen=True):
+    """What Felix knows on one node for one address family.
+
+    `ipip` and `vxlan` say that some pool is encapsulated so (then the tunnel's packets are let in and out); `nat_outgoing` that
+    some pool wants it; `tunnels` are the devices that have an address of their own.
+    """
+
+    family: int
+    endpoints: tuple[Endpoint, ...] = ()
+    ipip: bool = False
+    vxlan: bool = False
+    nat_outgoing: bool = False
+    tunnels: tuple[str, ...] = ()
+
+    def set_name(self, name: str) -> str:
+        """`cali40` or `cali60` and the name."""
+        return f"cali{self.family}0{name}"
+
+
+def add_rules(ruleset: Ruleset, felix: Felix) -> Ruleset:
+    """A node's rules with Felix's: its jumps stand first in the built-in chains, whoever was there before (insert mode)."""
+    tables = {table.name: table for table in ruleset.tables}
+    for name, chains, inserted, appended in _tables(felix):
+        table = tables.get(name) or empty_table(name, felix.family)
+        changed = dict(table.chains)
+        for base, rules in inserted.items():
+            changed[base] = msgspec.structs.replace(changed[base], rules=(*hashed(base, rules), *changed[base].rules))
+        for base, rules in appended.items():
+            changed[base] = msgspec.structs.replace(
+                changed[base], rules=(*changed[base].rules, *hashed(f"{base}*appends*", rules))
+            )
+        for chain in _reachable(chains, [*inserted.values(), *appended.values()]):
+            changed[chain] = Chain(chain, hashed(chain, chains[chain]))
+        tables[name] = with_chains(table, changed)
+    return msgspec.structs.replace(ruleset, tables=tuple(tables.values()))
+
+
+_Chains = dict[str, list[FelixRule]]
+
+
+def _reachable(chains: Mapping[str, Sequence[FelixRule]], entries: Iterable[Sequence[FelixRule]]) -> list[str]:
+    """Felix keeps no chain that nothing refers to (Table.increfChain)."""
+    found: list[str] = []
+    todo = [rule_ for rules in entries for rule_ in rules]
+    while todo:
+        target = (todo.pop().action or RETURN).target
+        if isinstance(target, Jump) and target.chain not in found and target.chain in chains:
+            found.append(target.chain)
+            todo += chains[target.chain]
+    return found
+
+
+def _tables(felix: Felix) -> list[tuple[str, _Chains, _Chains, _Chains]]:
+    """(table, chains, rules inserted into built-in chains, rules appended to them)."""
+    to_top = {
+        table: {base: [rule(action=jump(f"cali-{base}"))] for base in bases}
+        for table, bases in {
+            "raw": ("PREROUTING", "OUTPUT"),
+            "mangle": ("PREROUTING", "POSTROUTING"),
+            "nat": ("PREROUTING", "OUTPUT", "POSTROUTING"),
+            "filter": ("INPUT", "FORWARD", "OUTPUT"),
+        }.items()
+    }
+    after = {
+        "FORWARD": [
+            rule(mark_is(MARK_ACCEPT), action=ACCEPT, comments=["Policy explicitly accepted packet."]),
+            rule(action=set_mark(MARK_ACCEPT)),
+        ]
+    }
+    return [
+        ("filter", _filter(felix), to_top["filter"], after),
+        ("nat", _nat(felix), to_top["nat"], {}),
+        ("mangle", _mangle(), to_top["mangle"], {}),
+        ("raw", _raw(felix), to_top["raw"], {}),
+    ]
+
+
+# -- the tables --------------------------------------------------------------------------------------------------------
+
+_HOST_ENDPOINT = ["Host endpoint policy accepted packet."]
+
+
+def _raw(felix: Felix) -> _Chains:
+    """Strict reverse-path check of what pods send; tunnel packets are not tracked (static.go StaticRawTableChains)."""
+    vxlan = rule(
+        Part("-p udp", Protocol(_UDP)),
+        Part(f"--dport {VXLAN_PORT}", Udp(dport=PortRange(VXLAN_PORT, VXLAN_PORT))),
+        action=_NOTRACK,
+    )
+    from_pod = mark_is(MARK_SCRATCH0)
+    return {
+        "cali-PREROUTING": [
+            rule(action=clear_mark(ALL_MARKS)),
+            *([vxlan] if felix.vxlan else []),
+            rule(in_interface(_WORKLOADS), action=set_mark(MARK_SCRATCH0)),
+            rule(from_pod, action=jump("cali-rpf-skip")),
+            rule(from_pod, Part("-m rpfilter --invert --validmark", Rpfilter(validmark=True, invert=True)), action=DROP),
+            rule(mark_clear(MARK_SCRATCH0), action=jump("cali-from-host-endpoint")),
+            rule(mark_is(MARK_ACCEPT), action=ACCEPT),
+        ],
+        "cali-OUTPUT": [
+            rule(action=clear_mark(ALL_MARKS)),
+            rule(action=jump("cali-to-host-endpoint")),
+            *([vxlan] if felix.vxlan else []),
+            rule(mark_is(MARK_ACCEPT), action=ACCEPT),
+        ],
+        "cali-rpf-skip": [],
+        "cali-from-host-endpoint": [],
+        "cali-to-host-endpoint": [],
+    }
+
+
+def _mangle() -> _Chains:
+    return {
+        "cali-PREROUTING": [
+            rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT),
+            rule(mark_is(MARK_ACCEPT), action=ACCEPT),
+            rule(action=jump("cali-from-host-endpoint")),
+            rule(mark_is(MARK_ACCEPT), action=ACCEPT, comments=_HOST_ENDPOINT),
+        ],
+        "cali-POSTROUTING": [
+            rule(mark_is(MARK_ACCEPT), action=RETURN),
+            rule(action=clear_mark(ALL_MARKS)),
+            rule(ctstate("DNAT"), action=jump("cali-to-host-endpoint")),
+            rule(mark_is(MARK_ACCEPT), action=RETURN, comments=_HOST_ENDPOINT),
+        ],
+        "cali-from-host-endpoint": [],
+        "cali-to-host-endpoint": [],
+    }
+
+
+def _nat(felix: Felix) -> _Chains:
+    """natOutgoing: pods of pools that ask for it are masqueraded towards whatever is in no pool (nat.go NATOutgoingChain)."""
+    wants, pools = felix.set_name("masq-ipam-pools"), felix.set_name("all-ipam-pools")
+    outgoing = rule(in_set(wants, "src"), in_set(pools, "dst", True), action=_MASQUERADE)
+    return {
+        "cali-PREROUTING": [rule(action=jump("cali-fip-dnat"))],
+        "cali-OUTPUT": [rule(action=jump("cali-fip-dnat"))],
+        "cali-POSTROUTING": [
+            rule(action=jump("cali-fip-snat")),
+            rule(action=jump("cali-nat-outgoing")),
+            *(rule(out_interface(t), _SRC_NOT_LOCAL_OUT, _SRC_LOCAL, action=_MASQUERADE) for t in felix.tunnels),
+        ],
+        "cali-fip-dnat": [],
+        "cali-fip-snat": [],
+        "cali-nat-outgoing": [outgoing] if felix.nat_outgoing else [],
+    }
+
+
+def _filter(felix: Felix) -> _Chains:
+    chains: _Chains = {
+        "cali-INPUT": _input(felix),
+        "cali-FORWARD": [
+            rule(action=clear_mark(ALL_MARKS & ~MARK_ACCEPT)),
+            rule(mark_clear(MARK_ACCEPT), action=jump("cali-from-hep-forward")),
+            rule(in_interface(_WORKLOADS), action=jump("cali-from-wl-dispatch")),
+            rule(out_interface(_WORKLOADS), action=jump("cali-to-wl-dispatch")),
+            rule(action=jump("cali-to-hep-forward")),
+            rule(action=jump("cali-cidr-block")),
+        ],
+        "cali-OUTPUT": _output(felix),
+        "cali-wl-to-host": [
+            *(
+                rule(
+                    protocol(_ICMPV6), Part(f"-m icmp6 --icmpv6-type {number}", Icmp(6, number)), action=ACCEPT
+                )
+                for number in (_NEIGHBOUR_TYPES if felix.family == 6 else ())
+            ),
+            rule(action=jump("cali-from-wl-dispatch")),
+            rule(action=ACCEPT, comments=["Configured DefaultEndpointToHostAction"]),
+        ],
+        "cali-from-hep-forward": [],
+        "cali-to-hep-forward": [],
+        "cali-from-host-endpoint": [],
+        "cali-to-host-endpoint": [],
+        "cali-cidr-block": [],
+    }
+    devices = sorted({endpoint.device for endpoint in felix.endpoints})
+    chains.update(_dispatch("cali-from-wl-dispatch", "cali-fw-", devices, in_interface))
+    chains.update(_dispatch("cali-to-wl-dispatch", "cali-tw-", devices, out_interface))
+    for endpoint in felix.endpoints:
+        chains[limited_name("cali-tw-", endpoint.device)] = _workload(endpoint, endpoint.policies.ingress, "cali-pri-", True)
+        chains[limited_name("cali-fw-", endpoint.device)] = _workload(endpoint, endpoint.policies.egress, "cali-pro-", False)
+        for name, allows in endpoint.profiles:
+            for prefix, direction in (("cali-pri-", "ingress"), ("cali-pro-", "egress")):
+                chains[limited_name(prefix, name)] = _profile(f"Profile {name} {direction}", allows)
+        chains.update({name: list(rules) for name, rules in endpoint.policies.chains.items()})
+    return chains
+
+
+def _input(felix: Felix) -> list[FelixRule]:
+    rules: list[FelixRule] = []
+    if felix.ipip and felix.family == 4:
+        rules += [
+            rule(
+                protocol(_IPIP),
+                in_set("cali40all-hosts-net", "src"),
+                _DST_LOCAL,
+                action=ACCEPT,
+                comments=["Allow IPIP packets from Calico hosts"],
+            ),
+            rule(protocol(_IPIP), action=DROP, comments=["Drop IPIP packets from non-Calico hosts"]),
+        ]
+    if felix.vxlan:
+        words = f"IPv{felix.family} VXLAN packets from"
+        hosts = in_set(felix.set_name("all-vxlan-net"), "src")
+        udp = (protocol(_UDP), dports(VXLAN_PORT))
+        rules += [
+            rule(*udp, hosts, _DST_LOCAL, action=ACCEPT, comments=[f"Allow {words} allowed hosts"]),
+            rule(*udp, _DST_LOCAL, action=DROP, comments=[f"Drop {words} non-allowed hosts"]),
+        ]
+    return [
+        *rules,
+        rule(in_interface(_WORKLOADS), action=goto("cali-wl-to-host")),
+        rule(mark_is(MARK_ACCEPT), action=ACCEPT),
+        rule(action=clear_mark(ALL_MARKS)),
+        rule(action=jump("cali-from-host-endpoint")),
+        rule(mark_is(MARK_ACCEPT), action=ACCEPT, comments=_HOST_ENDPOINT),
+    ]
+
+
+def _output(felix: Felix) -> list[FelixRule]:
+    """What the host itself sends to a pod is not policed: `-o cali+` returns."""
+    rules = [rule(mark_is(MARK_ACCEPT), action=ACCEPT), rule(out_interface(_WORKLOADS), action=RETURN)]
+    if felix.ipip and felix.family == 4:
+        hosts = in_set("cali40all-hosts-net", "dst")
+        comments = ["Allow IPIP packets to other Calico hosts"]
+        rules.append(rule(protocol(_IPIP), hosts, _SRC_LOCAL, action=ACCEPT, comments=comments))
+    if felix.vxlan:
+        hosts = in_set(felix.set_name("all-vxlan-net"), "dst")
+        comments = [f"Allow IPv{felix.family} VXLAN packets to other allowed hosts"]
+        rules.append(rule(protocol(_UDP), dports(VXLAN_PORT), _SRC_LOCAL, hosts, action=ACCEPT, comments=comments))
+    return [
+        *rules,
+        rule(action=clear_mark(ALL_MARKS)),
+        rule(ctstate("DNAT", True), action=jump("cali-to-host-endpoint")),
+        rule(mark_is(MARK_ACCEPT), action=ACCEPT, comments=_HOST_ENDPOINT),
+    ]
+
+
+def _dispatch(chain: str, endpoint_prefix: str, devices: Sequence[str], on: Callable[[str], Part]) -> _Chains:
+    """A shallow tree by the first character in which the devices' names differ (dispatch.go buildSingleDispatchChains)."""
+    end = rule(action=DROP, comments=["Unknown interface"])
+
+    def leaf(device: str) -> FelixRule:
+        return rule(on(device), action=goto(limited_name(endpoint_prefix, device)))
+
+    common = _common_prefix(devices)
+    bins: dict[str, list[str]] = {}
+    for device in devices:
+        bins.setdefault(device[: len(common) + 1], []).append(device)
+    chains: _Chains = {}
+    root: list[FelixRule] = []
+    for start, members in bins.items():
+        if len(members) == 1:
+            root.append(leaf(members[0]))
+            continue
+        child = f"{chain}-{start[len(common) :]}"
+        root.append(rule(on(start + "+"), action=goto(child)))
+        chains[child] = [*map(leaf, members), end]
+    chains[chain] = [*root, end]
+    return chains
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """Of sorted names."""
+    if not names:
+        return ""
+    first, last = names[0], names[-1]
+    n = 0
+    while n < min(len(first), len(last)) and first[n] == last[n]:
+        n += 1
+    return first[:n]
+
+
+def _workload(endpoint: Endpoint, policies: Sequence[FelixRule], profile_prefix: str, encapsulated: bool) -> list[FelixRule]:
+    """A workload's chain for one direction (endpoints.go endpointIptablesChain). Accepted means: the mark is set on return."""
+    rules = [
+        rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT),
+        rule(ctstate("INVALID"), action=DROP),
+        rule(action=clear_mark(MARK_ACCEPT | MARK_PASS)),
+    ]
+    if not encapsulated:
+        rules += [
+            rule(
+                protocol(_UDP), dports(VXLAN_PORT), action=DROP, comments=["Drop VXLAN encapped packets originating in workloads"]
+            ),
+            rule(protocol(_IPIP), action=DROP, comments=["Drop IPinIP encapped packets originating in workloads"]),
+        ]
+    rules += policies
+    for name, _ in endpoint.profiles:
+        rules += [
+            rule(action=jump(limited_name(profile_prefix, name))),
+            rule(mark_is(MARK_ACCEPT), action=RETURN, comments=["Return if profile accepted"]),
+        ]
+    return [*rules, rule(action=DROP, comments=["Drop if no profiles matched"])]
+
+
+def _profile(comment: str, allows: bool) -> list[FelixRule]:
+    if not allows:
+        return [rule(comments=[comment])]
+    return [rule(action=set_mark(MARK_ACCEPT), comments=[comment]), rule(mark_is(MARK_ACCEPT), action=RETURN)]
