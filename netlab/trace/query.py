@@ -503,7 +503,7 @@ def _walk(
         return Leaf(Verdict.REJECTED, probe.unnamed, (Hop(source.netns, kind, (refused,)),))
     if protocol == SCTP and probe.dst.is_loopback and source.ip is not None and not source.ip.is_loopback:
         # net/sctp/bind_addr.c sctp_copy_one: an address joins an association only where its scope fits the peer's
-        probe = replace(probe, not_modelled=f"SCTP from {source.ip} to {probe.dst}: which addresses it offers depends on their scopes")
+        probe = replace(probe, not_modelled=f"SCTP from {source.ip} to {probe.dst}: what it offers depends on scopes")
     if probe.not_modelled:
         kind = network.namespaces[source.netns].kind.value
         return Leaf(Verdict.UNKNOWN, probe.not_modelled, (Hop(source.netns, kind, (UnknownStep(probe.not_modelled),)),))
