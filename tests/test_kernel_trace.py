@@ -56,7 +56,7 @@ def ways(*events: str) -> list[tuple[str, tuple[tuple[str, str, int], ...]]]:
 def test_rules_are_numbered_by_their_place_and_tables_named_as_steps_name_them() -> None:
     assert NUMBERS["ip filter", "INPUT", 9] == ("filter", "INPUT", 1)
     assert NUMBERS["ip filter", "INPUT", 4] == ("filter", "INPUT", 2)
-    assert NUMBERS["ip kube-proxy", "services", 7] == ("ip kube-proxy", "services", 1)
+    assert NUMBERS["ip kube-proxy", "services", 7] == ("nft ip kube-proxy", "services", 1)
 
 
 def test_an_answer_that_is_traced_before_its_rule_is_a_pass_of_its_own() -> None:

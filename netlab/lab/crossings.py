@@ -97,6 +97,8 @@ def predicted_crossings(hops: Iterable[Hop]) -> dict[str, list[Crossing]]:
                         here.append(_crossing(bridge, "out", packet, drawn))
                     elif port_out == bridge:
                         here.append(_crossing(bridge, "in", packet, drawn))
+                case Encapsulated(device="IPVS"):  # its own xmit, no device's (ip_vs_tunnel_xmit)
+                    pass
                 case Encapsulated(device=device, outer=Header(inner=Header() as inner)):
                     here.append(_crossing(device, "out", inner, drawn))
                 case Decapsulated(device=device, inner=inner):

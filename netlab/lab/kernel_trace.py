@@ -62,12 +62,12 @@ class Mismatch(msgspec.Struct, frozen=True):
 
 
 def table_name(family: str, name: str) -> str:
-    """A table as a RuleStep names it: those of iptables by name, those of nft by family and name.
+    """A table as a RuleStep names it: those of iptables by name, those of nft by family and name (trace/nftables.py table_name).
 
     >>> table_name("ip", "nat"), table_name("ip", "kube-proxy"), table_name("inet", "filter")
-    ('nat', 'ip kube-proxy', 'inet filter')
+    ('nat', 'nft ip kube-proxy', 'nft inet filter')
     """
-    return name if family in ("ip", "ip6") and name in _IPTABLES else f"{family} {name}"
+    return name if family in ("ip", "ip6") and name in _IPTABLES else f"nft {family} {name}"
 
 
 def rule_numbers(messages: Iterable[str]) -> dict[tuple[str, str, int], Rule]:

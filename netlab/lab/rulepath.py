@@ -41,6 +41,7 @@ from netlab.linux.packet import (
     V6_ECHO_REQUEST,
     Packet,
 )
+from netlab.linux.text.nft import rule_text as nft_rule_text
 from netlab.trace.choices import Chooser, explore
 from netlab.trace.flows import Flow, predict
 from netlab.trace.proxied import SILENCE, speak
@@ -204,6 +205,10 @@ def rule_text(network: Network, ns: str, family: int, rule: Rule) -> str:
     made = ruleset.table(table) if ruleset is not None else None
     if made is not None and chain in made.chains and number <= len(made.chains[chain].rules):
         return f"-A {chain} {made.chains[chain].rules[number - 1]}".rstrip()
+    for native in ruleset.nft_tables if ruleset is not None else ():
+        if table == f"nft {native.family} {native.name}" and chain in native.chains:
+            rules = native.chains[chain].rules
+            return nft_rule_text(rules[number - 1], native) if number <= len(rules) else "not a rule of netlab's"
     return "not a rule of netlab's" if made is not None else chain
 
 

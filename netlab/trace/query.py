@@ -29,6 +29,7 @@ from netlab.linux.packet import (
     ICMP,
     ICMPV6,
     PROTOCOL_NUMBERS,
+    SCTP,
     SYN,
     TCP,
     V6_ECHO_REQUEST,
@@ -500,6 +501,9 @@ def _walk(
         kind = network.namespaces[source.netns].kind.value
         refused = Rejected(probe.unnamed, "DNS: no address")
         return Leaf(Verdict.REJECTED, probe.unnamed, (Hop(source.netns, kind, (refused,)),))
+    if protocol == SCTP and probe.dst.is_loopback and source.ip is not None and not source.ip.is_loopback:
+        # net/sctp/bind_addr.c sctp_copy_one: an address joins an association only where its scope fits the peer's
+        probe = replace(probe, not_modelled=f"SCTP from {source.ip} to {probe.dst}: what it offers depends on scopes")
     if probe.not_modelled:
         kind = network.namespaces[source.netns].kind.value
         return Leaf(Verdict.UNKNOWN, probe.not_modelled, (Hop(source.netns, kind, (UnknownStep(probe.not_modelled),)),))

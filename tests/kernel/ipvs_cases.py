@@ -19,12 +19,13 @@ from netlab.kube.load import load
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.rulepath import verify_paths
-from netlab.lab.verify import Flow, verify
+from netlab.lab.verify import verify
 from netlab.linux.addr import ip
 from netlab.linux.ipvs import Method, RealServer, VirtualService
 from netlab.linux.netns import Address, Device, DeviceKind, Netns
 from netlab.linux.packet import SCTP, TCP, UDP
 from netlab.linux.text import iptables_save
+from netlab.trace.flows import Flow
 from netlab.trace.query import Tracer
 
 NODES = ("node-1", "node-2", "node-3")

@@ -68,7 +68,7 @@ def test_linux_does_what_netlab_says(name: str, variant: str) -> None:
     assert counted.agreed >= 18
     assert len(counted.rules) > 30
     assert counted.ordered == (variant == "nft")
-    assert counted.crossings > 100
+    assert counted.crossings > 60
     assert counted.entries > 20
 
 

@@ -8,8 +8,10 @@ from msgspec.structs import replace
 from netlab.kube.load import load
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
-from netlab.lab.verify import Flow, Report, flows, lab_network, verify
+from netlab.lab.rulepath import verify_paths
+from netlab.lab.verify import Report, lab_network, verify
 from netlab.linux.addr import prefix
+from netlab.trace.flows import Flow, flows
 from netlab.trace.query import Tracer
 from tests.kernel.test_lab import CLUSTERS
 from tests.test_proxy_iptables import POD_NETWORKS
@@ -36,6 +38,21 @@ def test_linux_does_what_netlab_says(name: str) -> None:
     report = sent(name, 200)
     assert report.agreed >= 180
     assert min(report.verdicts[verdict] for verdict in ("delivered", "dropped", "rejected")) > 5
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_rules_are_walked_in_linux_order(name: str) -> None:
+    """Rules of nft have no counters: the kernel's own trace tells the order, iptables-nft's and kube-proxy's alike."""
+    declared = load([str(CLUSTERS[name])])
+    pods = {"cluster_cidrs": tuple(prefix(c) for c in POD_NETWORKS[name])} if name in POD_NETWORKS else {}
+    declared = replace(declared, proxy=replace(declared.proxy, mode="nftables", **pods))
+    tracer = Tracer(declared)
+    network = lab_network(declared, tracer.network)
+    with Lab.start(make_plan(network, variant="nft")) as lab:
+        report = verify_paths(tracer, network, lab, flows(declared, network, 25, 8), "nft")
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.agreed >= 20
+    assert any(table.startswith("nft ip") for _, table, _, _ in report.rules)
 
 
 LOCAL_BALANCER = "192.0.2.81:80"  # of a service with policy Local; node-2 has none of its endpoints

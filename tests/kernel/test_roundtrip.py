@@ -140,7 +140,8 @@ def test_everything_is_observed_and_nothing_is_guessed(cluster: Cluster, snapsho
     assert applied.assumptions == ()
     made = applied.network.namespaces[node]
     assert set(made.origins) == {
-        "iptables", "ip6tables", "nft", "ipset", "link", "addr", "route", "route6", "rule", "rule6", "neigh", "fdb", "sysctl",
+        "iptables", "ip6tables", "nft", "ipset", "ipvs", "sysctl",
+        "link", "addr", "route", "route6", "rule", "rule6", "neigh", "fdb",
     }  # fmt: skip
     said = build(cluster).network.namespaces[node]
     assert {name: made.sysctl(name) for name in said.sysctls} == dict(said.sysctls)

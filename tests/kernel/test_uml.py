@@ -379,7 +379,8 @@ from netlab.kube.load import load
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.rulepath import verify_paths
-from netlab.lab.verify import Flow, lab_network, verify
+from netlab.lab.verify import lab_network, verify
+from netlab.trace.flows import Flow
 from netlab.trace.query import Tracer
 declared = load([{str(ROOT / "tests/data/kube-proxy-1.30.5/services/cluster.json")!r}])
 tracer = Tracer(declared)
