@@ -35,6 +35,7 @@ COMMANDS = {  # each a module of this folder
     "dump": "What a node or pod holds, in the tool's own syntax.",
     "check": "Check a list of expected flows: the network's unit tests.",
     "reach": "Who reaches whom, on every port that something listens on.",
+    "lint": "What is legal and most likely not meant, with its line and a way out.",
     "snapshot": "Write what a node holds into files that --observed reads.",
     "lab": "The cluster in real network namespaces.",
     "schema": "The JSON schema of what netlab prints.",
