@@ -2,8 +2,8 @@
 
     hop of the source pod:  sent, POLICY (egress) ...        hop of the destination pod:  in, POLICY (ingress), route, delivered
 
-Law: what is said is dataplane/policy's; a policy step changes no verdict. Where the cluster has an engine, its rules decide on
-the way, and are steps of their own; where it has none, the step says so, and what an engine would do. Read off the finished walk:
+Law: what is said is dataplane/policy's; a policy step changes no verdict, but where the engine's own rules are missing: then what
+it would stop is unknown. Where the cluster has no engine, the step says so, and what one would do. Read off the finished walk:
 who sent, what was translated, what arrived.
 """
 
@@ -21,7 +21,19 @@ from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Say
 from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip, ip
 from netlab.linux.packet import ECHO_REQUEST, ICMPV6, V6_ECHO_REQUEST
-from netlab.trace.steps import AnyStep, Branch, Delivered, Hop, Natted, PolicyStep, Received, Sent
+from netlab.trace.steps import (
+    AnyStep,
+    Branch,
+    Delivered,
+    HookStep,
+    Hop,
+    Natted,
+    PolicyStep,
+    Received,
+    Sent,
+    UnknownStep,
+    Verdict,
+)
 
 # The policy engine that comes with a CNI plug-in; those that are not here enforce nothing.
 ENGINES: dict[str, str] = {
@@ -69,7 +81,23 @@ def _with_steps(branch: Branch, index: PolicyIndex, cni: str, asked: Asked) -> B
         came = [n + 1 for n, s in enumerate(steps) if isinstance(s, Received)]
         ends = [n for n, s in enumerate(steps) if isinstance(s, Delivered)]
         hops[-1] = _inserted(hops[-1], [*came, *ends, len(steps)][0], step)
-    return replace(branch, hops=tuple(hops))
+    return _unenforced(replace(branch, hops=tuple(hops)), decision, cni)
+
+
+def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
+    """What an engine would stop and the compiled rules do not: unknown, for they lack the rules that it makes of policies.
+
+    Rules that were observed on a node are the engine's own, and are believed.
+    """
+    if cni not in ENGINES or decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
+        return branch
+    if any(isinstance(step, HookStep) and step.origin == "observed" for hop in branch.hops for step in hop.steps):
+        return branch
+    said = "would deny it" if decision.says is Says.DENIED else "leave it open"
+    reason = f"policies {said}, and the rules that {cni} makes of them are not modelled"
+    last = branch.hops[-1]
+    hops = (*branch.hops[:-1], replace(last, steps=(*last.steps, UnknownStep(reason))))
+    return replace(branch, verdict=Verdict.UNKNOWN, reason=reason, hops=hops)
 
 
 def _is_end(branch: Branch, index: PolicyIndex, flow: Flow) -> bool:
