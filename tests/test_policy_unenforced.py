@@ -15,9 +15,9 @@ HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: 
 @pytest.mark.parametrize(
     ("topology", "spec", "code", "says"),
     [
-        ("calico-bgp", "{podSelector: {}}", 3, "policies would deny it, and the rules that calico makes of them are not modelled"),
+        ("calico-bgp", "{podSelector: {}}", 3, "deny it, and the rules that calico makes of them are not modelled"),
         ("calico-bgp", "{podSelector: {}, ingress: [{}]}", 0, "yes"),
-        ("canal", "{podSelector: {}}", 3, "policies would deny it, and the rules that canal makes of them are not modelled"),
+        ("canal", "{podSelector: {}}", 3, "deny it, and the rules that canal makes of them are not modelled"),
         ("flannel-vxlan", "{podSelector: {}}", 0, "not enforced"),
     ],
 )
