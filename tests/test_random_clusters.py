@@ -192,7 +192,9 @@ def test_every_flow_has_an_answer(seed: int) -> None:
         for branch in trace.branches:
             assert branch.verdict is Verdict.DELIVERED or branch.reason, request
             assert branch.hops, request
-        assert trace.verdict is not Verdict.UNKNOWN, (request, [branch.reason for branch in trace.branches])
+        reasons = [branch.reason or "" for branch in trace.branches]
+        by_scope = any("what it offers depends on scopes" in reason for reason in reasons)  # SCTP to loopback from elsewhere
+        assert by_scope or trace.verdict is not Verdict.UNKNOWN, (request, reasons)
 
 
 def test_the_verdicts_are_of_every_kind() -> None:
