@@ -55,7 +55,7 @@ _LENGTHS = {TCP: 60, ICMP: 84, ICMPV6: 104}
 
 _COUNTED = re.compile(r"^\[(\d+):\d+\] -A (\S+)", re.ASCII)
 SETTLE = 0.01  # seconds for what the sender's answer did not wait for
-ATTEMPTS = 3  # neighbour discovery and multicast reports count too; they do not come every time
+ATTEMPTS = 4  # neighbour discovery and multicast reports count too; they do not come every time
 
 
 class Path(msgspec.Struct, frozen=True):
@@ -367,10 +367,10 @@ def verify_paths(
                 if not one.partings:
                     _count(report, one.observed)
                     break
-                if attempt == ATTEMPTS - 2:
-                    time.sleep(PAUSE)
-                elif attempt == ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     report.disagreements.append(PathDisagreement(flow, one.seen, tuple(one.partings)))
+                elif attempt > 0:  # an earlier flow's connection may still be repeating itself
+                    time.sleep(PAUSE)
             progress(n + 1)
     return report
 

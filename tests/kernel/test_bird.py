@@ -17,8 +17,9 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.load import load
 from netlab.lab.bird import compare, configurations, plan_with_bird
 from netlab.lab.host import Lab
-from netlab.lab.verify import Flow, lab_network, verify
+from netlab.lab.verify import lab_network, verify
 from netlab.linux.route import route_text
+from netlab.trace.flows import Flow
 from netlab.trace.query import Tracer
 
 pytestmark = pytest.mark.usefixtures("kernel")

@@ -20,9 +20,10 @@ from netlab.lab.random_clusters import verify_one
 from netlab.lab.rulepath import verify_paths
 from netlab.lab.snapshot import SCRIPT
 from netlab.lab.umlchoice import modules
-from netlab.lab.verify import Flow, flows, lab_network, verify
+from netlab.lab.verify import lab_network, verify
 from netlab.linux.addr import ip, prefix
 from netlab.linux.netns import Neighbour, Netns, NextHop, Route
+from netlab.trace.flows import Flow, flows
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import Routed, RuleStep, Trace
 
