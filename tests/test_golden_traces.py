@@ -36,6 +36,7 @@ MODES = {  # file -> kube-proxy's mode and question
     "userspace-pod-to-service": ("userspace", Request("web-0", "svc/web")),
     "userspace-no-endpoints": ("userspace", Request("web-0", "svc/nobody")),
     "userspace-dns": ("userspace", Request("web-0", "kube-system/svc/kube-dns:dns")),
+    "nftables-pod-to-service": ("nftables", Request("web-0", "svc/web")),
     "ipvs-pod-to-service": ("ipvs", Request("web-0", "svc/api")),
     "ipvs-no-endpoints": ("ipvs", Request("web-0", "svc/nobody")),
     "ipvs-wrong-port": ("ipvs", Request("web-0", "10.96.0.20:81")),
