@@ -309,6 +309,8 @@ def _random_in_uml(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
     if rulesets:
         raise InputError("--rulesets runs on the running kernel", hint="leave out --kernel uml")
     needs = frozenset({"veth", "bridge", "br_netfilter", "vxlan", "IPv6", f"iptables-{iptables}"})
+    if flags.proxy_mode == "ipvs":
+        needs |= {"IPVS", "dummy", "ipset"}
     note(flags, f"in user-mode Linux: {choose_kernel(needs, 'uml').reason}")
     inside = ["lab", "verify", "--random", str(random), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
     inside += ["--kernel", "host", *_arguments(flags)]
