@@ -44,6 +44,7 @@ from netlab.linux.packet import (
 from netlab.linux.text.nft import rule_text as nft_rule_text
 from netlab.trace.choices import Chooser, explore
 from netlab.trace.flows import Flow, predict
+from netlab.trace.nftables import table_name
 from netlab.trace.proxied import SILENCE, speak
 from netlab.trace.query import Tracer
 from netlab.trace.skb import socket_text
@@ -206,7 +207,7 @@ def rule_text(network: Network, ns: str, family: int, rule: Rule) -> str:
     if made is not None and chain in made.chains and number <= len(made.chains[chain].rules):
         return f"-A {chain} {made.chains[chain].rules[number - 1]}".rstrip()
     for native in ruleset.nft_tables if ruleset is not None else ():
-        if table == f"nft {native.family} {native.name}" and chain in native.chains:
+        if table == table_name(native) and chain in native.chains:
             rules = native.chains[chain].rules
             return nft_rule_text(rules[number - 1], native) if number <= len(rules) else "not a rule of netlab's"
     return "not a rule of netlab's" if made is not None else chain
