@@ -1,4 +1,4 @@
-"""IPVS without a kernel: schedulers, services found, and what a trace says; the kernel's word is in tests/kernel/test_ipvs_uml.py."""
+"""IPVS without a kernel: schedulers, services found, what a trace says; the kernel's word is in tests/kernel/test_ipvs_uml.py."""
 
 from __future__ import annotations
 

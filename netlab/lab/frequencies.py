@@ -16,7 +16,7 @@ from netlab.lab.host import Lab
 from netlab.lab.verify import BATCH, fits, shot
 from netlab.trace.flows import Flow, predict
 from netlab.trace.query import Tracer
-from netlab.trace.steps import IpvsStep, Trace
+from netlab.trace.steps import IpvsStep, RuleStep, Trace
 
 LIMIT = 1e-6
 FIRST_PORT = 22000  # source ports of its own: below those of verify.py
@@ -39,13 +39,15 @@ class Frequency(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         parts = [f"{e} {n} of {x:.0f} expected" for e, n, x in zip(self.endpoints, self.counted, self.expected, strict=True)]
         other = f", {self.other} elsewhere" if self.other else ""
-        return f"{self.flow}: {', '.join(parts)}{other}; chi-squared p = {self.p:.2g}"
+        verdict = "" if self.fits else " (differs)"
+        return f"{self.flow}: {', '.join(parts)}{other}; chi-squared p = {self.p:.2g}{verdict}"
 
 
 def choosing(tracer: Tracer, flows: Iterable[Flow], most: int) -> list[tuple[Flow, Trace]]:
     """The first flows whose branches can be told apart by their endpoint, one for each number of branches and destination.
 
-    Not those that IPVS decides by what it remembers: persistence, and the number of connections.
+    Not those in which what is remembered decides after the first time: session affinity (`-m recent --set`, `update @SET`,
+    IPVS's persistence), and IPVS's numbers of connections.
     """
     found: dict[tuple[int, str], tuple[Flow, Trace]] = {}
     for flow in flows:
@@ -61,8 +63,12 @@ def choosing(tracer: Tracer, flows: Iterable[Flow], most: int) -> list[tuple[Flo
 
 
 def _is_remembered(trace: Trace) -> bool:
-    steps = [step for branch in trace.branches for hop in branch.hops for step in hop.steps if isinstance(step, IpvsStep)]
-    return any(" -p " in step.service or (step.chance and step.scheduler not in ("rr", "wrr")) for step in steps)
+    for step in (step for branch in trace.branches for hop in branch.hops for step in hop.steps):
+        if isinstance(step, RuleStep) and ("-m recent " in step.rule or "update @" in step.rule):
+            return True
+        if isinstance(step, IpvsStep) and (" -p " in step.service or (step.chance and step.scheduler not in ("rr", "wrr"))):
+            return True
+    return False
 
 
 def frequencies(lab: Lab, chosen: Sequence[tuple[Flow, Trace]], times: int = 300) -> list[Frequency]:

@@ -51,7 +51,8 @@ class Packet(msgspec.Struct, frozen=True):
 
     `sport`/`dport` are 0 where the protocol has none; `icmp_id` is the echo identifier; `tcp_flags` the low six bits of the
     flags byte; `sport_random` says that a NAT rule with --random/--random-fully chose the port, so that its value is one of
-    many; `quoted` is the packet that an ICMP error speaks of; `inner` the packet that a tunnel carries (`vni` for VXLAN).
+    many; `quoted` is the packet that an ICMP error speaks of; `inner` the packet that a tunnel carries (`vni` for VXLAN);
+    `flow_hash` stands for skb->hash, which tunnels draw their source port from: 0 before anybody asked for it.
     """
 
     src: Ip
@@ -73,6 +74,7 @@ class Packet(msgspec.Struct, frozen=True):
     vni: int | None = None
     src_mac: str = ""
     dst_mac: str = ""
+    flow_hash: int = 0
 
     @property
     def family(self) -> int:

@@ -89,6 +89,7 @@ from netlab.trace.steps import (
 IPIP_OVERHEAD = {4: 20, 6: 40}  # bytes of the outer header
 IPV6_IN_IPV6 = 41
 XMIT_RECURSION = 8  # net/core/dev.h XMIT_RECURSION_LIMIT
+SOURCE_PORTS = 49152  # tunnels' source ports stand from here on, one for each flow hash; the real ones cannot be known
 VXLAN_OVERHEAD = {4: 50, 6: 70}  # bytes: outer IP 20/40, UDP 8, VXLAN 8, inner Ethernet 14
 TIMESTAMP, TIMESTAMP_REPLY = 13, 14  # RFC 792
 TUNL0 = "tunl0"  # the one IPIP device that is there without being made, and has no remote
@@ -152,6 +153,7 @@ class Walk:
         self.expected: Expected | None = None
         self._forwarded: dict[tuple[str, str, Packet], int] = {}  # packets that were forwarded, but for their TTL -> its value
         self._multipath: dict[tuple[str, str, Ip, Ip], int] = {}  # which of equal next hops a flow takes, once it is chosen
+        self._flow_hashes: dict[tuple[object, ...], int] = {}
         self._nested = 0  # how often a tunnel device is sending at this moment
         self._believed: dict[tuple[str, str, Ip], int] = {}  # who of several was the first to answer for an address
         self._looped = False
@@ -668,14 +670,16 @@ class Walk:
             return self._unknown(netns.name, f"{device.name} replicates to {len(remotes)} remotes")
         remote = remotes[0]
         assert remote is not None
-        inner = replace(skb.packet, mark=0)
+        flow_hash = self._flow_hash(skb.packet)
+        inner = replace(skb.packet, mark=0, flow_hash=flow_hash)
         outer = Packet(
             src=vxlan.local,
             dst=remote,
             protocol=UDP,
-            sport=49152,  # udp_flow_src_port: a hash of the inner packet
+            sport=SOURCE_PORTS - 1 + flow_hash,  # udp_flow_src_port
             dport=vxlan.port,
             sport_random=True,
+            flow_hash=flow_hash,
             length=inner.length + VXLAN_OVERHEAD[remote.family],
             df=False,
             mark=skb.packet.mark,
@@ -689,6 +693,20 @@ class Walk:
         outcome = self.local_out(netns, outer, f"{device.name} on {netns.name}")
         self._nested = 0
         return outcome
+
+    def _flow_hash(self, packet: Packet) -> int:
+        """include/linux/skbuff.h skb_get_hash: equal for packets whose tunnel headers have the same source port, 1 and up.
+
+        TCP and connected UDP sockets hash for themselves (sk_txhash), so that the two ends differ; what else is sent is
+        dissected at the first tunnel, where both directions of a flow are one (__flow_hash_consistentify). Later NAT changes
+        neither.
+        """
+        if packet.flow_hash:
+            return packet.flow_hash
+        ends = (packet.src, packet.sport), (packet.dst, packet.dport)
+        if packet.protocol not in (TCP, UDP):
+            ends = min(ends), max(ends)
+        return self._flow_hashes.setdefault((packet.protocol, *ends), len(self._flow_hashes) + 1)
 
     def _vxlan_rcv(self, skb: Skb) -> Outcome | None:
         """vxlan_rcv: None where no tunnel end here takes the packet."""
@@ -948,7 +966,7 @@ class Walk:
     def _forward(self, skb: Skb, found: Found) -> Outcome:
         """ip_forward.c ip_forward: TTL, MTU, FORWARD; then as any output."""
         netns, packet = skb.netns, skb.packet
-        seen = replace(packet, ttl=0, inner=None, src_mac="", dst_mac="")
+        seen = replace(packet, ttl=0, inner=None, src_mac="", dst_mac="", flow_hash=0)
         if packet.sport_random:
             seen = replace(seen, sport=0, icmp_id=0)
         key = (netns.name, skb.indev, seen)

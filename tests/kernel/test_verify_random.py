@@ -16,6 +16,7 @@ from netlab.kube.load import load
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.random_clusters import entries, verify_random
+from netlab.lab.rulepath import verify_paths
 from netlab.lab.verify import lab_network, verify
 from netlab.trace.flows import Flow, predict
 from netlab.trace.query import Tracer
@@ -170,6 +171,39 @@ def test_what_random_clusters_taught(name: str, variant: str) -> None:
         found = [verify(tracer, lab, share) for _, share in entries(declared, network, lab, rows)]
     assert "\n".join(str(d) for report in found for d in report.disagreements) == ""
     assert sum(report.agreed for report in found) == len(rows)
+
+
+# A pod of node-2 asks node-1, whose service sends it back to node-2; the answer goes the same way back
+OUT_AND_BACK = [Flow("default/pod/web", "172.30.0.11:30080", protocol) for protocol in ("tcp", "udp")]
+NODE_PORTS = """
+---
+apiVersion: v1
+kind: Service
+metadata: {name: NAME, namespace: default}
+spec: {type: NodePort, clusterIP: 10.96.0.4N, ports: [{port: 80, nodePort: 30080, protocol: PROTOCOL}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: NAME-1, namespace: default, labels: {kubernetes.io/service-name: NAME}}
+addressType: IPv4
+ports: [{port: 8080, protocol: PROTOCOL}]
+endpoints: [{addresses: [10.244.1.3]}]
+"""
+
+
+def node_port(number: str, protocol: str) -> str:
+    return NODE_PORTS.replace("NAME", f"back-{number}").replace("4N", number).replace("PROTOCOL", protocol)
+
+
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_both_directions_through_one_tunnel_are_two_connections_of_the_outer_packets(variant: str) -> None:
+    declared = opened(IPV4 + node_port("41", "TCP") + node_port("42", "UDP"))
+    tracer = Tracer(declared)
+    network = lab_network(declared, tracer.network)
+    with Lab.start(make_plan(network, variant=variant)) as lab:
+        report = verify_paths(tracer, network, lab, OUT_AND_BACK, variant)
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.agreed == len(OUT_AND_BACK)
 
 
 def test_a_wrong_prediction_is_found() -> None:
