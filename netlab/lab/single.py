@@ -1,26 +1,27 @@
 """One packet, predicted and sent: its way as Linux went it, in the form of a trace.
 
-Law: first the trace of the branch that ends as Linux did, then what Linux itself showed, namespace by namespace: frames on
-devices, the rules that each packet walked in the order of the kernel's trace (with iptables-legacy, which tells no order, those
-that it counted), connections. Both are called the same only if all of that is; where they part, the place is named.
+Law: one path. Each rule and each device that Linux showed is a marked step of the branch that ends as Linux did (weave.py); where
+they part both sides stand there. Both are called the same only if rules, devices and connections all are.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from netlab.errors import InputError
+from netlab.lab.entries import differences
 from netlab.lab.host import Lab
-from netlab.lab.rulepath import ATTEMPTS, Bench, Observed, rule_text
+from netlab.lab.rulepath import ATTEMPTS, Bench, Measured, Observed, Path, rule_text
 from netlab.lab.verify import FIRST_PORT, PORTS, assumed_listeners, fits, seen_text, shot
+from netlab.lab.weave import parted, woven
 from netlab.linux.addr import ip
 from netlab.linux.network import Network
 from netlab.trace.flows import Flow
 from netlab.trace.query import Request, Tracer
-from netlab.trace.steps import Trace, Verdict
+from netlab.trace.steps import Branch, Proxied, Trace, Verdict
 
 
 class One(msgspec.Struct, frozen=True):
@@ -43,24 +44,69 @@ def send_one(tracer: Tracer, network: Network, lab: Lab, request: Request, varia
             measured = bench.measure(shot(flow, trace, FIRST_PORT + (os.getpid() * ATTEMPTS + n) % PORTS), trace)
             if not measured.partings:
                 break
-    seen = measured.seen
+    seen, found = measured.seen, measured.observed
+    family = ip(trace.destination.ip).family
     ping = trace.protocol in ("ICMP", "ICMPV6", "IPV6-ICMP")
-    taken = [branch for branch in trace.branches if fits(branch, seen, ping)]
+    taken = [branch for branch in trace.branches if fits(branch, seen, ping, held=True)]
     linux = f"Linux: {seen_text(seen)}"
     if seen.result == "unsupported":
         return One(trace, f"Linux: this kernel cannot send {trace.protocol}", False)
-    if trace.verdict is Verdict.UNKNOWN:
-        return One(trace, f"{linux}\n  netlab does not know; see above", False)
-    if not taken:
-        return One(trace, f"{linux}\n  netlab says otherwise", False)
-    shown = msgspec.structs.replace(trace, branches=tuple(taken[:1]), verdict=taken[0].verdict)
-    walked = "\n".join(walk_text(measured.observed, network, ip(trace.destination.ip).family))
-    if measured.likely is None:
-        return One(shown, f"{linux}, as netlab says (its way cannot be compared: {_why(measured.observed)})\n{walked}", True)
-    if not measured.partings:
-        return One(shown, f"{linux}, as netlab says; so are rules, devices and connections:\n{walked}", True)
-    lines = ["where Linux and netlab part:", *measured.partings, walked]
-    return One(shown, "\n".join([linux, *lines]), False)
+    known = trace.verdict is not Verdict.UNKNOWN
+    if measured.likely is None or not measured.said or _proxied(trace):
+        shown = _only(trace, taken[0]) if known and taken else trace
+        if not known:
+            linux += "\n  netlab does not know; see above"
+        elif taken:
+            linux += f", as netlab says (its way cannot be compared: {_why(found)})"
+        else:
+            linux += "\n  netlab says otherwise"
+        return One(shown, "\n".join([linux, *walk_text(found, network, family)]), known and bool(taken))
+    branch, path = min(_candidates(taken or trace.branches, measured, network, family), key=lambda one: parted(one[0]))
+    agrees = bool(taken) and not measured.partings
+    how = "in the kernel's order" if found.ordered else "by their counters"
+    if agrees:
+        linux += f"\n  as netlab says; so are rules ({how}), devices and connections"
+    elif taken:
+        linux += "\n  as netlab says, but not by the same way:\n" + "\n".join(f"  {line}" for line in measured.partings)
+    else:
+        linux += "\n  netlab says otherwise"
+    lines = [linux, *_connections(path, found, network), LEGEND]
+    return One(_only(trace, branch), "\n".join(lines), agrees)
+
+
+LEGEND = "marks: = netlab and Linux   - netlab alone   + Linux alone; without one: not shown by Linux"
+
+
+def _only(trace: Trace, branch: Branch) -> Trace:
+    return msgspec.structs.replace(trace, branches=(branch,), verdict=branch.verdict)
+
+
+def _candidates(
+    branches: Sequence[Branch], measured: Measured, network: Network, family: int
+) -> Iterator[tuple[Branch, Path]]:
+    """Branches and the paths that may be theirs, woven with what Linux showed."""
+    paths = measured.likely or measured.said
+    for branch in branches:
+        for path in [path for path in paths if path.endpoint == branch.endpoint] or paths:
+            yield woven(branch, path, measured.observed, network, family), path
+
+
+def _connections(path: Path, found: Observed, network: Network) -> Iterator[str]:
+    """The connections left behind, node by node, with their marks."""
+    if path.entries or found.entries:
+        yield "connections"
+    for ns in network.namespaces:
+        said, theirs = path.entries.get(ns, []), found.entries.get(ns, [])
+        unmet, unsaid = differences(said, theirs)
+        lines = [f"{'+' if entry in unsaid else '='} {entry}" for entry in theirs] + [f"- {entry}" for entry in unmet]
+        if lines:
+            yield f"  {ns}"
+            yield from (f"  {line}" for line in lines)
+
+
+def _proxied(trace: Trace) -> bool:
+    """Whether kube-proxy's userspace mode makes two connections of it, whose packets alternate."""
+    return any(isinstance(step, Proxied) for branch in trace.branches for hop in branch.hops for step in hop.steps)
 
 
 def _why(found: Observed) -> str:
