@@ -568,7 +568,7 @@ class Probe:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if protocol == TCP:  # a reset at the end leaves no TIME_WAIT
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            if protocol == SCTP and not spec.get("hold"):  # an ICMP error that meets connect() is lost (sctp/input.c), the next told
+            if protocol == SCTP and not spec.get("hold"):  # an ICMP error that meets connect() is lost (sctp/input.c)
                 sock.setsockopt(SCTP, SCTP_RTOINFO, struct.pack("=iIII", 0, INIT_AGAIN, 60_000, INIT_AGAIN))
             source = spec.get("src") or (self._source(family) if protocol == SCTP else "")
             sock.bind((source, spec["sport"]))

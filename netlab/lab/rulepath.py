@@ -204,6 +204,8 @@ def _rule(network: Network, ns: str, family: int, rule: Rule | None) -> str:
 def rule_text(network: Network, ns: str, family: int, rule: Rule) -> str:
     """A rule in its tool's words, as the model has it; the lab's rules were made from there."""
     table, chain, number = rule
+    if number < 1:
+        return "not a rule of netlab's"
     ruleset = network.namespaces[ns].rulesets.get(family)
     made = ruleset.table(table) if ruleset is not None else None
     if made is not None and chain in made.chains and number <= len(made.chains[chain].rules):

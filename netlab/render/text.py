@@ -553,7 +553,7 @@ def _run_lines(run: _Run, wide: bool) -> Iterator[Line]:
     yield [*_step("rules", f"{run.table} {_path(matched)}"), (style, f"; {ending}" if ending else ""), ("dim", tried)]
     for rule in run.rules:
         apart = bool(rule.seen) and not run.seen  # Linux and netlab differ among these rules
-        if wide or apart or not (_jumps(rule) or _returns(rule) or not rule.effect):
+        if wide or apart or rule.seen == "linux" or not (_jumps(rule) or _returns(rule) or not rule.effect):
             comment = f"  # {rule.comment}" if rule.comment and rule.comment not in rule.rule else ""
             looked = f"; {_count(rule.tried, 'rule')} tried" if rule.tried else ""
             more = f"  [{rule.effect or 'count'}{looked}]" if wide else ""
@@ -612,10 +612,10 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             lines = [_step("sent", _packet(step.packet, wide) + by + seen_at), *_inside(step.packet, wide)]
             return lines, _shown(step.packet)
         case Received():
-            packet, inside = _changed(step.packet, shown, wide)
+            packet, inside = _changed(step.packet, shown, wide and step.seen != "linux")  # of which the ends alone are kept
             return [_step("in", step.device + packet + seen_at), *inside], _shown(step.packet)
         case Transmitted():
-            packet, inside = _changed(step.packet, shown, wide)
+            packet, inside = _changed(step.packet, shown, wide and step.seen != "linux")
             to = f" -> {step.to}" if step.to else ""
             return [_step("out", f"{step.device}{to}{packet}{seen_at}"), *inside], _shown(step.packet)
         case Routed():
@@ -809,8 +809,6 @@ def _packet(header: Header, wide: bool = False) -> str:
 
 
 def _details(header: Header) -> str:
-    if not header.length:  # a frame that the lab saw and netlab does not say: only its ends are kept
-        return "[as Linux showed it]"
     parts = [f"ttl {header.ttl}", f"length {header.length}"]
     if header.mark:
         parts.append(f"mark {header.mark:#x}")
