@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -152,3 +153,9 @@ def test_rules_that_were_changed_by_hand(edit: Callable[[list[str]], list[str]],
     assert bool(got) is bool(numbers)
     for n in (n for n in numbers.values() if n < 0):
         assert found.text("node-1", ("filter", "FORWARD", n)) in text
+
+
+@pytest.mark.parametrize("name", ["lab-trace.txt", "lab-trace-parted.txt"])
+def test_the_page_shows_what_is_printed(name: str) -> None:
+    root = Path(__file__).parents[1]
+    assert f"\n{(root / 'tests' / 'golden' / name).read_text()}```\n" in (root / "docs" / "lab.md").read_text()
