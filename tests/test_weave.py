@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -157,5 +157,5 @@ def test_rules_that_were_changed_by_hand(edit: Callable[[list[str]], list[str]],
 
 @pytest.mark.parametrize("name", ["lab-trace.txt", "lab-trace-parted.txt"])
 def test_the_page_shows_what_is_printed(name: str) -> None:
-    root = Path(__file__).parents[1]
+    root = pathlib.Path(__file__).parents[1]
     assert f"\n{(root / 'tests' / 'golden' / name).read_text()}```\n" in (root / "docs" / "lab.md").read_text()
