@@ -6,7 +6,7 @@ import enum
 import types
 from fractions import Fraction
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from hypothesis import strategies as st
@@ -36,6 +36,8 @@ def of(wanted: Any) -> st.SearchStrategy[Any]:
         return st.none()
     if get_origin(wanted) in (Union, types.UnionType):
         return st.one_of(*(of(a) for a in get_args(wanted)))
+    if get_origin(wanted) is Literal:
+        return st.sampled_from(get_args(wanted))
     if get_origin(wanted) is tuple:
         return st.lists(of(get_args(wanted)[0]), max_size=3).map(tuple)
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):

@@ -175,9 +175,9 @@ def trace(
 ) -> int:
     """Send one real packet, and print its way through Linux, rule by rule.
 
-    The branch that Linux took is printed as `netlab trace` prints it; below stands what Linux did: devices, rules in the order of
-    its own trace (with iptables-legacy as counted) and connections, and where they part from netlab's. The exit code is 0
-    delivered, 1 not, or a difference.
+    The branch that Linux took is printed as `netlab trace` prints it, with marks in the margin: = where Linux showed the rule
+    or the device (with iptables-legacy by its counters, else in the kernel's order), - where only netlab says it, + where
+    only Linux did it. Below stand the connections that are left. The exit code is 0 delivered, 1 not, or a difference.
 
     For example:
       netlab lab trace web-0 svc/api

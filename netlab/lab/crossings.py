@@ -18,7 +18,7 @@ from netlab.lab.frames import decode
 from netlab.lab.kernel_trace import is_housekeeping
 from netlab.linux.netns import Netns
 from netlab.trace.skb import header
-from netlab.trace.steps import Bridged, Decapsulated, Encapsulated, Header, Hop, Received, Transmitted
+from netlab.trace.steps import AnyStep, Bridged, Decapsulated, Encapsulated, Header, Hop, Received, Transmitted
 
 End = tuple[str, str, int]  # protocol, address, port or id
 
@@ -83,27 +83,31 @@ def predicted_crossings(hops: Iterable[Hop]) -> dict[str, list[Crossing]]:
     drawn = drawn_ends(hops)
     found: dict[str, list[Crossing]] = {}
     for hop in hops:
-        here = found.setdefault(hop.where, [])
         for step in hop.steps:
-            match step:
-                case Transmitted(device=device, packet=packet, to=to):
-                    here.append(_crossing(device, "out", packet, drawn))
-                    if to == f"{hop.where}/{device}":  # lo
-                        here.append(_crossing(device, "in", packet, drawn))
-                case Received(device=device, packet=packet):
-                    here.append(_crossing(device, "in", packet, drawn))
-                case Bridged(bridge=bridge, port_in=port_in, port_out=port_out, packet=Header() as packet):
-                    if port_in == bridge:
-                        here.append(_crossing(bridge, "out", packet, drawn))
-                    elif port_out == bridge:
-                        here.append(_crossing(bridge, "in", packet, drawn))
-                case Encapsulated(device="IPVS"):  # its own xmit, no device's (ip_vs_tunnel_xmit)
-                    pass
-                case Encapsulated(device=device, outer=Header(inner=Header() as inner)):
-                    here.append(_crossing(device, "out", inner, drawn))
-                case Decapsulated(device=device, inner=inner):
-                    here.append(_crossing(device, "in", inner, drawn))
+            found.setdefault(hop.where, []).extend(step_crossings(step, hop.where, drawn))
     return {where: made for where, made in found.items() if made}
+
+
+def step_crossings(step: AnyStep, where: str, drawn: frozenset[End]) -> list[Crossing]:
+    """The frames that a step in namespace `where` is: none, one, or on lo two."""
+    match step:
+        case Transmitted(device=device, packet=packet, to=to):
+            out = _crossing(device, "out", packet, drawn)
+            return [out, _crossing(device, "in", packet, drawn)] if to == f"{where}/{device}" else [out]  # lo
+        case Received(device=device, packet=packet):
+            return [_crossing(device, "in", packet, drawn)]
+        case Bridged(bridge=bridge, port_in=port_in, packet=Header() as packet) if port_in == bridge:
+            return [_crossing(bridge, "out", packet, drawn)]
+        case Bridged(bridge=bridge, port_out=port_out, packet=Header() as packet) if port_out == bridge:
+            return [_crossing(bridge, "in", packet, drawn)]
+        case Encapsulated(device="IPVS"):  # its own xmit, no device's (ip_vs_tunnel_xmit)
+            return []
+        case Encapsulated(device=device, outer=Header(inner=Header() as inner)):
+            return [_crossing(device, "out", inner, drawn)]
+        case Decapsulated(device=device, inner=inner):
+            return [_crossing(device, "in", inner, drawn)]
+        case _:
+            return []
 
 
 def drawn_ends(hops: Iterable[Hop]) -> frozenset[End]:

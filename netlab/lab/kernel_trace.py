@@ -19,7 +19,7 @@ from netlab.errors import BugError
 from netlab.lab.frames import decode
 from netlab.lab.netlink import message, number, text
 from netlab.linux.packet import ICMPV6, Packet
-from netlab.trace.steps import Decapsulated, Hop, Received, RuleStep, Sent, Transmitted
+from netlab.trace.steps import AnyStep, Decapsulated, Hop, Received, RuleStep, Sent, Transmitted
 
 TABLE = "netlab_trace"
 START = f"""table inet {TABLE} {{
@@ -141,14 +141,22 @@ def predicted_passes(hops: Iterable[Hop]) -> dict[str, list[tuple[Rule, ...]]]:
         here = found.setdefault(hop.where, [])
         here.append([])
         for step in hop.steps:
-            match step:
-                case Sent() | Received() | Decapsulated():
-                    here.append([])
-                case Transmitted(device=device, to=to) if to == f"{hop.where}/{device}":  # lo
-                    here.append([])
-                case RuleStep():
-                    here[-1].append((step.table, step.chain, step.number))
+            if begins_pass(step, hop.where):
+                here.append([])
+            elif isinstance(step, RuleStep):
+                here[-1].append((step.table, step.chain, step.number))
     return {where: [tuple(rules) for rules in made if rules] for where, made in found.items()}
+
+
+def begins_pass(step: AnyStep, where: str) -> bool:
+    """Whether a packet is made or comes in with this step in namespace `where`; it does so with every hop, too."""
+    match step:
+        case Sent() | Received() | Decapsulated():
+            return True
+        case Transmitted(device=device, to=to):
+            return to == f"{where}/{device}"  # lo
+        case _:
+            return False
 
 
 def first_mismatch(said: Sequence[tuple[Rule, ...]], found: Sequence[tuple[Rule, ...]]) -> Mismatch | None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from netlab.linux.addr import ip
 from netlab.linux.derived import RULES
 from netlab.linux.netns import (
     DEFAULT,
@@ -32,6 +33,7 @@ from netlab.linux.netns import (
     RouteType,
 )
 from netlab.linux.network import Network
+from netlab.linux.packet import SCTP
 from netlab.linux.rules import nft_tables
 from netlab.linux.text import ipset, iptables_save, ipvsadm
 from netlab.linux.text.nft import write_text
@@ -142,9 +144,24 @@ def make_plan(network: Network, *, variant: str = "legacy") -> Plan:
     actions.append(Run(FABRIC, ("ip", "-batch", "-"), _text(_fabric(network, spaces))))
     for netns in spaces:
         actions += _furnish(netns, variant, notes)
-    listeners = tuple((netns.name, listener) for netns in spaces for listener in netns.listeners if not listener.not_modelled)
+    listeners = tuple((netns.name, bound) for netns in spaces for one in netns.listeners for bound in sockets(netns, one))
     names = tuple((netns.name, netns_file(netns.name)) for netns in spaces)
     return Plan(tuple(actions), listeners, names, tuple(dict.fromkeys(notes)))
+
+
+def sockets(netns: Netns, listener: Listener) -> list[Listener]:
+    """The sockets that stand for a listener of the model: none where it is not modelled, for SCTP one for each address.
+
+    An SCTP socket without an address offers the client all of its host's (RFC 9260, 5.1.2) and answers from the one that its
+    route prefers, which NAT does not follow. Bound to one it answers from there, as netlab says.
+    """
+    if listener.not_modelled:
+        return []
+    if listener.protocol != SCTP or listener.ip is not None:
+        return [listener]
+    own = [address.ip for device in netns.devices.values() for address in device.addresses if not address.ip.is_link_local]
+    own += [ip("127.0.0.1"), ip("::1")]
+    return [msgspec.structs.replace(listener, ip=address) for address in dict.fromkeys(own)]
 
 
 _ORDER = {NetnsKind.EXTERNAL: 0, NetnsKind.NODE: 1, NetnsKind.POD: 2}

@@ -61,7 +61,8 @@ ATTEMPTS = 4  # neighbour discovery and multicast reports count too; they do not
 
 class Path(msgspec.Struct, frozen=True):
     """A predicted branch: what every rule should count, the rules of each pass through each namespace in order, the devices
-    crossed (None: not told, for fragments are followed as one packet), and the connections at its end."""
+    crossed (None: not told, for fragments are followed as one packet), and the connections at its end. `rest`: what follows the
+    request and its first answer, as TCP's third packet does."""
 
     verdict: str
     endpoint: str | None
@@ -70,6 +71,7 @@ class Path(msgspec.Struct, frozen=True):
     crossings: dict[str, list[Crossing]] | None = None
     entries: dict[str, list[Entry]] = {}
     remembered: bool = False  # `-m recent` has written the sender down
+    rest: tuple[Hop, ...] = ()
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -202,6 +204,8 @@ def _rule(network: Network, ns: str, family: int, rule: Rule | None) -> str:
 def rule_text(network: Network, ns: str, family: int, rule: Rule) -> str:
     """A rule in its tool's words, as the model has it; the lab's rules were made from there."""
     table, chain, number = rule
+    if number < 1:
+        return "not a rule of netlab's"
     ruleset = network.namespaces[ns].rulesets.get(family)
     made = ruleset.table(table) if ruleset is not None else None
     if made is not None and chain in made.chains and number <= len(made.chains[chain].rules):
@@ -265,7 +269,7 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
         home = network.namespaces[trace.source.where]
         out = walk.local_out(home, packet, trace.source.name)
         hops = list(walk.take_hops())
-        kind, endpoint = out.kind, None
+        kind, endpoint, told = out.kind, None, len(hops)
         if out.proxy is not None:
             said = speak(walk, home, packet, out, tuple(hops))
             kind, endpoint, hops = said.verdict.value, said.endpoint, said.counted
@@ -273,7 +277,7 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
             endpoint = socket_text(out.packet.dst, out.packet.dport)
             back = walk.local_out(network.namespaces[out.netns], reply_to(out.packet), out.owner)
             hops += walk.take_hops()
-            kind = back.kind
+            kind, told = back.kind, len(hops)
             if back.kind == "delivered" and protocol in (TCP, SCTP):
                 sent = next(s.packet for hop in hops for s in hop.steps if isinstance(s, Sent))  # with its source
                 third = msgspec.structs.replace(packet, src=ip(sent.source), tcp_flags=ACK, length=52)
@@ -291,6 +295,7 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
         elif out.answer is not None:
             back = walk.send_answer(out)
             hops += walk.take_hops()
+            told = len(hops)
         drawn = drawn_ends(hops)
         return Path(
             kind,
@@ -300,6 +305,7 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
             None if _fragments(hops) else predicted_crossings(hops),
             {ns: made for ns, known in walk.netfilter.connections.items() if (made := predicted_entries(known, drawn))},
             _is_remembered(hops),
+            () if out.proxy is not None else tuple(hops[told:]),
         )
 
     found = explore(run, lambda path: (path.verdict, path.endpoint), lambda path, label: Path("unknown", None, {}))
@@ -403,12 +409,13 @@ def _waits(hop: Hop) -> bool:
 
 class Measured(msgspec.Struct, frozen=True):
     """One packet that was sent: what became of it, what Linux showed, the predicted paths that end so (None: such a flow cannot
-    be compared), and the lines that tell where the nearest of them parts from Linux."""
+    be compared), the lines that tell where the nearest of them parts from Linux, and all paths that were predicted."""
 
     seen: Seen
     observed: Observed
     likely: list[Path] | None
     partings: list[str]
+    said: list[Path] = []
 
 
 class Bench:
@@ -456,7 +463,8 @@ class Bench:
         likely = None if said is None or seen.result == "unsupported" else _fitting(said, trace, seen, not packet.dport)
         if found.lost:
             likely = None
-        return Measured(seen, found, likely, partings(likely, found, self.network, family) if likely is not None else [])
+        parted = partings(likely, found, self.network, family) if likely is not None else []
+        return Measured(seen, found, likely, parted, said or [])
 
     def _observe(self, before: dict[Place, int], family: int) -> Observed:
         shown = self.lab.ask("seen", settle=SETTLE)["spaces"]
@@ -482,7 +490,7 @@ class Bench:
 
 def _fitting(said: list[Path], trace: Trace, seen: Seen, ping: bool) -> list[Path]:
     """The predicted paths that end as Linux did."""
-    branches = [branch for branch in trace.branches if fits(branch, seen, ping)]
+    branches = [branch for branch in trace.branches if fits(branch, seen, ping, held=True)]
     if seen.result == "delivered" and not ping:
         return [path for path in said if path.verdict == "delivered" and path.endpoint == seen.local]
     if seen.result == "delivered":

@@ -17,6 +17,7 @@ import msgspec
 from netlab.dataplane.build import INTERNET, build, with_internet
 from netlab.kube.cluster import Cluster
 from netlab.lab.host import Lab, Seen, Shot
+from netlab.lab.plan import sockets
 from netlab.linux.addr import ip
 from netlab.linux.netns import Listener, NetnsKind
 from netlab.linux.network import Network
@@ -83,8 +84,8 @@ def lab_network(cluster: Cluster, network: Network) -> Network:
 # -- comparing ---------------------------------------------------------------------------------------------------------
 
 
-def fits(branch: Branch, seen: Seen, ping: bool) -> bool:
-    """Is what Linux did this branch?"""
+def fits(branch: Branch, seen: Seen, ping: bool, held: bool = False) -> bool:
+    """Is what Linux did this branch? `held`: the packet was sent once, and the answer waited for less than a second."""
     if branch.verdict is Verdict.DELIVERED:
         if seen.result != "delivered":
             return False
@@ -93,8 +94,8 @@ def fits(branch: Branch, seen: Seen, ping: bool) -> bool:
         return (branch.endpoint, branch.endpoint_name, branch.source_seen) == (seen.local, seen.owner, seen.peer)
     answered = branch.reply is not None and branch.reply.kind == "error" and branch.reply.arrived
     if branch.verdict is Verdict.REJECTED or answered:
-        if seen.result == "timeout" and branch.reply is not None:
-            return _is_not_told(branch)
+        if held and seen.result == "timeout" and branch.reply is not None:
+            return _is_missed(branch)
         return seen.result == "error" and _same_error(branch, seen)
     if branch.verdict is Verdict.DROPPED:
         if seen.errno == "EINVAL" and seen.icmp is None and branch.endpoint is None and len(branch.hops) == 1:
@@ -109,8 +110,9 @@ def fits(branch: Branch, seen: Seen, ping: bool) -> bool:
     return False
 
 
-def _is_not_told(branch: Branch) -> bool:
-    """net/sctp/input.c sctp_v4_err: an SCTP socket goes on trying after every ICMP error but protocol unreachable."""
+def _is_missed(branch: Branch) -> bool:
+    """net/sctp/input.c sctp_v4_err: an ICMP error that comes while connect() still has the socket is put aside as a soft one; the
+    next, about the repeated INIT, is told."""
     last = branch.reply.hops[-1].steps[-1] if branch.reply is not None and branch.reply.hops else None
     quoted = last.packet.quoted if isinstance(last, Delivered) else None
     return quoted is not None and quoted.protocol == "SCTP"
@@ -129,7 +131,8 @@ def _same_error(branch: Branch, seen: Seen) -> bool:
     if seen.icmp is None:
         if last.packet.protocol == "SCTP" or branch_protocol(branch) != "SCTP":
             return last.packet.protocol in ("TCP", "SCTP") and seen.errno == "ECONNREFUSED"
-        return seen.errno == ICMP_ERRNOS.get(last.packet.flags)  # sctp/input.c sctp_v4_err queues no error: no type, no sender
+        v6 = ":" in last.packet.source  # sctp/input.c sctp_v4_err queues no error: no type, no sender
+        return seen.errno == (ICMP_ERRNOS | ICMPV6_ERRNOS if v6 else ICMP_ERRNOS).get(last.packet.flags)
     protocol = ICMPV6 if ":" in last.packet.source else ICMP
     nobody = ip(last.packet.source)
     told = icmp_text(Packet(nobody, nobody, protocol, icmp_type=seen.icmp[0], icmp_code=seen.icmp[1]))
@@ -144,9 +147,15 @@ ICMP_ERRNOS = {
     "net prohibited": "ENETUNREACH",
     "host prohibited": "EHOSTUNREACH",
     "admin prohibited": "EHOSTUNREACH",
+    "protocol unreachable": "ENOPROTOOPT",
     "time exceeded": "EHOSTUNREACH",
+}
+ICMPV6_ERRNOS = {
     "no route": "ENETUNREACH",
+    "admin prohibited": "EACCES",
     "address unreachable": "EHOSTUNREACH",
+    "policy fail": "EACCES",
+    "reject route": "EACCES",
 }
 
 
@@ -276,5 +285,6 @@ def assumed_listeners(network: Network, traces: Iterable[Trace]) -> list[tuple[s
                     if isinstance(step, Delivered) and step.assumed:
                         outside = network.namespaces[hop.where].kind is NetnsKind.EXTERNAL
                         address = ip(step.packet.destination) if outside else None
-                        found[hop.where, Listener(protocol, step.packet.dport, step.owner, address)] = None
+                        taken = Listener(protocol, step.packet.dport, step.owner, address)
+                        found |= {(hop.where, bound): None for bound in sockets(network.namespaces[hop.where], taken)}
     return list(found)

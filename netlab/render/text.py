@@ -70,6 +70,7 @@ _STYLES = {
 }
 _LABEL = 11  # columns of a step's label: "neighbour", "delivered" and a gap
 _STEP = "    "
+_MARKS = {"both": ("  = ", "good"), "netlab": ("  - ", "bad"), "linux": ("  + ", "warn")}  # in place of _STEP: `netlab lab trace`
 _BELOW = _STEP + " " * (_LABEL + 2)
 
 
@@ -399,11 +400,14 @@ def _reply(reply: Reply, wide: bool, seen: _Seen) -> Iterator[Line]:
     sent = next((s for h in reply.hops for s in h.steps if isinstance(s, Sent)), None)
     title = "reply" if reply.kind == "reply" else f"{reply.kind} answer"
     yield [("title", f"  {title}"), ("", f"   {_packet(sent.packet)}" if sent else "")]
-    if wide:
+    marks = {step.seen for hop in reply.hops for step in hop.steps} - {""}
+    whole = wide or not marks <= {"both"}
+    if whole:
         yield from _hops(reply.hops, _blocks(reply.hops, wide), seen)
     else:
         if reply.hops:
-            yield _step("way", " > ".join(hop.where for hop in reply.hops))
+            way = _step("way", " > ".join(hop.where for hop in reply.hops))
+            yield _marked([way], "both" if marks else "")[0]
         for hop in reply.hops:
             for step in hop.steps:
                 if isinstance(step, Natted):
@@ -414,7 +418,7 @@ def _reply(reply: Reply, wide: bool, seen: _Seen) -> Iterator[Line]:
     if reply.arrived:
         yield _step("arrived", f"at {end}", "good")
     else:
-        if not wide and reply.hops:
+        if not whole and reply.hops:
             blocks = _blocks(reply.hops, wide)
             yield from _hops(reply.hops, [b for b in blocks if b.hop == len(reply.hops) - 1], seen)
         reason = reply.reason or "no reason known"
@@ -442,13 +446,14 @@ def _blocks(hops: Sequence[Hop], wide: bool) -> list[_Block]:
                 if item.quiet and not wide:
                     quiet.append(item)
                 else:
-                    blocks.append(_Block(n, item.steps, list(_run_lines(item, wide))))
+                    lines = list(_run_lines(item, wide))
+                    blocks.append(_Block(n, item.steps, _marked(lines, item.seen)))
                 continue
             if quiet:
                 blocks.append(_quiet_block(n, quiet))
                 quiet = []
             lines, shown = _lines(item, hop, shown, wide, rule)
-            blocks.append(_Block(n, (item,), lines))
+            blocks.append(_Block(n, (item,), _marked(lines, item.seen)))
         if quiet:
             blocks.append(_quiet_block(n, quiet))
     return blocks
@@ -468,10 +473,27 @@ class _Run(NamedTuple):
 
     @property
     def quiet(self) -> bool:
-        """Nothing happened: at most jumps to chains in which no rule matched, then the policy let the packet pass."""
-        if self.end is None or self.end.verdict != "accept" or self.end.by == "rule":
+        """Nothing happened: at most jumps to chains in which no rule matched, then the policy let the packet pass. What Linux
+        showed of its rules is told in any case."""
+        if self.end is None or self.end.verdict != "accept" or self.end.by == "rule" or any(rule.seen for rule in self.rules):
             return False
         return all(_jumps(rule) and not rule.chance for rule in self.rules)
+
+
+    @property
+    def seen(self) -> str:
+        """The mark of all its rules, "" where they differ."""
+        marks = {rule.seen for rule in self.rules}
+        return marks.pop() if len(marks) == 1 else ""
+
+
+def _marked(lines: list[Line], seen: str) -> list[Line]:
+    """The first line with a mark in its margin."""
+    if not lines or not seen:
+        return lines
+    (style, text), *rest = lines[0]
+    mark, mark_style = _MARKS[seen]
+    return [[(mark_style, mark), (style, text.removeprefix(_STEP)), *rest], *lines[1:]]
 
 
 def _runs(steps: Sequence[AnyStep], wide: bool) -> Iterator[_Run | AnyStep]:
@@ -527,15 +549,17 @@ def _run_lines(run: _Run, wide: bool) -> Iterator[Line]:
         how = f"{_count(end.tried, 'rule')} tried, none decides" if end and end.tried else "no rules"
         yield [*_step("rules", f"{chain}: {how}; "), (style, ending)]
         return
-    matched = run.rules if wide else _without_dead_jumps(run.rules)
+    matched = run.rules if wide or any(rule.seen for rule in run.rules) else _without_dead_jumps(run.rules)
     yield [*_step("rules", f"{run.table} {_path(matched)}"), (style, f"; {ending}" if ending else ""), ("dim", tried)]
     for rule in run.rules:
-        if wide or not (_jumps(rule) or _returns(rule) or not rule.effect):
+        apart = bool(rule.seen) and not run.seen  # Linux and netlab differ among these rules
+        if wide or apart or rule.seen == "linux" or not (_jumps(rule) or _returns(rule) or not rule.effect):
             comment = f"  # {rule.comment}" if rule.comment and rule.comment not in rule.rule else ""
             looked = f"; {_count(rule.tried, 'rule')} tried" if rule.tried else ""
             more = f"  [{rule.effect or 'count'}{looked}]" if wide else ""
             origin = f" {_origin(rule.ref, wide)}" if rule.ref else ""
-            yield [("bad" if _ends(rule) else "rule", _BELOW + rule.rule + comment), ("dim", origin + more)]
+            line: Line = [("bad" if _ends(rule) else "rule", _BELOW + rule.rule + comment), ("dim", origin + more)]
+            yield _marked([line], rule.seen if apart else "")[0]
 
 
 def _without_dead_jumps(rules: Sequence[RuleStep]) -> list[RuleStep]:
@@ -588,11 +612,12 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             lines = [_step("sent", _packet(step.packet, wide) + by + seen_at), *_inside(step.packet, wide)]
             return lines, _shown(step.packet)
         case Received():
-            packet, inside = _changed(step.packet, shown, wide)
+            packet, inside = _changed(step.packet, shown, wide and step.seen != "linux")  # of which the ends alone are kept
             return [_step("in", step.device + packet + seen_at), *inside], _shown(step.packet)
         case Transmitted():
-            packet, inside = _changed(step.packet, shown, wide)
-            return [_step("out", f"{step.device} -> {step.to}{packet}{seen_at}"), *inside], _shown(step.packet)
+            packet, inside = _changed(step.packet, shown, wide and step.seen != "linux")
+            to = f" -> {step.to}" if step.to else ""
+            return [_step("out", f"{step.device}{to}{packet}{seen_at}"), *inside], _shown(step.packet)
         case Routed():
             return [_routed(step, wide, seen_at)], shown
         case NeighbourStep():

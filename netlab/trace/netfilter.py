@@ -439,7 +439,7 @@ class Netfilter:
         found = _find(table, skb, flow)
         if found is not None:
             connection, is_reply = found
-            if packet.protocol == TCP and not is_reply and not _is_expected(connection, packet.tcp_flags):
+            if not is_reply and not _is_expected(connection, packet):
                 return CtView(CtState.INVALID)
             _assure(connection, packet, is_reply)
             if packet.protocol == TCP and packet.tcp_flags & RST and not connection.seen_reply:
@@ -703,11 +703,16 @@ def _reroute(skb: Skb, before: Packet) -> None:
         skb.reroute = packet
 
 
-def _is_expected(connection: Connection, flags: int) -> bool:
-    """nf_conntrack_proto_tcp.c tcp_conntracks: after its SYN a client may say nothing but SYN (or RST) until it was answered."""
-    if connection.seen_reply or connection.picked_up:
+def _is_expected(connection: Connection, packet: Packet) -> bool:
+    """nf_conntrack_proto_tcp.c tcp_conntracks: after its SYN a client may say nothing but SYN (or RST) until it was answered.
+
+    nf_conntrack_proto_sctp.c: a COOKIE-ECHO carries the tag that the INIT-ACK told; without that one it is INVALID.
+    """
+    if connection.seen_reply or connection.picked_up or packet.tcp_flags & RST:
         return True
-    return flags & (SYN | ACK | FIN | RST) == SYN or bool(flags & RST)
+    if packet.protocol == SCTP:
+        return packet.tcp_flags & ACK == 0
+    return packet.protocol != TCP or packet.tcp_flags & (SYN | ACK | FIN) == SYN
 
 
 def _assure(connection: Connection, packet: Packet, is_reply: bool) -> None:

@@ -555,7 +555,7 @@ def _walk_reply(walk: Walk, home: Netns, sent: Packet, netns: Netns, received: P
     hops = walk.take_hops()
     if back.kind == "delivered" and not back.is_answer:
         leaf.reply = Reply("reply", True, hops)
-        if received.protocol == TCP and back.packet is not None:
+        if received.protocol in (TCP, SCTP) and back.packet is not None:
             _walk_third(walk, home, sent, netns, received, back.packet, leaf)
         return
     leaf.reply = Reply("reply", False, hops, back.reason)
@@ -568,15 +568,18 @@ def _walk_reply(walk: Walk, home: Netns, sent: Packet, netns: Netns, received: P
 
 
 def _walk_third(walk: Walk, home: Netns, sent: Packet, netns: Netns, received: Packet, answer: Packet, leaf: Leaf) -> None:
-    """The ACK that ends TCP's handshake, and speaks for all that follows it; nothing is recorded where it arrives.
+    """The ACK that ends TCP's handshake (SCTP's COOKIE-ECHO), and speaks for all that follows it; nothing is recorded where it
+    arrives.
 
     Where the ways there and back differ, a node that saw the SYN but not the SYN-ACK takes it for INVALID
-    (nf_conntrack_proto_tcp.c: an ACK while in SYN_SENT), and KUBE-FORWARD drops that.
+    (nf_conntrack_proto_tcp.c: an ACK while in SYN_SENT; nf_conntrack_proto_sctp.c: a tag that it was not told), and KUBE-FORWARD
+    drops that.
     """
     assert leaf.reply is not None
     walk.expected = Expected(netns.name, received.flow.reversed(), leaf.endpoint_name or netns.name)
     third = replace(sent, src=answer.dst, tcp_flags=ACK, length=_ACK_LENGTH)
-    walk.note(home.name, "the SYN-ACK has arrived; the sender's ACK:")
+    said, says = ("INIT-ACK", "COOKIE-ECHO") if received.protocol == SCTP else ("SYN-ACK", "ACK")
+    walk.note(home.name, f"the {said} has arrived; the sender's {says}:")
     out = walk.local_out(home, third, home.name)
     hops = walk.take_hops()
     if out.kind == "delivered" and not out.is_answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from fractions import Fraction
+from typing import Literal
 
 import msgspec
 
@@ -28,9 +29,11 @@ EXIT_CODES = {Verdict.DELIVERED: 0, Verdict.DROPPED: 1, Verdict.REJECTED: 1, Ver
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="step", rename="camel", omit_defaults=True, kw_only=True):
-    """The base of all steps."""
+    """The base of all steps. `seen` is of `netlab lab trace` alone, of what Linux shows of a packet (rules, devices): "both" did
+    this, "netlab" says it and Linux did not, or "linux" did what netlab does not say."""
 
     ref: Ref | None = None
+    seen: Literal["", "both", "netlab", "linux"] = ""
 
 
 class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

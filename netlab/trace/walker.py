@@ -1049,6 +1049,9 @@ class Walk:
             return self._refused(skb)
         if listener.not_modelled:
             return self._unknown(netns.name, listener.not_modelled)
+        if packet.protocol == SCTP and listener.ip is None and _has_others(netns, packet.dst):
+            taken = f"SCTP on {netns.name}: {packet.dst} is taken to be all that it offers (bound to none, it offers each)"
+            self.assumptions[taken] = None
         text = socket_text(packet.dst, packet.dport)
         self.emit(netns.name, Delivered(text, listener.owner, self._header(packet), listener.assumed))
         return Outcome("delivered", "", netns.name, packet, listener.owner, listener.assumed, proxy=listener.proxy)
@@ -1112,10 +1115,16 @@ def _proxies(netns: Netns, dev: str, ip: Ip, asker: Ip | None) -> bool:
     return any(entry.proxy and entry.dev == dev and entry.ip == ip for entry in netns.neighbours)
 
 
+def _has_others(netns: Netns, own: Ip) -> bool:
+    """Whether a host has global addresses of the family beside this one: sctp/protocol.c would offer each (RFC 9260, 5.1.2)."""
+    addresses = (address.ip for device in netns.devices.values() for address in device.addresses)
+    return any(a.family == own.family and a != own and not (a.is_loopback or a.is_link_local) for a in addresses)
+
+
 def _reset(packet: Packet) -> Packet | None:
     if packet.tcp_flags & RST:
         return None
-    flags = RST if packet.tcp_flags & ACK else RST | ACK
+    flags = RST if packet.tcp_flags & ACK and packet.protocol == TCP else RST | ACK  # one flag for every ABORT
     return Packet(
         src=packet.dst,
         dst=packet.src,
