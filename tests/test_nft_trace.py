@@ -24,7 +24,7 @@ from netlab.linux.rules import Ruleset
 from netlab.linux.text.nft import read_text
 from netlab.match import nft as match
 from netlab.match.view import Chance, Undecided, View
-from netlab.render.text import render
+from netlab.render.text import one_line, render
 from netlab.trace.netfilter import plan
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import HookStep, RuleStep, Trace
@@ -69,12 +69,43 @@ def told(trace: Trace) -> str:
     return f"{trace.verdict.value}: {', '.join(ways)}"
 
 
-def test_a_trace_speaks_nft(tracer: Tracer) -> None:
-    text = render(tracer.trace(Request("hostnames-0", "svc/web:http")))
-    assert "tables nft ip kube-proxy: observed" in text
-    path = "nft ip kube-proxy nat-prerouting #1 (hook PREROUTING) > services #1 > service-SUSTUHLJ-default/web/tcp/http #2 (1/2)"
-    assert path in text
-    assert "meta l4proto tcp dnat to 10.244.0.4:8080" in text
+@pytest.mark.parametrize(
+    ("source", "destination", "line"),
+    [
+        ("hostnames-0", "svc/web:http", "node-1 (node)   tables nft ip kube-proxy: observed"),
+        ("hostnames-0", "svc/web:http", "nat-prerouting #1 > services #1 > service-SUSTUHLJ-default/web/tcp/http #2 (1/2)"),
+        ("hostnames-0", "svc/web:http", "ip daddr . meta l4proto . th dport vmap "
+         "@service-ips { 10.96.2.10 . tcp . 80 : goto service-SUSTUHLJ-default/web/tcp/http }"),
+        ("hostnames-0", "svc/web:http", "meta l4proto tcp dnat to 10.244.0.4:8080"),
+        ("hostnames-0", "svc/web:http", "masquerading #1 return; policy accept"),
+        ("hostnames-0", "svc/web:http", "filter-forward: 4 rules tried, none decides; policy accept"),
+        ("internet", "198.18.0.2:30080", "ip daddr @nodeport-ips { 198.18.0.2 } meta l4proto . th dport vmap "
+         "@service-nodeports { tcp . 30080 : goto external-SUSTUHLJ-default/web/tcp/http }"),
+        ("hostnames-0", "10.96.2.10:81", "ip daddr @cluster-ips { 10.96.2.10 } reject"),
+        ("hostnames-0", "svc/nobody:http", "rejected  nft ip kube-proxy reject-chain rule 1 on node-1 "
+         '(@no-endpoint-services { 10.96.3.1 . tcp . 80 comment "default/nobody:http" : goto reject-chain })'),
+        ("hostnames-1", "svc/web-itp-local:http", "ip daddr . meta l4proto . th dport vmap "
+         '@no-endpoint-services { 10.96.2.16 . tcp . 80 comment "default/web-itp-local:http" : drop }'),
+    ],
+)  # fmt: skip
+def test_a_trace_speaks_nft(tracer: Tracer, source: str, destination: str, line: str) -> None:
+    text = render(tracer.trace(Request(source, destination)))
+    assert line in text
+    assert "ACCEPT" not in text
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "answer"),
+    [
+        ("hostnames-0", "svc/nobody:http", "by nft ip kube-proxy reject-chain rule 1: reject, by @no-endpoint-services "
+         '{ 10.96.3.1 . tcp . 80 comment "default/nobody:http" : goto reject-chain }'),
+        ("hostnames-0", "10.96.2.10:81", "cluster-ips-check rule 1: ip daddr @cluster-ips { 10.96.2.10 } reject"),
+        ("hostnames-0", "192.0.2.80:80", "rule 1: ip saddr != 203.0.113.0/24 drop, by @firewall-ips "
+         '{ 192.0.2.80 . tcp . 80 comment "default/web-lb:http" : goto firewall-7CESZMOH-default/web-lb/tcp/http }'),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_element(tracer: Tracer, source: str, destination: str, answer: str) -> None:
+    assert answer in one_line(tracer.trace(Request(source, destination)))
 
 
 # -- the order of owners, and what is not modelled ---------------------------------------------------------------------

@@ -9,20 +9,14 @@ Nothing of the host is touched, nothing outlives the agent.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 from netlab.errors import BugError, InputError
-from netlab.lab import fuzz_nft
+from netlab.lab import fuzz_nft, namespaces
+from netlab.lab.namespaces import Namespaces
 from netlab.linux.addr import Ip, Prefix, prefix
 from netlab.linux.derived import RULES, derived_routes, loopback
 from netlab.linux.netns import Address, Device, DeviceKind, Neighbour, Netns, NetnsKind, NextHop, PolicyRule, Route
@@ -38,7 +32,6 @@ HOSTS = 32
 NETS = {"eth0": (prefix("10.1.0.0/24"), prefix("fd00:1::/64")), "eth1": (prefix("10.2.0.0/24"), prefix("fd00:2::/64"))}
 TABLES = ("raw", "mangle", "nat", "filter")
 MARK, TABLE, PRIORITY = 0x4000, 100, 1000
-TOOLS = {"unshare": "util-linux", "ip": "iproute2", "ipset": "ipset"}
 
 _SYSCTLS = {
     "ipv4.ip_forward": "1",
@@ -97,27 +90,16 @@ def model(family: int, rules: Ruleset, sets: Mapping[str, IpSet]) -> Network:
     return Network({ROUTER: router, **ends})
 
 
-def _unshare() -> list[str]:
-    return ["unshare", "-nm"] if os.geteuid() == 0 else ["unshare", "-Urnm"]
-
-
 def missing(variant: str) -> str | None:
     """One line that says what this machine lacks to fuzz with a variant ("legacy", "nft" or "nftables"), or None."""
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     if variant == "nftables":
-        tools = TOOLS | {"nft": "nftables"}
+        tools = {"nft": "nftables"}
     else:
-        tools = TOOLS | {f"{tool}-{variant}-restore": "iptables" for tool in ("iptables", "ip6tables")}
-    packages = sorted({package for tool, package in tools.items() if shutil.which(tool, path=path) is None})
-    if packages:
-        return f"comparing rulesets with the kernel needs: apt-get install {' '.join(packages)}"
-    tried = subprocess.run([*_unshare(), "true"], capture_output=True, text=True, check=False)
-    if tried.returncode != 0:
-        return f"no permission to make namespaces (root, or user namespaces): {tried.stderr.strip()}"
-    return None
+        tools = {f"{tool}-{variant}-restore": "iptables" for tool in ("iptables", "ip6tables")}
+    return namespaces.missing({"ipset": "ipset", **tools}, "comparing rulesets with the kernel needs")
 
 
-class Bench:
+class Bench(Namespaces):
     """The real bench for one variant of iptables and one family; use it as a context manager."""
 
     def __init__(self, variant: str, family: int) -> None:
@@ -130,60 +112,19 @@ class Bench:
         self.counts: list[int] = []
         self.flush = ""  # text for nft that empties what rules fill
         self.forgets_recent = os.geteuid() == 0  # /proc/net/xt_recent belongs to the host's root, in any namespace
-        agent = Path(__file__).with_name("fuzz_agent.py")
-        self.process = subprocess.Popen(
-            [*_unshare(), sys.executable, "-I", str(agent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        super().__init__()
         try:
-            self._answer()
             self._build()
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the agent; the kernel removes its namespaces and all that is in them."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def _ask(self, do: str, **request: object) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise BugError(f"the fuzzer's agent ended with status {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise BugError(f"the fuzzer's agent: {answer['error']}")
-        return answer
-
-    def run(self, *argv: str, stdin: str = "") -> str:
-        """Run a command in the router; BugError with its stderr where it fails."""
-        done = self._ask("run", argv=list(argv), stdin=stdin)
-        if done["rc"] != 0:
-            raise BugError(f"{' '.join(argv)}: {str(done['err']).strip()}\n{stdin}")
-        return str(done["out"])
-
     def _build(self) -> None:
         for ns in (SENDER, RECEIVER):
-            self.run("ip", "netns", "add", ns)
+            self.run("", "ip", "netns", "add", ns)
             # the ends of the wires must not speak by themselves
-            self.run("ip", "netns", "exec", ns, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
-        self._ask("sysctls", settings=_SYSCTLS)
+            self.run(ns, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
+        self.ask("sysctls", settings=_SYSCTLS)
         lines = ["link set lo up", *(f"link set {dev} addrgenmode none" for dev in MACS if dev.startswith("eth"))]
         wires = []
         for ns, (dev, end) in WIRES.items():
@@ -194,48 +135,48 @@ class Bench:
                 lines += [f"neigh add {host} lladdr {MACS[end]} dev {dev} nud permanent" for host in _hosts(net)]
         for dev, table in (("eth1", ""), ("eth0", f" table {TABLE}")):
             lines += [f"route add default via {net.nth(2)} dev {dev}{table}" for net in NETS[dev]]
-        self.run("ip", "-batch", "-", stdin="\n".join([*wires, *lines]))
+        self.batch("", "\n".join([*wires, *lines]))
         for option in ("-4", "-6"):
             rule = f"{option} rule add fwmark {MARK:#x}/{MARK:#x} lookup {TABLE} priority {PRIORITY}"
-            self.run("ip", *rule.split())
+            self.run("", "ip", *rule.split())
         for ns, (_, end) in WIRES.items():
-            self.run("ip", "-n", ns, "link", "set", end, "up")
-            self._ask("wire", ns=ns, dev=end)
-        self.run("sleep", "0.3")  # IPv6 tells its multicast routers of its groups
+            self.run(ns, "ip", "link", "set", end, "up")
+            self.ask("wire", ns=ns, dev=end)
+        self.run("", "sleep", "0.3")  # IPv6 tells its multicast routers of its groups
 
     def load(self, rules: str, sets: str) -> None:
         """Replace the router's rules and sets (iptables-save text with all four tables, ipset save text; or nft's text)."""
         if self.variant == "nftables":
-            self.run("nft", "-f", "-", stdin=f"flush ruleset\n{rules}")
-            listed = Ruleset(nft_tables=nft.read_text(self.run("nft", "list", "ruleset")))
+            self.run("", "nft", "-f", "-", input=f"flush ruleset\n{rules}")
+            listed = Ruleset(nft_tables=nft.read_text(self.run("", "nft", "list", "ruleset")))
             self.places = [place for place, _ in fuzz_nft.placed(listed)]
             self.flush = fuzz_nft.dynamic_sets(listed)
-            self.counts = self._ask("counting", saves=[["nft", "list", "ruleset"]])["counts"]
+            self.counts = self.ask("counting", saves=[["nft", "list", "ruleset"]])["counts"]
             return
         empty = "".join(f"*{table}\nCOMMIT\n" for table in TABLES)
-        self.run(f"{self.tool}-restore", stdin=empty)
-        self.run("ipset", "flush")  # a list:set holds on to its members
+        self.run("", f"{self.tool}-restore", input=empty)
+        self.run("", "ipset", "flush")  # a list:set holds on to its members
         for last in (False,) * 20 + (True,):  # nft lets go of the sets of deleted rules a little later
-            done = self._ask("run", argv=["ipset", "destroy"])
+            done = self.ask("run", ns="", argv=["ipset", "destroy"], stdin="")
             if done["rc"] == 0:
                 break
             if last:
                 raise BugError(f"ipset destroy: {done['err']}")
             time.sleep(0.02)
         if sets:
-            self.run("ipset", "restore", stdin=sets)
-        self.run(f"{self.tool}-restore", stdin=rules)
+            self.run("", "ipset", "restore", input=sets)
+        self.run("", f"{self.tool}-restore", input=rules)
         saves = [[f"{self.tool}-save"]]
         if self.variant == "legacy" and os.geteuid() != 0:  # which tables there are stands in a file for the host's root alone
             saves = [[f"{self.tool}-save", "-t", table] for table in TABLES]
-        self.places = places("".join(self.run(*save) for save in saves))
-        self.counts = self._ask("counting", saves=[[*save, "-c"] for save in saves])["counts"]
+        self.places = places("".join(self.run("", *save) for save in saves))
+        self.counts = self.ask("counting", saves=[[*save, "-c"] for save in saves])["counts"]
 
     def forget(self) -> None:
         """Forget all connections, and what `recent` has seen where that is allowed."""
-        self._ask("forget", recent=self.forgets_recent)
+        self.ask("forget", recent=self.forgets_recent)
         if self.flush:
-            self.run("nft", "-f", "-", stdin=self.flush)
+            self.run("", "nft", "-f", "-", input=self.flush)
 
     def shot(self, at: str, data: bytes, dst: Ip) -> tuple[dict[tuple[str, str, int], int], list[tuple[str, bytes]]]:
         """Send one packet: `at` a wire's end, a whole frame; at the router, an IP packet.
@@ -247,7 +188,7 @@ class Bench:
         list
             The frames that came out, each with the end of the wire where.
         """
-        answer = self._ask("shot", at=at, data=data.hex(), family=self.family, dst=str(dst))
+        answer = self.ask("shot", at=at, data=data.hex(), family=self.family, dst=str(dst))
         counts: list[int] = answer["counts"]
         hits = {
             place: now - then for place, now, then in zip(self.places, counts, self.counts, strict=True) if now != then

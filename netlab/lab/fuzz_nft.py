@@ -20,6 +20,7 @@ from netlab.linux.nft import Compare, Element, NftChain, NftRule, NftSet, NftTab
 from netlab.linux.packet import TCP, UDP
 from netlab.linux.rules import Hook, Ruleset
 from netlab.linux.text.nft import read_text, write_text
+from netlab.trace.nftables import table_name
 
 Place = tuple[str, str, int]
 
@@ -474,13 +475,13 @@ def placed(ruleset: Ruleset) -> Iterator[tuple[Place, NftRule]]:
         for chain in table.chains.values():
             for number, rule in enumerate(chain.rules, 1):
                 if any(isinstance(statement, n.Counter) for statement in rule.statements):
-                    yield (f"nft {table.family} {table.name}", chain.name, number), rule
+                    yield (table_name(table), chain.name, number), rule
 
 
 def uncounted(ruleset: Ruleset) -> frozenset[Place]:
     """The places of rules without a counter."""
     return frozenset(
-        (f"nft {table.family} {table.name}", chain.name, number)
+        (table_name(table), chain.name, number)
         for table in ruleset.nft_tables
         for chain in table.chains.values()
         for number, rule in enumerate(chain.rules, 1)

@@ -820,19 +820,43 @@ def _one_compared(part: Part, op: str, span: Span) -> bool | None:
             return number >= low
 
 
-def verdicts(statement: n.Vmap, view: View, table: NftTable) -> list[tuple[Fraction, n.Verdict | None]] | Undecided:
-    """What a verdict map says, with the probability of each; None where the key has no verdict and the rule ends."""
-    made: dict[n.Verdict | None, Fraction] = {}
+def element_of(data: n.SetName | n.SetLiteral, key: Expression, view: View, table: NftTable) -> Element | None:
+    """The element that a packet's key is in, where that is certain."""
+    try:
+        spread = value(key, view, table)
+        if len(spread) != 1 or spread[0][1] is None:
+            return None
+        index, changes, _ = _index(data, key, view, table)
+        return _found(index, changes, spread[0][1])
+    except Doubt:
+        return None
+
+
+class Verdicted(NamedTuple):
+    """What a verdict map says with a probability, and the element that says so (None: none, or several alike)."""
+
+    share: Fraction
+    verdict: n.Verdict | None
+    element: Element | None
+
+
+def verdicts(statement: n.Vmap, view: View, table: NftTable) -> list[Verdicted] | Undecided:
+    """What a verdict map says, each verdict once; None where the key has no verdict and the rule ends."""
+    made: dict[n.Verdict | None, Verdicted] = {}
     try:
         index, changes, _ = _index(statement.data, statement.key, view, table)
         for share, parts in value(statement.key, view, table):
             element = None if parts is None else _checked(_found(index, changes, parts))
             found = element.data if element is not None else None
             verdict = found if isinstance(found, n.Verdict) else None
-            made[verdict] = made.get(verdict, Fraction(0)) + share
+            known = made.get(verdict)
+            if known is None:
+                made[verdict] = Verdicted(share, verdict, element)
+            else:
+                made[verdict] = Verdicted(known.share + share, verdict, element if element is known.element else None)
     except Doubt as doubt:
         return Undecided(str(doubt))
-    return [(share, verdict) for verdict, share in made.items()]
+    return list(made.values())
 
 
 def possible_verdicts(statement: n.Vmap, table: NftTable) -> list[n.Verdict | None]:
@@ -865,6 +889,6 @@ def values(
 
 
 __all__ = [
-    "Changes", "Doubt", "Part", "compare_holds", "constant", "contains", "jhash", "possible_verdicts", "set_key", "value",
-    "values", "verdicts",
+    "Changes", "Doubt", "Part", "Verdicted", "compare_holds", "constant", "contains", "element_of", "jhash", "possible_verdicts",
+    "set_key", "value", "values", "verdicts",
 ]  # fmt: skip

@@ -46,6 +46,7 @@ from netlab.trace.steps import (
     Transmitted,
     UnknownStep,
     Verdict,
+    is_nft,
 )
 
 Line = list[tuple[str, str]]  # (style, text) from left to right
@@ -209,14 +210,30 @@ def _by(before: Sequence[AnyStep]) -> str:
     for step in reversed(before):
         match step:
             case HookStep() if step.verdict == "drop" and step.by != "rule":
-                return f" by {step.table} {step.chain} policy DROP"
+                return f" by {step.table} {step.chain} {_policy(step)}"
             case HookStep() if step.verdict == "drop":
                 continue
             case RuleStep() if _ends(step):
-                return f" by {step.table} {step.chain} rule {step.number}: {step.rule}{_origin(step.ref)}"
+                led = _led(before, step)
+                by = f", by {led}" if led else ""
+                return f" by {step.table} {step.chain} rule {step.number}: {step.matched}{by}{_origin(step.ref)}"
             case _:
                 return ""
     return ""
+
+
+def _led(steps: Sequence[AnyStep], rule: RuleStep) -> str:
+    """The element of a verdict map that led into a rule's chain; "" where it was a plain jump."""
+    at = (rule.table, rule.hook)
+    jump = next((s for s in reversed(steps) if isinstance(s, RuleStep) and (s.table, s.hook) == at and _jumps(s)), None)
+    if jump is None or _target(jump) != rule.chain:
+        return ""
+    return next((e for e in jump.elements if e.endswith(f" {rule.chain} }}")), "")
+
+
+def _policy(end: HookStep) -> str:
+    """`policy ACCEPT` of iptables, `policy accept` of nft."""
+    return f"policy {end.verdict if is_nft(end.table) else end.verdict.upper()}"
 
 
 def _ends(rule: RuleStep) -> bool:
@@ -279,14 +296,15 @@ def _summary(branches: Sequence[Branch]) -> Iterator[Line]:
 
 
 def _short_reason(branch: Branch) -> str:
-    """The reason without the rule that it quotes, which is printed where it decides: only the rule's comment."""
+    """The reason without the rule that it quotes, which is printed where it decides: only its comment, or nft's element."""
     reason = branch.reason or ""
     hops = (*branch.hops, *(branch.reply.hops if branch.reply else ()))
-    rules = [step for hop in reversed(hops) for step in reversed(hop.steps) if isinstance(step, RuleStep)]
-    for rule in rules:
-        short = _without_rule(reason, rule.rule)
-        if short != reason:
-            return f'{short} ("{rule.comment}")' if rule.comment else short
+    for hop in reversed(hops):
+        for rule in reversed(hop.steps):
+            short = _without_rule(reason, rule) if isinstance(rule, RuleStep) else reason
+            if isinstance(rule, RuleStep) and short != reason:
+                why = f'"{rule.comment}"' if rule.comment else _led(hop.steps, rule) or ", ".join(rule.elements)
+                return f"{short} ({why})" if why else short
     return reason
 
 
@@ -422,7 +440,7 @@ def _reply(reply: Reply, wide: bool, seen: _Seen) -> Iterator[Line]:
             blocks = _blocks(reply.hops, wide)
             yield from _hops(reply.hops, [b for b in blocks if b.hop == len(reply.hops) - 1], seen)
         reason = reply.reason or "no reason known"
-        rule = next((s.rule for h in reply.hops for s in reversed(h.steps) if isinstance(s, RuleStep)), "")
+        rule = next((s for h in reply.hops for s in reversed(h.steps) if isinstance(s, RuleStep)), None)
         where = f"on {end}: " if end and f"on {end}" not in reason else ""
         yield _step("DIED", where + _without_rule(reason, rule), "bad")
 
@@ -440,7 +458,7 @@ def _blocks(hops: Sequence[Hop], wide: bool) -> list[_Block]:
         for item in _runs(hop.steps, wide):
             if isinstance(item, _Run):
                 rule = item.rules[-1] if item.rules else rule
-                if quiet and (not item.quiet or item.hook != quiet[0].hook):
+                if quiet and (not item.quiet or (item.hook, is_nft(item.table)) != (quiet[0].hook, is_nft(quiet[0].table))):
                     blocks.append(_quiet_block(n, quiet))
                     quiet = []
                 if item.quiet and not wide:
@@ -530,7 +548,8 @@ def _quiet_block(hop: int, runs: Sequence[_Run]) -> _Block:
     steps = tuple(step for run in runs for step in run.steps)
     if not tried:  # empty chains: the hop's heading names their tables
         return _Block(hop, steps, [])
-    return _Block(hop, steps, [_step("rules", f"{names} {chains}: {_count(tried, 'rule')} tried, none decides; policy ACCEPT")])
+    text = f"{names} {chains}: {_count(tried, 'rule')} tried, none decides; {_policy(ends[0])}"
+    return _Block(hop, steps, [_step("rules", text)])
 
 
 def _count(n: int, noun: str) -> str:
@@ -543,7 +562,7 @@ def _run_lines(run: _Run, wide: bool) -> Iterator[Line]:
     tried = f" ({_count(end.tried, 'rule')} tried)" if end and wide else ""
     ending, style = "", ""
     if end and (end.by != "rule" or not run.rules):
-        ending, style = f"policy {end.verdict.upper()}", "bad" if end.verdict == "drop" else ""
+        ending, style = _policy(end), "bad" if end.verdict == "drop" else ""
     if not run.rules:
         chain = f"{run.table} {end.chain}" if end else run.table
         how = f"{_count(end.tried, 'rule')} tried, none decides" if end and end.tried else "no rules"
@@ -553,12 +572,13 @@ def _run_lines(run: _Run, wide: bool) -> Iterator[Line]:
     yield [*_step("rules", f"{run.table} {_path(matched)}"), (style, f"; {ending}" if ending else ""), ("dim", tried)]
     for rule in run.rules:
         apart = bool(rule.seen) and not run.seen  # Linux and netlab differ among these rules
-        if wide or apart or rule.seen == "linux" or not (_jumps(rule) or _returns(rule) or not rule.effect):
+        by_map = rule in matched and any(element.startswith("@") for element in rule.elements)
+        if wide or apart or by_map or rule.seen == "linux" or not (_jumps(rule) or _returns(rule) or not rule.effect):
             comment = f"  # {rule.comment}" if rule.comment and rule.comment not in rule.rule else ""
             looked = f"; {_count(rule.tried, 'rule')} tried" if rule.tried else ""
             more = f"  [{rule.effect or 'count'}{looked}]" if wide else ""
             origin = f" {_origin(rule.ref, wide)}" if rule.ref else ""
-            line: Line = [("bad" if _ends(rule) else "rule", _BELOW + rule.rule + comment), ("dim", origin + more)]
+            line: Line = [("bad" if _ends(rule) else "rule", _BELOW + rule.matched + comment), ("dim", origin + more)]
             yield _marked([line], rule.seen if apart else "")[0]
 
 
@@ -588,12 +608,12 @@ def _path(rules: Sequence[RuleStep]) -> str:
         else:
             text += f" > {into} (no match); " if into else "; " if text else ""
         text += f"{rule.chain} #{rule.number}"
-        if rule.chain != rule.hook and rule is rules[0]:
-            text += f" (hook {rule.hook})"
+        if rule is rules[0] and rule.hook.lower() not in rule.chain.lower():  # iptables' base chains are called as the hooks
+            text += f" (hook {rule.hook.lower() if rule.is_nft else rule.hook})"
         if rule.chance:
             text += " (undecided)" if rule.chance == "?" else f" ({rule.chance})"
         if _returns(rule):
-            text += " RETURN"
+            text += " return" if rule.is_nft else " RETURN"
         into = _target(rule) if _jumps(rule) else ""
     return text + (f" > {into} (no match)" if into else "")
 
@@ -677,15 +697,16 @@ def _reason(reason: str, ref: Ref | None, rule: RuleStep | None) -> str:
     """A reason and its origin, without the rule (and its origin) that was printed just above."""
     if rule is None:
         return reason + _origin(ref)
-    short = _without_rule(reason, rule.rule)
+    short = _without_rule(reason, rule)
     origin = _origin(ref)
     return short if ref == rule.ref or origin in short else short + origin
 
 
-def _without_rule(reason: str, rule: str) -> str:
+def _without_rule(reason: str, rule: RuleStep | None) -> str:
     """`filter FORWARD rule 3 on node-2` from `filter FORWARD rule 3 on node-2: -A FORWARD ... (iptables-save:41)`."""
-    before, quoted, _ = reason.partition(f": {rule}")
-    return before if rule and quoted else reason
+    text = rule.matched if rule else ""
+    before, quoted, _ = reason.partition(f": {text}")
+    return before if text and quoted else reason
 
 
 def _note(note: str) -> str:
@@ -773,6 +794,9 @@ def _anchor(steps: Sequence[AnyStep]) -> str:
     """A few words that name a block, for "as in branch 1 up to ..."."""
     last = steps[-1]
     match last:
+        case HookStep() | RuleStep() if is_nft(last.table):
+            first = steps[0]
+            return f"{last.table} {first.chain if isinstance(first, RuleStep) else last.chain}"
         case HookStep() | RuleStep():
             return f"{last.table} {last.hook}"
         case Received() | Transmitted():

@@ -27,7 +27,7 @@ from netlab.linux.text.nft_check import expressions_of
 from netlab.match import nft as match
 from netlab.match.view import Chance, Undecided, View
 from netlab.trace.skb import Outcome, Skb, nice
-from netlab.trace.steps import HookStep, RuleStep
+from netlab.trace.steps import HookStep, RuleStep, with_elements
 
 if TYPE_CHECKING:
     from netlab.trace.netfilter import Netfilter
@@ -126,6 +126,8 @@ class _Walk:
         self.effects: list[str] = []
         self.chance = Fraction(1)
         self.undecided = False
+        self.elements: list[str] = []
+        self.led = ""  # the element of a map that led into the chain under way
 
     def run(self) -> Outcome | None:
         position = 0
@@ -135,14 +137,14 @@ class _Walk:
                 if not stack:
                     return self._policy()
                 self.chain, position = stack.pop()
-                self.since = 0
+                self.since, self.led = 0, ""
                 continue
             self.rule = self.chain.rules[position]
             position += 1
             self.number = position
             self.tried += 1
             self.since += 1
-            self.effects, self.chance, self.undecided = [], Fraction(1), False
+            self.effects, self.chance, self.undecided, self.elements = [], Fraction(1), False, []
             try:
                 verdict = self._statements()
             except _Ended:
@@ -168,13 +170,14 @@ class _Walk:
                     if not stack:
                         return self._policy()
                     self.chain, position = stack.pop()
-                    self.since = 0
+                    self.since, self.led = 0, ""
                 case "jump" | "goto":
                     if verdict.kind == "jump":
                         if len(stack) >= MAX_DEPTH:  # the kernel refuses to load such chains
                             return Outcome("unknown", f"{self._by()} (jumps deeper than {MAX_DEPTH})", self.skb.netns.name)
                         stack.append((self.chain, position))
                     self.chain, position, self.since = self.table.chains[verdict.chain], 0, 0
+                    self.led = next((e for e in self.elements if e.endswith(f" : {said} }}")), "")
                 case _:
                     pass
 
@@ -247,6 +250,9 @@ class _Walk:
     def _compare(self, statement: n.Compare) -> None:
         answer = match.compare_holds(statement, self.view, self.table)
         if answer is True:
+            if isinstance(statement.right, n.SetName | n.SetLiteral):
+                element = match.element_of(statement.right, statement.left, self.view, self.table)
+                self._decided(statement.right, statement.left, element)
             return
         if answer is False:
             raise _Ended
@@ -278,10 +284,20 @@ class _Walk:
             verdict = options[self.netfilter.chooser.undecided_among(len(options), self._doubt(found.reason))]
             self.undecided = True
         else:
-            verdict = found[self._chosen(found)][1]
+            _, verdict, element = found[self._chosen([(each.share, each.verdict) for each in found])]
+            self._decided(statement.data, statement.key, element)
         if verdict is None:
             raise _Ended
         return verdict
+
+    def _decided(self, data: n.SetName | n.SetLiteral, key: Expression, element: Element | None) -> None:
+        """Note the element of a set or map by which the rule holds."""
+        if element is None:
+            return
+        held = self.table.sets[data.name] if isinstance(data, n.SetName) else None
+        kind = " . ".join(held.type) if held is not None else words.datatype(key, self.table.sets)
+        name = f"@{data.name} " if isinstance(data, n.SetName) else ""
+        self.elements.append(f"{name}{{ {words.element_text(element, kind, self.table.sets)} }}")
 
     def _value(self, expression: Expression, kind: str) -> tuple[int, ...] | Outcome:
         found = match.values(expression, self.view, self.table, kind)
@@ -497,14 +513,15 @@ class _Walk:
             self.skb.netns.name,
             RuleStep(
                 self.view.hook.value, self.name, self.chain.name, self.number, self._text(), effect, self.rule.comment, chance,
-                self.since, ref=self.rule.ref,
+                self.since, tuple(self.elements), ref=self.rule.ref,
             ),
         )  # fmt: skip
         self.since = 0
 
     def _by(self) -> str:
         origin = f" ({self.rule.ref})" if self.rule.ref is not None and str(self.rule.ref) else ""
-        return f"{self._where} on {self.skb.netns.name}: {self._text()}{origin}"
+        led = f", by {self.led}" if self.led else ""
+        return f"{self._where} on {self.skb.netns.name}: {with_elements(self._text(), self.elements)}{led}{origin}"
 
     def _policy(self) -> Outcome | None:
         verdict = "drop" if self.base.policy == "drop" else "accept"

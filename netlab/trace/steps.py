@@ -7,6 +7,7 @@ read them. A branch is one outcome of all random choices, with its exact probabi
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -127,6 +128,25 @@ class Conntracked(Step, frozen=True, tag="conntrack"):
     reply: str = ""
 
 
+def is_nft(table: str) -> bool:
+    """Whether a step's table is one of nft, whose words are small letters; iptables has capitals."""
+    return table.startswith("nft ")
+
+
+def with_elements(rule: str, elements: Sequence[str]) -> str:
+    """A rule of nft in which each named set is followed by the element that decided.
+
+    >>> with_elements("ip daddr @cluster-ips reject", ["@cluster-ips { 10.96.0.20 }"])
+    'ip daddr @cluster-ips { 10.96.0.20 } reject'
+    """
+    words = rule.split(" ")
+    for element in elements:
+        name = element.split(" ", 1)[0]
+        if name.startswith("@") and name in words:
+            words[words.index(name)] = element
+    return " ".join(words)
+
+
 class HookStep(Step, frozen=True, tag="hook"):
     """A base chain was walked to its end. `verdict` accept or drop; `by` "policy", "rule" or "return to policy"; rules tried."""
 
@@ -144,7 +164,8 @@ class RuleStep(Step, frozen=True, tag="rule"):
     for it: then `table` is `nft FAMILY NAME`.
 
     `effect` says in a few words what it did ("jump", "mark 0x4000", "dnat to 10.244.0.3:9376", "return", "accept" ...).
-    `chance` is the probability of a random match, "" where it was certain.
+    `chance` is the probability of a random match, "" where it was certain. `elements`: those of nft's sets and maps by which the
+    rule holds, `@service-ips { 10.96.0.20 . tcp . 80 : goto service-X }`; of a set that stands in the rule without the name.
     """
 
     hook: str
@@ -156,6 +177,16 @@ class RuleStep(Step, frozen=True, tag="rule"):
     comment: str = ""
     chance: str = ""
     tried: int = 0  # rules of this chain looked at since the last match
+    elements: tuple[str, ...] = ()
+
+    @property
+    def is_nft(self) -> bool:
+        return is_nft(self.table)
+
+    @property
+    def matched(self) -> str:
+        """The rule with the elements that decided, each behind the name of its set."""
+        return with_elements(self.rule, self.elements)
 
 
 class Natted(Step, frozen=True, tag="nat"):

@@ -6,12 +6,17 @@ Law: whatever the kernel would refuse to load is one InputError that says where 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from netlab.errors import InputError, did_you_mean
 from netlab.linux import nft as n
 from netlab.linux.addr import ip
-from netlab.linux.nft import Element, Expression, NftSet, NftTable, Statement
+from netlab.linux.nft import Expression, NftSet, NftTable, Statement
 from netlab.refs import Ref
+
+_CHECKED: Final = ("ipv4_addr", "ipv6_addr", "inet_service")
+# Expressions that name no set and have no others in them.
+_NAMELESS: Final = frozenset({n.Meta, n.Payload, n.RawPayload, n.CtKey, n.Fib, n.Numgen, n.Value, n.PrefixValue})
 
 
 def check_tables(tables: Iterable[NftTable], file: str = "-", set_lines: dict[tuple[str, str, str], int] | None = None) -> None:
@@ -34,22 +39,26 @@ def check_tables(tables: Iterable[NftTable], file: str = "-", set_lines: dict[tu
         for chain in table.chains.values():
             for rule in chain.rules:
                 for statement in rule.statements:
+                    if type(statement) is n.Compare and type(statement.left) in _NAMELESS and type(statement.right) in _NAMELESS:
+                        continue
                     _check_statement(statement, table, rule.ref or Ref(file, path=f"{table.family} {table.name} {chain.name}"))
 
 
 def _check_set(made: NftSet, table: NftTable, ref: Ref) -> None:
+    checked = [(index, kind) for index, kind in enumerate(made.type) if kind in _CHECKED]
+    who, any_key = f"map {made.name}", n.Value("*")
     for element in made.elements:
         if isinstance(element.data, n.Verdict):
-            _check_verdict(element.data, table, ref, f"map {made.name}")
+            _check_verdict(element.data, table, ref, who)
         if (element.data is None) is bool(made.data):
             raise InputError(f"an element of {made.name} has {'no ' if made.data else ''}data", ref, "was the text cut off?")
         parts = element.key.parts if isinstance(element.key, n.Concat) else (element.key,)
-        if element.key != n.Value("*") and "" not in made.type:
+        if "" not in made.type and element.key != any_key:
             if len(parts) != len(made.type):
                 what = f"an element of {made.name} has {len(parts)} parts, its type {' . '.join(made.type)} has {len(made.type)}"
                 raise InputError(what, ref, "was the text cut off?")
-            for part, kind in zip(parts, made.type, strict=True):
-                _check_value(part, kind, made, ref)
+            for index, kind in checked:
+                _check_value(parts[index], kind, made, ref)
 
 
 def _check_value(value: Expression, kind: str, made: NftSet, ref: Ref) -> None:
@@ -86,13 +95,22 @@ def _check_verdict(verdict: n.Verdict, table: NftTable, ref: Ref, who: str) -> N
 def _check_statement(statement: Statement, table: NftTable, ref: Ref) -> None:
     if isinstance(statement, n.Verdict):
         _check_verdict(statement, table, ref, "a rule")
-    for name in _sets_of(statement):
-        if name not in table.sets:
-            what = f"a rule names set {name}, which table {table.family} {table.name} does not have"
-            raise InputError(what, ref, did_you_mean(name, table.sets) or "is the dump complete?")
-    for element in _elements_of(statement):
-        if isinstance(element.data, n.Verdict):
-            _check_verdict(element.data, table, ref, "a rule")
+        return
+    if isinstance(statement, n.SetChange):
+        _check_name(statement.set, table, ref)
+    for expression in expressions_of(statement):
+        if isinstance(expression, n.SetName):
+            _check_name(expression.name, table, ref)
+        elif isinstance(expression, n.SetLiteral):
+            for element in expression.elements:
+                if isinstance(element.data, n.Verdict):
+                    _check_verdict(element.data, table, ref, "a rule")
+
+
+def _check_name(name: str, table: NftTable, ref: Ref) -> None:
+    if name not in table.sets:
+        what = f"a rule names set {name}, which table {table.family} {table.name} does not have"
+        raise InputError(what, ref, did_you_mean(name, table.sets) or "is the dump complete?")
 
 
 def expressions_of(statement: Statement) -> Iterator[Expression]:
@@ -115,6 +133,8 @@ def expressions_of(statement: Statement) -> Iterator[Expression]:
     while pending:
         expression = pending.pop()
         yield expression
+        if type(expression) in _NAMELESS:
+            continue
         match expression:
             case n.Hashed(of=of) if of is not None:
                 pending.append(of)
@@ -131,17 +151,3 @@ def expressions_of(statement: Statement) -> Iterator[Expression]:
                         pending.append(element.data)
             case n.Lookup(key=key, data=data):
                 pending += (key, data)
-
-
-def _sets_of(statement: Statement) -> Iterator[str]:
-    if isinstance(statement, n.SetChange):
-        yield statement.set
-    for expression in expressions_of(statement):
-        if isinstance(expression, n.SetName):
-            yield expression.name
-
-
-def _elements_of(statement: Statement) -> Iterator[Element]:
-    for expression in expressions_of(statement):
-        if isinstance(expression, n.SetLiteral):
-            yield from expression.elements

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from netlab.errors import InputError, did_you_mean
 from netlab.linux import nft as n
@@ -17,8 +19,10 @@ from netlab.linux.hook import Hook
 from netlab.linux.nft import Element, Expression, NftChain, NftObject, NftRule, NftSet, NftTable, Statement, Value
 from netlab.linux.text import nft_words as words
 from netlab.linux.text.nft_check import check_tables
+from netlab.linux.text.nft_shapes import JSON_HOLES, NotRead, Shapes, collector_off
 from netlab.refs import Ref
 
+T = TypeVar("T")
 SCHEMA: Final = 1
 _OBJECTS: Final = (
     "counter", "quota", "limit", "ct helper", "ct timeout", "ct expectation", "synproxy", "secmark", "flowtable",
@@ -53,6 +57,22 @@ def read_json(text: str, file: str = "-") -> tuple[NftTable, ...]:
     >>> read_json('{"nftables": [{"metainfo": {"json_schema_version": 1}}, {"table": {"family": "ip", "name": "t"}}]}')[0].name
     't'
     """
+    with collector_off():
+        try:
+            listed: list[Any] = list(msgspec.json.decode(text, type=_Document).nftables)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):  # json has the line
+            listed = _listed(text, file)
+        return _Reader(file).read(listed)
+
+
+class _Document(msgspec.Struct):
+    """The objects of a listing, each with its kind, still as text."""
+
+    nftables: list[dict[str, msgspec.Raw]]
+
+
+def _listed(text: str, file: str) -> list[Any]:
+    """The objects of a listing that is not as nft prints it, to say what is wrong."""
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -62,15 +82,55 @@ def read_json(text: str, file: str = "-") -> tuple[NftTable, ...]:
     listed = document.get("nftables") if isinstance(document, dict) else None
     if not isinstance(listed, list):
         raise InputError('no "nftables" list in it', Ref(file), "give the output of nft -j list ruleset")
-    return _Reader(file).read(listed)
+    return listed
 
 
-class _Bad(Exception):
+class _Bad(NotRead):
     """What is wrong at a path."""
 
     def __init__(self, what: str, path: str, hint: str | None = None) -> None:
         self.what, self.path, self.hint = what, path, hint
         super().__init__(what)
+
+
+class _RuleText(msgspec.Struct):
+    """A rule whose statements are still text."""
+
+    family: str
+    table: str
+    chain: str
+    expr: list[msgspec.Raw] = []
+    comment: str = ""
+    handle: int | None = None
+
+
+class _SetText(msgspec.Struct):
+    """The elements of a set, still as text."""
+
+    elem: list[msgspec.Raw]
+
+
+def _object_of(kind: str, raw: msgspec.Raw) -> Any:
+    """An object of the listing; of its long lists the parts stay text."""
+    value = None
+    try:
+        if kind == "rule":
+            return msgspec.structs.asdict(msgspec.json.decode(raw, type=_RuleText))
+        value = msgspec.json.decode(raw)
+        if kind in ("set", "map"):
+            value["elem"] = msgspec.json.decode(raw, type=_SetText).elem
+    except msgspec.ValidationError:  # an empty set, or nothing that nft prints
+        return msgspec.json.decode(raw) if value is None else value
+    return value
+
+
+def _known(shapes: Shapes[tuple[T, ...]], part: Any) -> tuple[T, ...]:
+    """What a part says that is still text and of a known shape; nothing of others."""
+    return (shapes.read(str(part, "utf-8")) or ()) if type(part) is msgspec.Raw else ()
+
+
+def _read(part: Any) -> Any:
+    return msgspec.json.decode(part) if type(part) is msgspec.Raw else part
 
 
 class _Table:
@@ -92,6 +152,7 @@ class _Reader:
         self.file = file
         self.tables: dict[tuple[str, str], _Table] = {}
         self.family = "ip"
+        self.statements = self._statement_shapes()
 
     def read(self, listed: list[Any]) -> tuple[NftTable, ...]:
         try:
@@ -100,9 +161,13 @@ class _Reader:
                 if not isinstance(item, dict) or len(item) != 1:
                     raise _Bad("an object of one key is expected", path)
                 ((kind, value),) = item.items()
+                if isinstance(value, msgspec.Raw):
+                    value = _object_of(kind, value)
                 if not isinstance(value, dict):
                     raise _Bad("an object is expected", f"{path}.{kind}")
                 self._item(kind, value, f"{path}.{kind}")
+        except RecursionError:
+            raise InputError("the JSON is nested too deep", Ref(self.file), "give the output of nft -j list ruleset") from None
         except _Bad as bad:
             raise InputError(bad.what, Ref(self.file, path=bad.path), bad.hint) from None
         made = tuple(self._finish(table) for table in self.tables.values())
@@ -134,7 +199,9 @@ class _Reader:
             self.tables[family, name] = _Table(family, name, _optional(value, "comment"), _strings(value.get("flags"), path))
             return
         table = self._table(value, path)
-        self.family = table.family
+        if table.family != self.family:
+            self.family = table.family
+            self.statements = self._statement_shapes()  # what a statement says depends on the family
         if kind == "chain":
             self._chain(table, value, path)
         elif kind in ("set", "map", "meter"):
@@ -207,7 +274,15 @@ class _Reader:
             raise _Bad("a list is expected", f"{path}.elem", _CUT)
         flags = _strings(value.get("flags"), f"{path}.flags")
         kind = " . ".join(keys)
-        made = [self._element(e, f"{path}.elem[{i}]", bool(datas), kind, " . ".join(datas)) for i, e in enumerate(elements)]
+        data_kind = " . ".join(datas)
+
+        def read(element: Any, path: str) -> Element:
+            return self._element(element, path, bool(datas), kind, data_kind)
+
+        shapes: Shapes[tuple[Element, ...]] = Shapes(JSON_HOLES, lambda text: (read(msgspec.Raw(text.encode()), path),))
+        made: list[Element] = []
+        for number, raw in enumerate(elements):
+            made += _known(shapes, raw) or (read(raw, f"{path}.elem[{number}]"),)
         statements = tuple(self._statement(s, f"{path}.stmt[{i}]")[0] for i, s in enumerate(value.get("stmt", [])))
         return NftSet(
             _text(value, "name", path),
@@ -225,6 +300,7 @@ class _Reader:
         )
 
     def _element(self, value: Any, path: str, is_map: bool, kind: str, data_kind: str) -> Element:
+        value = _read(value)
         data: Expression | n.Verdict | None = None
         if is_map:
             if not isinstance(value, list) or len(value) != 2:
@@ -259,7 +335,7 @@ class _Reader:
             raise _Bad("a list is expected", f"{path}.expr", _CUT)
         statements: list[Statement] = []
         for number, raw in enumerate(listed):
-            statements += self._statement(raw, f"{path}.expr[{number}]")
+            statements += _known(self.statements, raw) or self._statement(raw, f"{path}.expr[{number}]")
         for statement in statements:
             if isinstance(statement, n.SetChange):
                 table.changed.add(statement.set)
@@ -269,9 +345,13 @@ class _Reader:
         )
         table.rules[chain].append(made)
 
+    def _statement_shapes(self) -> Shapes[tuple[Statement, ...]]:
+        return Shapes(JSON_HOLES, lambda text: tuple(self._statement(msgspec.Raw(text.encode()), "")))
+
     # -- statements ----------------------------------------------------------------------------------------------------
 
     def _statement(self, raw: Any, path: str) -> list[Statement]:
+        raw = _read(raw)
         if isinstance(raw, str):  # nft 1.0.6 prints some statements as text
             from netlab.linux.text.nft_text import read_statements
 

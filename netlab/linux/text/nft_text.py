@@ -8,8 +8,8 @@ it does not know as far as it goes. How words are spelled: nft_words.py. Source:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple, NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, NoReturn, TypeVar
 
 from netlab.errors import InputError, did_you_mean
 from netlab.linux import nft as n
@@ -18,13 +18,16 @@ from netlab.linux.hook import Hook
 from netlab.linux.nft import Element, Expression, NftChain, NftObject, NftRule, NftSet, NftTable, Statement, Value
 from netlab.linux.text import nft_words as words
 from netlab.linux.text.nft_check import check_tables
+from netlab.linux.text.nft_shapes import TEXT_HOLES, Shapes, collector_off
 from netlab.refs import Ref
+
+T = TypeVar("T")
+_ReadRule = tuple[tuple[Statement, ...], str, int | None]  # statements, comment, handle
 
 _TOKEN: Final = re.compile(
     r"""
     (?P<space>[ \t\r]+|\\\n)
   | (?P<comment>\#[^\n]*)
-  | (?P<newline>\n)
   | (?P<quoted>"[^"\n]*")
   | (?P<address>(?:[0-9A-Fa-f]{0,4}:){2,7}(?:\d+\.\d+\.\d+\.\d+|[0-9A-Fa-f]{0,4})(?![\w:])|\d+\.\d+\.\d+\.\d+(?![\w.]))
   | (?P<duration>(?:\d+(?:ms|[wdhms]))+(?!\w))
@@ -74,7 +77,8 @@ def read_text(text: str, file: str = "-") -> tuple[NftTable, ...]:
     >>> table.chains["c"].rules[0].statements[0]
     Compare(left=Payload(protocol='ip', field='saddr'), op='==', right=PrefixValue(address='10.0.0.0', length=8))
     """
-    return _Reader(_tokens(text, file), file, text).read()
+    with collector_off():
+        return _Reader(text, file).read()
 
 
 def read_statements(text: str, family: str, ref: Ref | None = None) -> tuple[Statement, ...]:
@@ -84,8 +88,7 @@ def read_statements(text: str, family: str, ref: Ref | None = None) -> tuple[Sta
     Verdict(kind='jump', chain='services')
     """
     file = ref.file if ref is not None and ref.file is not None else "-"
-    reader = _Reader(_tokens(text, file), file, text)
-    reader.family = family
+    reader = _Reader(text, file, family=family)
     rule = reader.rule()
     return rule.statements
 
@@ -97,39 +100,51 @@ class _Token(NamedTuple):
     start: int
 
 
-def _tokens(text: str, file: str) -> list[_Token]:
+def _tokens(text: str, line: int, file: str, last: bool) -> list[_Token]:
+    """The tokens of one line, and that of its end."""
     made: list[_Token] = []
-    position, line = 0, 1
-    while position < len(text):
-        found = _TOKEN.match(text, position)
-        if found is None:
-            shown = text[position:].split("\n", 1)[0][:40]
-            hint = 'a text in quotes ends with "' if shown.startswith('"') else "give the output of nft list ruleset"
-            raise InputError(f"not a word of nft: {shown!r}", Ref(file, line), hint)
-        kind = found.lastgroup or ""
-        if kind == "newline":
-            made.append(_Token("newline", "\n", line, position))
-            line += 1
-        elif kind == "space":
+    position = 0
+    for found in _TOKEN.finditer(text):
+        if found.start() != position:
+            break
+        position = found.end()
+        if found.lastgroup == "space":
             line += found[0].count("\n")
         else:
-            made.append(_Token(kind, found[0], line, position))
-        position = found.end()
-    made.append(_Token("end", "", line, position))
+            made.append(_Token(found.lastgroup or "", found[0], line, found.start()))
+    if position != len(text):
+        shown = text[position:].split("\n", 1)[0][:40]
+        hint = 'a text in quotes ends with "' if shown.startswith('"') else "give the output of nft list ruleset"
+        raise InputError(f"not a word of nft: {shown!r}", Ref(file, line), hint)
+    made.append(_Token("end", "", line, position) if last else _Token("newline", "\n", line, position))
     return made
 
 
 class _Reader:
-    """Recursive descent over the tokens of one text."""
+    """Recursive descent over the tokens of one text, a line at a time; lines of a known shape are not cut into tokens."""
 
-    def __init__(self, tokens: list[_Token], file: str, text: str) -> None:
-        self.tokens, self.file, self.text = tokens, file, text
-        self.at = 0
-        self.family = "ip"
-        self.sets: dict[str, NftSet] = {}
+    def __init__(self, text: str, file: str, first: int = 1, family: str = "ip", sets: dict[str, NftSet] | None = None) -> None:
+        self.lines, self.file, self.first = text.split("\n"), file, first
+        self.row = -1
+        self.family = family
+        self.sets: dict[str, NftSet] = {} if sets is None else sets
         self.inside: list[str] = []
+        self.rules: Shapes[_ReadRule] = Shapes(TEXT_HOLES, self.whole_rule)
+        self.next_line()
 
     # -- tokens --------------------------------------------------------------------------------------------------------
+
+    def next_line(self) -> None:
+        self.row += 1
+        while not self.lines[self.row] and self.row + 1 < len(self.lines):
+            self.row += 1
+        start = self.row
+        self.line = self.lines[self.row]
+        while self.line.endswith("\\") and self.row + 1 < len(self.lines):
+            self.row += 1
+            self.line += "\n" + self.lines[self.row]
+        self.tokens = _tokens(self.line, self.first + start, self.file, self.row + 1 == len(self.lines))
+        self.at = 0
 
     @property
     def now(self) -> _Token:
@@ -140,7 +155,9 @@ class _Reader:
 
     def take(self) -> _Token:
         token = self.tokens[self.at]
-        if token.kind != "end":
+        if token.kind == "newline":
+            self.next_line()
+        elif token.kind != "end":
             self.at += 1
         return token
 
@@ -172,12 +189,12 @@ class _Reader:
     def blank(self) -> None:
         """Skip line ends, semicolons and comments."""
         while self.now.kind in ("newline", "comment") or self.is_(";"):
-            self.at += 1
+            self.take()
 
     def breaks(self) -> None:
         """Skip line ends and comments, within braces of elements."""
         while self.now.kind in ("newline", "comment"):
-            self.at += 1
+            self.take()
 
     def ended(self) -> bool:
         return self.now.kind in ("newline", "end", "comment") or self.is_(";", "}")
@@ -200,13 +217,25 @@ class _Reader:
     def number(self, what: str = "a number") -> int:
         if self.now.kind != "number":
             self.unexpected(what)
-        return int(self.take().text, 0)
+        return self.integer()
+
+    def integer(self) -> int:
+        """A number as scanner.l reads it, with strtoull of base 0: 0x10 and 010 are not ten."""
+        text = self.now.text
+        base = 16 if text[:2] in ("0x", "0X") else 8 if text[0] == "0" else 10
+        try:
+            found = int(text, base) if len(text) <= 40 else 1 << 128
+        except ValueError:
+            self.bad(f"{text!r} is no number: a 0 in front makes it octal")
+        if found >= 1 << 128:
+            self.bad(f"{text[:20]}... is too large a number", _CUT)
+        self.at += 1
+        return found
 
     def seconds(self) -> int | float:
         token = self.now
         if token.kind == "number":
-            self.at += 1
-            return int(token.text)
+            return self.integer()
         if token.kind != "duration":
             self.unexpected("a duration")
         self.at += 1
@@ -247,6 +276,7 @@ class _Reader:
     def table(self, family: str, name: str, set_lines: dict[tuple[str, str, str], int]) -> NftTable:
         self.family = family
         self.sets = {}
+        self.rules = Shapes(TEXT_HOLES, self.whole_rule)
         self.inside.append(f"table {family} {name}")
         chains: dict[str, NftChain] = {}
         objects: list[NftObject] = []
@@ -268,6 +298,7 @@ class _Reader:
                 if made.name in self.sets:
                     self.bad(f"set {made.name} is there twice", "give one dump of one node", token)
                 self.sets[made.name] = made
+                self.rules = Shapes(TEXT_HOLES, self.whole_rule)  # how a rule is read depends on the types of sets
                 set_lines[family, name, made.name] = line
             elif self.accept("chain"):
                 chain = self.chain()
@@ -306,9 +337,9 @@ class _Reader:
                 self.unexpected("'}'")
             if token.kind == "newline" or (depth == 0 and self.is_("}")):
                 if start is not None:
-                    lines.append(self.text[start : token.start].rstrip())
+                    lines.append(self.line[start : token.start].rstrip())
                 start = None
-                self.at += 1
+                self.take()
                 if token.kind != "newline":
                     break
                 continue
@@ -412,7 +443,7 @@ class _Reader:
                 prefix = "interval " if self.accept("interval") else ""
                 data = self.typeof_part()
                 data = (prefix + data[0], *data[1:])
-        return self.text[start : self.now.start].strip().rstrip(";").strip(), types, data
+        return self.line[start : self.now.start].strip().rstrip(";").strip(), types, data
 
     def typeof_part(self) -> tuple[str, ...]:
         found = self.concat("")
@@ -423,7 +454,20 @@ class _Reader:
         self.breaks()
         self.expect("{")
         found: list[Element] = []
+
+        def whole_line(text: str) -> tuple[Element, ...]:
+            """`A, B,`"""
+            reader = _Reader(text, self.file, self.first + self.row, self.family, self.sets)
+            read: list[Element] = []
+            while reader.now.kind != "end":
+                read.append(reader.element(kind, is_map, data_kind))
+                reader.expect(",")
+            return tuple(read)
+
+        shapes = Shapes(TEXT_HOLES, whole_line)
         while True:
+            for elements, _ in self.known_lines(shapes):
+                found += elements
             self.breaks()
             if self.accept("}"):
                 return found
@@ -433,6 +477,17 @@ class _Reader:
                 self.breaks()
                 if not self.is_("}"):
                     self.unexpected("',' or '}'")
+
+    def known_lines(self, shapes: Shapes[T]) -> Iterator[tuple[T, int]]:
+        """What the lines that follow say, with their numbers, as far as their shapes are known."""
+        while self.now.kind == "newline":
+            read = shapes.read(self.lines[self.row + 1])
+            if read is None:
+                return
+            self.row += 1
+            yield read, self.first + self.row
+            if self.row + 1 == len(self.lines):
+                self.tokens, self.at = [_Token("end", "", self.first + self.row, 0)], 0
 
     def element(self, kind: str, is_map: bool, data_kind: str) -> Element:
         key: Expression
@@ -475,7 +530,7 @@ class _Reader:
         start = self.now
         while not self.ended() and not self.is_(",", ":", "timeout", "expires", "comment"):
             self.take()
-        return [n.UnknownStatement(self.text[start.start : self.now.start].strip())]
+        return [n.UnknownStatement(self.line[start.start : self.now.start].strip())]
 
     # -- chains --------------------------------------------------------------------------------------------------------
 
@@ -487,6 +542,7 @@ class _Reader:
         comment = policy = ""
         rules: list[NftRule] = []
         while True:
+            rules += [NftRule(*read, Ref(self.file, line)) for read, line in self.known_lines(self.rules)]
             self.blank()
             if self.accept("}"):
                 break
@@ -556,6 +612,13 @@ class _Reader:
 
     # -- rules ---------------------------------------------------------------------------------------------------------
 
+    def whole_rule(self, text: str) -> _ReadRule:
+        reader = _Reader(text, self.file, self.first + self.row, self.family, self.sets)
+        rule = reader.rule()
+        if reader.now.kind != "end":
+            reader.unexpected("the end of the rule")
+        return rule.statements, rule.comment, rule.handle
+
     def rule(self) -> NftRule:
         line = self.now.line
         statements: list[Statement] = []
@@ -614,7 +677,7 @@ class _Reader:
                 break
             last = self.take()
             depth += {"{": 1, "}": -1}.get(last.text, 0) if last.kind == "punct" else 0
-        return n.UnknownStatement(self.text[start.start : last.start + len(last.text)])
+        return n.UnknownStatement(self.line[start.start : last.start + len(last.text)])
 
     def counter(self) -> n.Counter:
         self.expect("counter")
@@ -901,8 +964,7 @@ class _Reader:
                     self.bad(f"{token.text!r} is not an address", None, token)
             return Value(token.text)
         if token.kind == "number":
-            self.at += 1
-            return Value(int(token.text, 0))
+            return Value(self.integer())
         if token.kind == "duration":
             self.at += 1
             return Value(token.text)
@@ -972,7 +1034,7 @@ class _Reader:
         last = first
         while self.now.kind == "word" and self.now.text not in ("set", "vmap", "map", "exists", "missing", *words.VERDICTS):
             last = self.take()
-        return n.UnknownExpression(self.text[first.start : last.start + len(last.text)])
+        return n.UnknownExpression(self.line[first.start : last.start + len(last.text)])
 
 
 _BINARY: Final = (("|",), ("^",), ("&",), ("<<", ">>"))

@@ -1,10 +1,8 @@
-"""The one process inside the fuzzer's private namespaces: it is the router, and holds the wires to sender and receiver.
+"""The one process inside private namespaces: it runs commands there, holds the ends of wires, and sends packets.
 
-    sender s0 ---- eth0 router eth1 ---- r0 receiver
-
-Started by fuzz_bench.py under `unshare -nm` (root) or `unshare -Urnm` (anyone). One JSON request per line on stdin, one JSON
-answer per line on stdout. Law: it ends when stdin closes or its parent dies, and the kernel then removes everything it made.
-It decides nothing. Only the standard library is imported, to start at once.
+Started by namespaces.py under `unshare -nm` (root) or `unshare -Urnm` (anyone); its own network namespace is "agent" for `ip
+netns`. One JSON request per line on stdin, one JSON answer per line on stdout. Law: it ends when stdin closes or its parent
+dies, and the kernel then removes everything it made. It decides nothing. Only the standard library is imported, to start at once.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ PR_SET_PDEATHSIG = 1
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 NETLINK_NETFILTER = 12
+NETNS_DIR = "/run/netns/"
 _COUNTS = re.compile(r"^\[(\d+):\d+\] -A |counter packets (\d+) bytes", re.MULTILINE)
 
 # nfnetlink.h, nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE without a tuple removes every connection of the namespace
@@ -40,10 +39,27 @@ def check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
+def enter(ns: str) -> None:
+    with open(NETNS_DIR + ns) as namespace:
+        check(LIBC.setns(namespace.fileno(), CLONE_NEWNET), f"setns {ns}")
+
+
+def end_of(ns: str, dev: str, protocol: int) -> socket.socket:
+    """A packet socket on a device of another namespace; protocol 0: only to send."""
+    enter(ns)
+    try:
+        end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
+        end.bind((dev, protocol))
+    finally:
+        enter("agent")
+    end.setblocking(False)
+    return end
+
+
 class Agent:
     def __init__(self) -> None:
-        self.own = os.open("/proc/self/ns/net", os.O_RDONLY)
         self.wires: dict[str, socket.socket] = {}
+        self.senders: dict[tuple[str, str], socket.socket] = {}
         self.saves: list[list[str]] = []
         self.conntrack = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
         self.raw = {
@@ -51,8 +67,9 @@ class Agent:
             6: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW),
         }
 
-    def run(self, argv: list[str], stdin: str = "") -> dict[str, Any]:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+    def run(self, ns: str, argv: list[str], stdin: str) -> dict[str, Any]:
+        inside = ["nsenter", f"--net={NETNS_DIR}{ns}", "--"] if ns else []
+        done = subprocess.run([*inside, *argv], input=stdin, capture_output=True, text=True, check=False)
         return {"rc": done.returncode, "out": done.stdout, "err": done.stderr}
 
     def sysctls(self, settings: dict[str, str]) -> dict[str, Any]:
@@ -63,15 +80,15 @@ class Agent:
 
     def wire(self, ns: str, dev: str) -> dict[str, Any]:
         """Open the end of a wire: what comes out of it is kept, frames can be put in."""
-        with open(f"/run/netns/{ns}") as namespace:
-            check(LIBC.setns(namespace.fileno(), CLONE_NEWNET), f"setns {ns}")
-        try:
-            end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-            end.bind((dev, ETH_P_ALL))
-        finally:
-            check(LIBC.setns(self.own, CLONE_NEWNET), "setns")
-        end.setblocking(False)
-        self.wires[ns] = end
+        self.wires[ns] = end_of(ns, dev, ETH_P_ALL)
+        return {}
+
+    def send(self, ns: str, dev: str, frames: list[str]) -> dict[str, Any]:
+        """Put frames on the wire of a device."""
+        if (ns, dev) not in self.senders:
+            self.senders[ns, dev] = end_of(ns, dev, 0)
+        for frame in frames:
+            self.senders[ns, dev].send(bytes.fromhex(frame))
         return {}
 
     def counting(self, saves: list[list[str]]) -> dict[str, Any]:
@@ -126,6 +143,8 @@ def main() -> None:
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     # xtables.lock and `ip netns` live in /run: a private one, so that nothing of the host is touched
     check(LIBC.mount(b"tmpfs", b"/run", b"tmpfs", 0, None), "mount tmpfs on /run")
+    os.mkdir(NETNS_DIR)
+    subprocess.run(["ip", "netns", "attach", "agent", str(os.getpid())], check=True)
     agent = Agent()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
