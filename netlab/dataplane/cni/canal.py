@@ -14,20 +14,21 @@ import msgspec
 
 from netlab.dataplane.cni import calico, flannel
 from netlab.dataplane.cni.felix import Felix, add_rules
+from netlab.dataplane.cni.felix_policy import SET_OPTIONS, FelixPolicies
 from netlab.dataplane.cni.wiring import Plugin, Wiring
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Node, Pod
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
 
-_OPTIONS = "hashsize 1024 maxelem 1048576"
-_SETS = {name: IpSet(name, "hash:net", 4, (), _OPTIONS) for name in ("cali40all-ipam-pools", "cali40masq-ipam-pools")}
+_SETS = {name: IpSet(name, "hash:net", 4, (), SET_OPTIONS) for name in ("cali40all-ipam-pools", "cali40masq-ipam-pools")}
 
 
 def plugin(cluster: Cluster) -> Plugin:
     """Canal in one cluster."""
     leases = flannel.leases(cluster)
     mtu = flannel.pod_mtu(cluster)
+    policies = FelixPolicies(cluster)
 
     def on_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
         outer = flannel.tunnels(cluster, node, leases, first_index)
@@ -36,7 +37,7 @@ def plugin(cluster: Cluster) -> Plugin:
             outer,
             devices=(*outer.devices, *inner.devices),
             routes=(*outer.routes, *inner.routes),
-            sets={**_SETS, **calico.policy_sets(cluster, pods)},
+            sets={**_SETS, **calico.policy_sets(policies, pods, (4,))},
             sysctls=inner.sysctls,
         )
 
@@ -47,7 +48,7 @@ def plugin(cluster: Cluster) -> Plugin:
         with_flannel = flannel.add_rules(ruleset, cluster, node, family)
         if family == 6:
             return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
-        return add_rules(with_flannel, Felix(4, tuple(calico.endpoint_of(cluster, pod, 4) for pod in pods)))
+        return add_rules(with_flannel, Felix(4, tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)))
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]

@@ -19,11 +19,13 @@ from hashlib import sha224, sha256
 
 import msgspec
 
-from netlab.dataplane.cni.wiring import empty_table, with_chains
+from netlab.dataplane.cni.wiring import destination, empty_table, source, with_chains
+from netlab.linux.addr import Prefix
 from netlab.linux.matches import (
     Addrtype,
     Comment,
     Conntrack,
+    Destination,
     Icmp,
     InInterface,
     Mark,
@@ -34,15 +36,16 @@ from netlab.linux.matches import (
     Protocol,
     Rpfilter,
     SetMatch,
+    Source,
     Udp,
 )
 from netlab.linux.rules import Chain, Rule, Ruleset
 from netlab.linux.sets import IpSet
-from netlab.linux.targets import Accept, Ct, Drop, Jump, Masquerade, NatRange, Return, SetMark, Target
+from netlab.linux.targets import Accept, Ct, Drop, Jump, Log, Masquerade, NatRange, Return, SetMark, Target
 from netlab.refs import Ref
 
 # The bits of the packet mark that Felix takes for itself from 0xffff0000, in this order (felix/rules/rule_defs.go)
-MARK_ACCEPT, MARK_PASS, MARK_SCRATCH0, MARK_SCRATCH1 = 0x10000, 0x20000, 0x80000, 0x100000
+MARK_ACCEPT, MARK_PASS, MARK_DROP, MARK_SCRATCH0, MARK_SCRATCH1 = 0x10000, 0x20000, 0x40000, 0x80000, 0x100000
 ALL_MARKS = MARK_ACCEPT | MARK_PASS | MARK_SCRATCH0 | MARK_SCRATCH1
 
 MAX_CHAIN_NAME = 28  # iptables' limit (xt_extension maxnamelen - 1)
@@ -109,17 +112,30 @@ def out_interface(name: str) -> Part:
     return Part(f"--out-interface {name}", OutInterface(name))
 
 
-def protocol(number: int, name: str = "") -> Part:
-    return Part(f"-p {name or number}", Protocol(number))
+def protocol(number: int, name: str = "", negate: bool = False) -> Part:
+    return Part(f"{'! ' if negate else ''}-p {name or number}", Protocol(number, negate))
 
 
-def dports(*ports: int) -> Part:
-    text = ",".join(map(str, ports))
-    return Part(f"-m multiport --destination-ports {text}", Multiport("dports", tuple(PortRange(p, p) for p in ports)))
+def net(side: str, p: Prefix, negate: bool = False) -> Part:
+    """`--source NET` (side src) or `--destination NET` (dst)."""
+    option, match = ("source", source(p, negate)) if side == "src" else ("destination", destination(p, negate))
+    return Part(f"{'! ' if negate else ''}--{option} {p}", match)
+
+
+def ports(side: str, ranges: Sequence[PortRange], negate: bool = False) -> Part:
+    """`-m multiport`: of up to 15 ports, where a range counts as two."""
+    option, which = ("source-ports", "sports") if side == "src" else ("destination-ports", "dports")
+    words = f"-m multiport {'! ' if negate else ''}--{option} {','.join(map(str, ranges))}"
+    return Part(words, Multiport(which, tuple(ranges), negate))
+
+
+def dports(*numbers: int) -> Part:
+    return ports("dst", [PortRange(number, number) for number in numbers])
 
 
 def in_set(name: str, side: str, negate: bool = False) -> Part:
-    return Part(f"-m set {'! ' if negate else ''}--match-set {name} {side}", SetMatch(name, (side,), negate))
+    """`side` is src or dst, or two of them where the set is of addresses and ports."""
+    return Part(f"-m set {'! ' if negate else ''}--match-set {name} {side}", SetMatch(name, tuple(side.split(",")), negate))
 
 
 def ctstate(states: str, negate: bool = False) -> Part:
@@ -157,6 +173,16 @@ def clear_mark(bits: int) -> Part:
     return Part(f"--jump MARK --set-mark 0/{bits:#x}", target=SetMark(0, bits))
 
 
+def set_masked_mark(value: int, mask: int) -> Part:
+    """Of the bits of the mask, these and no others."""
+    return Part(f"--jump MARK --set-mark {value:#x}/{mask:#x}", target=SetMark(value, mask))
+
+
+def log(prefix: str) -> Part:
+    words = f'--log-prefix "{prefix}: " --log-level 5'
+    return Part(f"--jump LOG {words}", target=Log("LOG", words))
+
+
 def rule(*matches: Part, action: Part | None = None, comments: Sequence[str] = (), ref: Ref | None = None) -> FelixRule:
     """A rule from its parts."""
     return FelixRule(matches, action, tuple(comments), ref)
@@ -179,7 +205,7 @@ def hashed(chain: str, rules: Iterable[FelixRule]) -> tuple[Rule, ...]:
     return tuple(made)
 
 
-_FIRST = (InInterface, OutInterface, Protocol)  # iptables-save prints these before any match
+_FIRST = (Source, Destination, InInterface, OutInterface, Protocol)  # iptables-save prints these before any match
 
 
 def _as_iptables(each: FelixRule, comment: str) -> Rule:

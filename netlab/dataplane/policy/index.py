@@ -395,32 +395,7 @@ class PolicyIndex:
 
     @cached_property
     def _endpoints(self) -> tuple[LabelIndex, tuple[Object, ...]]:
-        """Calico's endpoints and sets with the labels that selectors see: pods first, by number, then hosts, then sets.
-
-        A pod inherits its namespace's and service account's labels, under a prefix (libcalico-go conversion.go).
-        """
-        objects = self.cluster.policy_objects
-        accounts, namespaces = objects.service_accounts, self.cluster.namespaces
-        every: list[Object] = [*self.pods, *objects.host_endpoints.values(), *objects.network_sets.values()]
-        labels: list[Mapping[str, str]] = []
-        for thing in every:
-            own = dict(thing.labels)
-            if thing.namespace:
-                own[cs.NAMESPACE_LABEL] = thing.namespace
-                inherited = namespaces[thing.namespace].labels if thing.namespace in namespaces else {}
-                own |= {_NAMESPACE_PREFIX + k: v for k, v in inherited.items()}
-                own[_NAMESPACE_PREFIX + _NAME_LABEL] = thing.namespace
-            if isinstance(thing, Pod):
-                account = accounts.get(f"{thing.namespace}/{thing.service_account}")
-                own |= {_ACCOUNT_PREFIX + k: v for k, v in (account.labels if account else {}).items()}
-                own[_ACCOUNT_PREFIX + _NAME_LABEL] = own[_ACCOUNT_LABEL] = thing.service_account
-                own[_ORCHESTRATOR] = "k8s"
-            elif isinstance(thing, p.HostEndpoint):
-                for name in thing.profiles:
-                    if name in objects.profiles:
-                        own = {**objects.profiles[name].labels_to_apply, **own}
-            labels.append(own)
-        return LabelIndex(labels), tuple(every)
+        return calico_endpoints(self.cluster, self.pods)
 
     def _calico_policy(self, policy: p.CalicoPolicy, tier: Tier) -> Policy:
         labels, every = self._endpoints
@@ -533,6 +508,35 @@ class PolicyIndex:
             for endpoint in part.endpoints
             for address in endpoint.addresses
         )
+
+
+def calico_endpoints(cluster: Cluster, pods: tuple[Pod, ...]) -> tuple[LabelIndex, tuple[Object, ...]]:
+    """Calico's endpoints and sets with the labels that selectors see: pods first, by number, then hosts, then sets.
+
+    A pod inherits its namespace's and service account's labels, under a prefix (libcalico-go conversion.go).
+    """
+    objects = cluster.policy_objects
+    accounts, namespaces = objects.service_accounts, cluster.namespaces
+    every: list[Object] = [*pods, *objects.host_endpoints.values(), *objects.network_sets.values()]
+    labels: list[Mapping[str, str]] = []
+    for thing in every:
+        own = dict(thing.labels)
+        if thing.namespace:
+            own[cs.NAMESPACE_LABEL] = thing.namespace
+            inherited = namespaces[thing.namespace].labels if thing.namespace in namespaces else {}
+            own |= {_NAMESPACE_PREFIX + k: v for k, v in inherited.items()}
+            own[_NAMESPACE_PREFIX + _NAME_LABEL] = thing.namespace
+        if isinstance(thing, Pod):
+            account = accounts.get(f"{thing.namespace}/{thing.service_account}")
+            own |= {_ACCOUNT_PREFIX + k: v for k, v in (account.labels if account else {}).items()}
+            own[_ACCOUNT_PREFIX + _NAME_LABEL] = own[_ACCOUNT_LABEL] = thing.service_account
+            own[_ORCHESTRATOR] = "k8s"
+        elif isinstance(thing, p.HostEndpoint):
+            for name in thing.profiles:
+                if name in objects.profiles:
+                    own = {**objects.profiles[name].labels_to_apply, **own}
+        labels.append(own)
+    return LabelIndex(labels), tuple(every)
 
 
 def _port(port: PolicyPort) -> Port:
