@@ -16,10 +16,10 @@ CALICO = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata:
 @pytest.mark.parametrize(
     ("topology", "policy", "code", "says"),
     [
-        ("calico-bgp", HEAD + "{podSelector: {}}", 1, "End of tier default. Drop if no policies passed packet"),
-        ("calico-bgp", HEAD + "{podSelector: {}, ingress: [{}]}", 0, "yes"),
-        ("calico-bgp", CALICO + "{ingress: [{action: Allow, http: {methods: [GET]}}]}", 3, "leave it open"),
-        ("canal", HEAD + "{podSelector: {}}", 1, "End of tier default. Drop if no policies passed packet"),
+        ("calico-vxlan", HEAD + "{podSelector: {}}", 1, "End of tier default. Drop if no policies passed packet"),
+        ("calico-vxlan", HEAD + "{podSelector: {}, ingress: [{}]}", 0, "yes"),
+        ("calico-vxlan", CALICO + "{ingress: [{action: Allow, http: {methods: [GET]}}]}", 3, "leave it open"),
+        ("canal", HEAD + "{podSelector: {matchLabels: {app: web}}}", 1, "End of tier default. Drop if no policies passed packet"),
         ("flannel-vxlan", HEAD + "{podSelector: {}}", 0, "not enforced"),
     ],
 )
@@ -28,5 +28,5 @@ def test_what_comes_of_a_policy(
 ) -> None:
     file = tmp_path / "policy.yaml"
     file.write_text(policy + "\n")
-    assert main(["can", "web-0", "svc/api", "-q", "-f", str(ROOT / "topologies" / f"{topology}.yaml"), "-f", str(file)]) == code
+    assert main(["can", "api-0", "svc/web", "-q", "-f", str(ROOT / "topologies" / f"{topology}.yaml"), "-f", str(file)]) == code
     assert says in capsys.readouterr().out
