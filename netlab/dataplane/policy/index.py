@@ -22,7 +22,7 @@ from netlab.kube import calico_selector as cs
 from netlab.kube import policies as p
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import LabelSelector, NetworkPolicy, Node, Object, Pod, PolicyPeer, PolicyPort, PolicyRule
-from netlab.linux.addr import Ip, Prefix
+from netlab.linux.addr import Ip, Prefix, host_prefix
 from netlab.linux.packet import PROTOCOL_NUMBERS
 from netlab.refs import Ref
 
@@ -53,7 +53,7 @@ _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, 
 class Peer(msgspec.Struct, frozen=True):
     """What a rule asks of one end; all that is given must hold.
 
-    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of network sets. `block`:
+    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets and host endpoints. `block`:
     the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
     """
 
@@ -63,7 +63,6 @@ class Peer(msgspec.Struct, frozen=True):
     nets: tuple[Prefix, ...] = ()
     not_nets: tuple[Prefix, ...] = ()
     not_pods: Ids = NOBODY
-    not_hosts: frozenset[str] = frozenset()
     not_sets: tuple[Prefix, ...] = ()
     service: frozenset[tuple[Ip, int, int]] | None = None
     block: bool = False
@@ -282,7 +281,7 @@ class PolicyIndex:
                 found.append(self._cluster_policy(cluster_policy, tier))
         if others:
             self.notes.append(f"{self.dialect.name} does not read: {', '.join(others)}")
-        return tuple(sorted(found, key=lambda q: (q.tier.order, q.tier.name, q.order, q.key, q.kind)))
+        return tuple(sorted(found, key=lambda q: (q.tier.order, q.tier.name, q.order, stored_name(q))))
 
     def _apply(self) -> dict[str, dict[int, tuple[Policy, ...]]]:
         found: dict[str, dict[int, list[Policy]]] = {direction: {} for direction in DIRECTIONS}
@@ -480,25 +479,33 @@ class PolicyIndex:
             return Peer(service=service, words=f"service {end.service}")
         if not (parts or end.nets or end.not_nets or end.not_selector is not None):
             return None
-        pods, hosts, sets = (None, frozenset[str](), tuple[Prefix, ...]())
+        pods, sets = (None, tuple[Prefix, ...]())
         if parts:
-            pods, hosts, sets = self._split(frozenset.intersection(*parts), every)
-        not_pods, not_hosts, not_sets = (NOBODY, frozenset[str](), tuple[Prefix, ...]())
+            pods, sets = self._split(frozenset.intersection(*parts), every)
+        not_pods, not_sets = (NOBODY, tuple[Prefix, ...]())
         if end.not_selector is not None:
-            not_pods, not_hosts, not_sets = self._split(labels.calico(end.not_selector.root), every)
-        return Peer(pods, hosts, sets, end.nets, end.not_nets, not_pods, not_hosts, not_sets, words=" and ".join(words))
+            not_pods, not_sets = self._split(labels.calico(end.not_selector.root), every)
+        return Peer(
+            pods=pods,
+            sets=sets,
+            nets=end.nets,
+            not_nets=end.not_nets,
+            not_pods=not_pods,
+            not_sets=not_sets,
+            words=" and ".join(words),
+        )
 
-    def _split(self, chosen: Ids, every: tuple[Object, ...]) -> tuple[Ids, frozenset[str], tuple[Prefix, ...]]:
-        """Pods, the nodes of host endpoints, and the prefixes of sets. A hostNetwork pod is no workload endpoint."""
-        hosts: list[str] = []
+    def _split(self, chosen: Ids, every: tuple[Object, ...]) -> tuple[Ids, tuple[Prefix, ...]]:
+        """Pods, and the prefixes of sets and of host endpoints, of which only the expected addresses are known
+        (felix/labelindex extractCIDRsFromHostEndpoint). A hostNetwork pod is no workload endpoint."""
         sets: list[Prefix] = []
         for n in chosen:
             thing = every[n]
             if isinstance(thing, p.HostEndpoint):
-                hosts.append(thing.node)
+                sets += map(host_prefix, thing.expected_ips)
             elif isinstance(thing, p.NetworkSet):
                 sets += thing.nets
-        return frozenset(n for n in chosen if n < len(self.pods)) - self.on_host, frozenset(hosts), tuple(sorted(sets))
+        return frozenset(n for n in chosen if n < len(self.pods)) - self.on_host, tuple(sorted(sets))
 
     def _service(self, key: str) -> frozenset[tuple[Ip, int, int]]:
         return frozenset(
@@ -537,6 +544,25 @@ def calico_endpoints(cluster: Cluster, pods: tuple[Pod, ...]) -> tuple[LabelInde
                     own = {**objects.profiles[name].labels_to_apply, **own}
         labels.append(own)
     return LabelIndex(labels), tuple(every)
+
+
+_CONVERTED = {"AdminNetworkPolicy": "kanp.adminnetworkpolicy.", "BaselineAdminNetworkPolicy": "kbanp.baselineadminnetworkpolicy."}
+
+
+def stored_name(policy: Policy) -> str:
+    """The name under which Calico v3.30 keeps a policy, and by which it sorts those of one order (libcalico-go lib/names).
+
+    >>> stored_name(Policy("NetworkPolicy", "x/allow", Tier("default", 1e6, True), 10.0, {}))
+    'x/default.allow'
+    """
+    namespace, slash, name = policy.key.rpartition("/")
+    if policy.of_kubernetes:
+        name = f"knp.default.{name}"
+    elif policy.kind in _CONVERTED:
+        name = _CONVERTED[policy.kind] + name
+    elif policy.kind != "ClusterNetworkPolicy" and "." not in name:
+        name = f"default.{name}"
+    return namespace + slash + name
 
 
 def _port(port: PolicyPort) -> Port:
