@@ -93,7 +93,7 @@ def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
     """
     if cni not in ENGINES or decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
         return branch
-    if cni in RENDERED and decision.says is Says.DENIED and not _at_host(decision):
+    if cni in RENDERED and not decision.open:
         return branch
     if any(isinstance(step, HookStep) and step.origin == "observed" for hop in branch.hops for step in hop.steps):
         return branch
@@ -102,11 +102,6 @@ def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
     last = branch.hops[-1]
     hops = (*branch.hops[:-1], replace(last, steps=(*last.steps, UnknownStep(reason))))
     return replace(branch, verdict=Verdict.UNKNOWN, reason=reason, hops=hops)
-
-
-def _at_host(decision: Decision) -> bool:
-    """Whether a host endpoint denies it: those have no rules yet."""
-    return any(half.says is Says.DENIED and (half.end.pod < 0 or half.end.node) for half in (decision.egress, decision.ingress))
 
 
 def _is_end(branch: Branch, index: PolicyIndex, flow: Flow) -> bool:

@@ -6,7 +6,7 @@
 Law: there is no bridge and no subnet: every pod is a /32 behind a veth, every node has blocks of the pools, and routes decide
 all. Names, MACs and addresses of devices are Calico's own; blocks and tunnel addresses come from kube/ipam.py, what BIRD installs
 from bgp.py, rules from felix.py. Sources: projectcalico/calico cni-plugin/pkg/dataplane/linux, felix/dataplane/linux, confd.
-Not modelled: WireGuard, the BPF data plane, floating IPs, host endpoints, live migration, pods' own interfaces by annotation.
+Not modelled: WireGuard, the BPF data plane, floating IPs, live migration, pods' own interfaces by annotation.
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ def on_node(
     neighbours, fdb = _vteps(cluster, node)
     sets = {each.name: each for family in families(calico) for each in _sets(cluster, node, family)}
     sets |= policy_sets(policies, pods, families(calico))
+    sets |= host_sets(policies, node.name, interfaces(cluster, node), families(calico))
     return Wiring((*tunnels, *inner.devices), (*between, *inner.routes), neighbours, fdb, sets, inner.sysctls)
 
 
@@ -302,9 +303,12 @@ def felix_of(cluster: Cluster, policies: FelixPolicies, node: Node, pods: Sequen
         for kind, device in (*kinds, ("vxlan", VXLAN_DEVICES[family]))
         if _tunnel(cluster.calico, node.name, kind, family) is not None
     ]
+    hosts = policies.hosts(node.name, interfaces(cluster, node), family)
     return Felix(
         family,
         tuple(endpoint_of(policies, pod, family) for pod in pods),
+        hosts=hosts,
+        profiles=policies.profiles(hosts, family)[0],
         ipip=any(pool.ipip != "Never" for pool in pools),
         vxlan=any(pool.vxlan != "Never" for pool in pools),
         nat_outgoing=any(pool.nat_outgoing for pool in pools),
@@ -317,6 +321,26 @@ def endpoint_of(policies: FelixPolicies, pod: Pod, family: int) -> Endpoint:
     policies. Of Kubernetes' profiles the namespace's allows everything, the service account's carries labels only."""
     profiles = ((f"kns.{pod.namespace}", True), (f"ksa.{pod.namespace}.{pod.service_account}", False))
     return Endpoint(device_of(pod), profiles, policies.of(pod, family))
+
+
+def interfaces(cluster: Cluster, node: Node) -> dict[str, tuple[Ip, ...]]:
+    """A node's devices that host endpoints may be about, and their addresses."""
+    tunnels = {device.name: tuple(a.ip for a in device.addresses) for device in _tunnel_devices(cluster, node, 3)}
+    return {"lo": (ip("127.0.0.1"), ip("::1")), cluster.fabric.device: node.internal_ips, **tunnels}
+
+
+def host_sets(
+    policies: FelixPolicies, node: str, of: Mapping[str, Sequence[Ip]], of_families: Sequence[int]
+) -> dict[str, IpSet]:
+    """The ipsets that the policies and profiles of a node's host endpoints need."""
+    found: dict[str, IpSet] = {}
+    for family in of_families:
+        hosts = policies.hosts(node, of, family)
+        found |= policies.profiles(hosts, family)[1]
+        for host in hosts:
+            for each in (host.normal, host.forward, host.pre_dnat, host.untracked):
+                found |= each.sets if each is not None else {}
+    return found
 
 
 def policy_sets(policies: FelixPolicies, pods: Sequence[Pod], of_families: Sequence[int]) -> dict[str, IpSet]:

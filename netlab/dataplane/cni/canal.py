@@ -18,6 +18,7 @@ from netlab.dataplane.cni.felix_policy import SET_OPTIONS, FelixPolicies
 from netlab.dataplane.cni.wiring import Plugin, Wiring
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Node, Pod
+from netlab.linux.addr import Ip, ip
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
 
@@ -30,6 +31,11 @@ def plugin(cluster: Cluster) -> Plugin:
     mtu = flannel.pod_mtu(cluster)
     policies = FelixPolicies(cluster)
 
+    def interfaces(node: Node) -> dict[str, tuple[Ip, ...]]:
+        tunnels = flannel.tunnels(cluster, node, leases, 3).devices
+        found = {device.name: tuple(a.ip for a in device.addresses) for device in tunnels}
+        return {"lo": (ip("127.0.0.1"), ip("::1")), cluster.fabric.device: node.internal_ips, **found}
+
     def on_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
         outer = flannel.tunnels(cluster, node, leases, first_index)
         inner = calico.veths(cluster, pods, first_index + len(outer.devices), mtu)
@@ -37,7 +43,11 @@ def plugin(cluster: Cluster) -> Plugin:
             outer,
             devices=(*outer.devices, *inner.devices),
             routes=(*outer.routes, *inner.routes),
-            sets={**_SETS, **calico.policy_sets(policies, pods, (4,))},
+            sets={
+                **_SETS,
+                **calico.policy_sets(policies, pods, (4,)),
+                **calico.host_sets(policies, node.name, interfaces(node), (4,)),
+            },
             sysctls=inner.sysctls,
         )
 
@@ -48,7 +58,9 @@ def plugin(cluster: Cluster) -> Plugin:
         with_flannel = flannel.add_rules(ruleset, cluster, node, family)
         if family == 6:
             return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
-        return add_rules(with_flannel, Felix(4, tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)))
+        endpoints = tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)
+        hosts = policies.hosts(node.name, interfaces(node), 4)
+        return add_rules(with_flannel, Felix(4, endpoints, hosts=hosts, profiles=policies.profiles(hosts, 4)[0]))
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]

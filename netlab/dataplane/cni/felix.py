@@ -7,7 +7,7 @@ Law: chains, their order, comments and marks are those of Felix v3.30 with its d
 DefaultEndpointToHostAction Accept as Calico's manifests set it); a rule's comment `cali:...` is the hash that Felix computes over
 the chain so far, so that dumps can be compared word for word. What policies add to a workload's chains is a value (`Policies`);
 without any, a pod's profile (its namespace) allows everything. Sources: felix/rules, felix/generictables.
-Not modelled: host endpoints, floating IPs, WireGuard, the BPF and nftables data planes, the chains for kube-proxy in ipvs mode.
+Not modelled: floating IPs, WireGuard, the BPF and nftables data planes, the chains for kube-proxy in ipvs mode.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ _SRC_NOT_LOCAL_OUT = Part(
 ACCEPT = Part("--jump ACCEPT", target=Accept())
 DROP = Part("--jump DROP", target=Drop())
 RETURN = Part("--jump RETURN", target=Return())
-_NOTRACK = Part("--jump NOTRACK", target=Ct(notrack=True, bare=True))
+NOTRACK = Part("--jump NOTRACK", target=Ct(notrack=True, bare=True))
 _MASQUERADE = Part("--jump MASQUERADE --random-fully", target=Masquerade(NatRange(random_fully=True)))
 
 
@@ -251,11 +251,30 @@ class Endpoint(msgspec.Struct, frozen=True):
     policies: Policies = Policies()
 
 
+ANY_INTERFACE = "any-interface-at-all"  # the host endpoint of interfaceName "*", in the names of chains
+
+
+class HostInterface(msgspec.Struct, frozen=True):
+    """A device of the host under a host endpoint: its profiles, and what policies say about the host's own packets (`normal`),
+    about those that it forwards, those before DNAT (the mangle table) and those not tracked (raw); None where there are none.
+
+    A chain is about packets that come in (`ingress`) or go out (`egress`) by the device.
+    """
+
+    device: str
+    profiles: tuple[str, ...] = ()
+    normal: Policies = Policies()
+    forward: Policies | None = None
+    pre_dnat: Policies | None = None
+    untracked: Policies | None = None
+
+
 class Felix(msgspec.Struct, frozen=True):
     """What Felix knows on one node for one address family.
 
     `ipip` and `vxlan` say that some pool is encapsulated so (then the tunnel's packets are let in and out); `nat_outgoing` that
-    some pool wants it; `tunnels` are the devices that have an address of their own.
+    some pool wants it; `tunnels` are the devices that have an address of their own. `profiles` are chains of profiles that host
+    endpoints name, as rules by the chain's name.
     """
 
     family: int
@@ -264,6 +283,8 @@ class Felix(msgspec.Struct, frozen=True):
     vxlan: bool = False
     nat_outgoing: bool = False
     tunnels: tuple[str, ...] = ()
+    hosts: tuple[HostInterface, ...] = ()
+    profiles: Mapping[str, tuple[FelixRule, ...]] = {}
 
     def set_name(self, name: str) -> str:
         """`cali40` or `cali60` and the name."""
@@ -323,7 +344,7 @@ def _tables(felix: Felix) -> list[tuple[str, _Chains, _Chains, _Chains]]:
     return [
         ("filter", _filter(felix), to_top["filter"], after),
         ("nat", _nat(felix), to_top["nat"], {}),
-        ("mangle", _mangle(), to_top["mangle"], {}),
+        ("mangle", _mangle(felix), to_top["mangle"], {}),
         ("raw", _raw(felix), to_top["raw"], {}),
     ]
 
@@ -338,7 +359,7 @@ def _raw(felix: Felix) -> _Chains:
     vxlan = rule(
         Part("-p udp", Protocol(_UDP)),
         Part(f"--dport {VXLAN_PORT}", Udp(dport=PortRange(VXLAN_PORT, VXLAN_PORT))),
-        action=_NOTRACK,
+        action=NOTRACK,
     )
     from_pod = mark_is(MARK_SCRATCH0)
     return {
@@ -358,12 +379,11 @@ def _raw(felix: Felix) -> _Chains:
             rule(mark_is(MARK_ACCEPT), action=ACCEPT),
         ],
         "cali-rpf-skip": [],
-        "cali-from-host-endpoint": [],
-        "cali-to-host-endpoint": [],
+        **_raw_hosts(felix),
     }
 
 
-def _mangle() -> _Chains:
+def _mangle(felix: Felix) -> _Chains:
     return {
         "cali-PREROUTING": [
             rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT),
@@ -377,8 +397,7 @@ def _mangle() -> _Chains:
             rule(ctstate("DNAT"), action=jump("cali-to-host-endpoint")),
             rule(mark_is(MARK_ACCEPT), action=RETURN, comments=_HOST_ENDPOINT),
         ],
-        "cali-from-host-endpoint": [],
-        "cali-to-host-endpoint": [],
+        **_mangle_hosts(felix),
     }
 
 
@@ -422,15 +441,13 @@ def _filter(felix: Felix) -> _Chains:
             rule(action=jump("cali-from-wl-dispatch")),
             rule(action=ACCEPT, comments=["Configured DefaultEndpointToHostAction"]),
         ],
-        "cali-from-hep-forward": [],
-        "cali-to-hep-forward": [],
-        "cali-from-host-endpoint": [],
-        "cali-to-host-endpoint": [],
         "cali-cidr-block": [],
+        **_filter_hosts(felix),
     }
     devices = sorted({endpoint.device for endpoint in felix.endpoints})
-    chains.update(_dispatch("cali-from-wl-dispatch", "cali-fw-", devices, in_interface))
-    chains.update(_dispatch("cali-to-wl-dispatch", "cali-tw-", devices, out_interface))
+    unknown = [rule(action=DROP, comments=["Unknown interface"])]
+    chains.update(_dispatch("cali-from-wl-dispatch", "cali-fw-", devices, in_interface, unknown))
+    chains.update(_dispatch("cali-to-wl-dispatch", "cali-tw-", devices, out_interface, unknown))
     for endpoint in felix.endpoints:
         chains[limited_name("cali-tw-", endpoint.device)] = _workload(endpoint, endpoint.policies.ingress, "cali-pri-", True)
         chains[limited_name("cali-fw-", endpoint.device)] = _workload(endpoint, endpoint.policies.egress, "cali-pro-", False)
@@ -491,9 +508,11 @@ def _output(felix: Felix) -> list[FelixRule]:
     ]
 
 
-def _dispatch(chain: str, endpoint_prefix: str, devices: Sequence[str], on: Callable[[str], Part]) -> _Chains:
-    """A shallow tree by the first character in which the devices' names differ (dispatch.go buildSingleDispatchChains)."""
-    end = rule(action=DROP, comments=["Unknown interface"])
+def _dispatch(
+    chain: str, endpoint_prefix: str, devices: Sequence[str], on: Callable[[str], Part], end: Sequence[FelixRule] = ()
+) -> _Chains:
+    """A shallow tree by the first character in which the devices' names differ (dispatch.go buildSingleDispatchChains); `end`
+    is for all others."""
 
     def leaf(device: str) -> FelixRule:
         return rule(on(device), action=goto(limited_name(endpoint_prefix, device)))
@@ -510,8 +529,8 @@ def _dispatch(chain: str, endpoint_prefix: str, devices: Sequence[str], on: Call
             continue
         child = f"{chain}-{start[len(common) :]}"
         root.append(rule(on(start + "+"), action=goto(child)))
-        chains[child] = [*map(leaf, members), end]
-    chains[chain] = [*root, end]
+        chains[child] = [*map(leaf, members), *end]
+    chains[chain] = [*root, *end]
     return chains
 
 
@@ -528,11 +547,7 @@ def _common_prefix(names: Sequence[str]) -> str:
 
 def _workload(endpoint: Endpoint, policies: Sequence[FelixRule], profile_prefix: str, encapsulated: bool) -> list[FelixRule]:
     """A workload's chain for one direction (endpoints.go endpointIptablesChain). Accepted means: the mark is set on return."""
-    rules = [
-        rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT),
-        rule(ctstate("INVALID"), action=DROP),
-        rule(action=clear_mark(MARK_ACCEPT | MARK_PASS)),
-    ]
+    rules = [*_TRACKED, rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
     if not encapsulated:
         rules += [
             rule(
@@ -540,13 +555,134 @@ def _workload(endpoint: Endpoint, policies: Sequence[FelixRule], profile_prefix:
             ),
             rule(protocol(_IPIP), action=DROP, comments=["Drop IPinIP encapped packets originating in workloads"]),
         ]
-    rules += policies
-    for name, _ in endpoint.profiles:
+    return [*rules, *policies, *_profiles([name for name, _ in endpoint.profiles], profile_prefix)]
+
+
+_TRACKED = [rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT), rule(ctstate("INVALID"), action=DROP)]
+
+
+def _profiles(names: Sequence[str], prefix: str) -> list[FelixRule]:
+    rules: list[FelixRule] = []
+    for name in names:
         rules += [
-            rule(action=jump(limited_name(profile_prefix, name))),
+            rule(action=jump(limited_name(prefix, name))),
             rule(mark_is(MARK_ACCEPT), action=RETURN, comments=["Return if profile accepted"]),
         ]
     return [*rules, rule(action=DROP, comments=["Drop if no profiles matched"])]
+
+
+# -- host endpoints (endpoints.go HostEndpointTo...Chains, dispatch.go hostDispatchChains, static.go failsafe...Chain) ----
+
+# config_params.go: FailsafeInboundHostPorts, FailsafeOutboundHostPorts
+FAILSAFE_IN = ((6, 22), (17, 68), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
+FAILSAFE_OUT = ((17, 53), (17, 67), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
+_NAMED = {6: "tcp", 17: "udp"}
+_IN, _OUT = "cali-failsafe-in", "cali-failsafe-out"
+
+
+def _failsafe(untracked: bool) -> _Chains:
+    """Ports that are always open. The raw table lets their answers through, too: it does not know yet what belongs together."""
+
+    def opened(side: str, number: int, port: int) -> FelixRule:
+        return rule(protocol(number, _NAMED[number]), ports(side, [PortRange(port, port)]), action=ACCEPT)
+
+    chains = {}
+    for name, asked, answered in ((_IN, FAILSAFE_IN, FAILSAFE_OUT), (_OUT, FAILSAFE_OUT, FAILSAFE_IN)):
+        chains[name] = [opened("dst", *each) for each in asked]
+        if untracked:
+            chains[name] += [opened("src", *each) for each in answered]
+    return chains
+
+
+def _host_dispatch(
+    chain: str, prefix: str, on: Callable[[str], Part], hosts: Sequence[HostInterface], skip: Sequence[FelixRule] = ()
+) -> _Chains:
+    """To the chain of the packet's device; where there is an endpoint for all of them, to its chain at the end."""
+    devices = sorted(host.device for host in hosts if host.device != ANY_INTERFACE)
+    end = [rule(action=goto(limited_name(prefix, ANY_INTERFACE)))] if len(devices) < len(hosts) else []
+    return _dispatch(chain, prefix, devices, on, [*skip, *end] if end else [])
+
+
+def _filter_hosts(felix: Felix) -> _Chains:
+    chains: _Chains = {
+        **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, felix.hosts),
+        **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, felix.hosts),
+        **_host_dispatch("cali-from-hep-forward", "cali-fhfw-", in_interface, felix.hosts),
+        **_host_dispatch("cali-to-hep-forward", "cali-thfw-", out_interface, felix.hosts),
+        **_failsafe(False),
+    }
+    for host in felix.hosts:
+        normal, forward = host.normal, host.forward
+        for prefix, safe, rules, profiles in (
+            ("cali-fh-", _IN, normal.ingress, "cali-pri-"),
+            ("cali-th-", _OUT, normal.egress, "cali-pro-"),
+        ):
+            begin = [*_TRACKED, rule(action=jump(safe)), rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
+            chains[limited_name(prefix, host.device)] = [*begin, *rules, *_profiles(host.profiles, profiles)]
+        for prefix in ("cali-fhfw-", "cali-thfw-"):
+            begin = [*_TRACKED, rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
+            if forward is None:
+                begin += [
+                    rule(action=set_mark(MARK_ACCEPT), comments=["Allow forwarded traffic by default"]),
+                    rule(action=RETURN, comments=["Return for accepted forward traffic"]),
+                ]
+            else:
+                begin += forward.ingress if prefix == "cali-fhfw-" else forward.egress
+            chains[limited_name(prefix, host.device)] = begin
+        for policies in (normal, forward or Policies()):
+            chains.update({name: list(rules) for name, rules in policies.chains.items()})
+    if felix.hosts:
+        chains.update({name: list(rules) for name, rules in felix.profiles.items()})
+    return chains
+
+
+def _mangle_hosts(felix: Felix) -> _Chains:
+    """Before DNAT: what comes in by a device with such policies. Behind it: what the host itself sends to a service's endpoint,
+    whose way out is not known before this table."""
+    before = [host for host in felix.hosts if host.pre_dnat is not None]
+    local = rule(out_interface(_WORKLOADS), action=RETURN, comments=["Skip egress WHEP policy for traffic to local workload"])
+    chains: _Chains = {
+        **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, before),
+        **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, felix.hosts, [local]),
+        **_failsafe(False),
+    }
+    clear = rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))
+    for host in felix.hosts:
+        known = ctstate("RELATED,ESTABLISHED")
+        chains[limited_name("cali-th-", host.device)] = [
+            rule(known, action=set_mark(MARK_ACCEPT)),
+            rule(known, action=RETURN),
+            rule(ctstate("INVALID"), action=DROP),
+            rule(action=jump(_OUT)),
+            clear,
+            *host.normal.egress,
+            *_profiles(host.profiles, "cali-pro-"),
+        ]
+        if host.pre_dnat is not None:
+            begin = [*_TRACKED, rule(action=jump(_IN)), clear]
+            chains[limited_name("cali-fh-", host.device)] = [*begin, *host.pre_dnat.ingress]
+        for policies in (host.normal, host.pre_dnat or Policies()):
+            chains.update({name: list(rules) for name, rules in policies.chains.items()})
+    if felix.hosts:
+        chains.update({name: list(rules) for name, rules in felix.profiles.items()})
+    return chains
+
+
+def _raw_hosts(felix: Felix) -> _Chains:
+    """Policies with doNotTrack; for an endpoint of all devices there are none (endpoint_mgr.go)."""
+    hosts = [host for host in felix.hosts if host.untracked is not None and host.device != ANY_INTERFACE]
+    chains: _Chains = {
+        **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, hosts),
+        **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, hosts),
+        **_failsafe(True),
+    }
+    for host in hosts:
+        policies = host.untracked or Policies()
+        for prefix, safe, rules in (("cali-fh-", _IN, policies.ingress), ("cali-th-", _OUT, policies.egress)):
+            begin = [rule(action=jump(safe)), rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
+            chains[limited_name(prefix, host.device)] = [*begin, *rules]
+        chains.update({name: list(rules) for name, rules in policies.chains.items()})
+    return chains
 
 
 def _profile(comment: str, allows: bool) -> list[FelixRule]:

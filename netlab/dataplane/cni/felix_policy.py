@@ -14,7 +14,7 @@ which says independently what the rules must come to. Not modelled: flow logs (N
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha3_224, sha224
 from itertools import groupby
 
@@ -22,6 +22,7 @@ import msgspec
 
 from netlab.dataplane.cni import calico_policies as cp
 from netlab.dataplane.cni.felix import (
+    ANY_INTERFACE,
     DROP,
     MARK_ACCEPT,
     MARK_DROP,
@@ -29,8 +30,10 @@ from netlab.dataplane.cni.felix import (
     MARK_SCRATCH0,
     MARK_SCRATCH1,
     MAX_CHAIN_NAME,
+    NOTRACK,
     RETURN,
     FelixRule,
+    HostInterface,
     Part,
     Policies,
     clear_mark,
@@ -54,7 +57,7 @@ from netlab.kube import calico_selector as cs
 from netlab.kube import policies as p
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Pod
-from netlab.linux.addr import Prefix, host_prefix
+from netlab.linux.addr import Ip, Prefix, host_prefix
 from netlab.linux.matches import Icmp, PortRange
 from netlab.linux.packet import ICMP, ICMPV6, PROTOCOL_NUMBERS
 from netlab.linux.sets import IpSet, SetEntry
@@ -65,6 +68,9 @@ MAX_SET_NAME = 31
 MAX_PORTS = 15  # xt_multiport.h XT_MULTI_PORTS
 _STRIDE = 5  # a group's chain asks after so many policies whether there is a verdict
 _TCP = 6
+_ALL = p.CalicoRule("Allow")
+DEFAULT_ALLOW = p.Profile(name="projectcalico-default-allow", ingress=(_ALL,), egress=(_ALL,))  # it is always there
+_NOBODY_S = p.Profile(name="", ingress=(p.CalicoRule("Deny"),), egress=(p.CalicoRule("Deny"),))
 # these go by name (api/pkg/lib/numorstring/protocol.go); a rule that says the number is taken to say the name
 _PROTOCOL_NAMES = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
 _PORT_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
@@ -298,13 +304,18 @@ class FelixPolicies:
     def _apply(self) -> None:
         for tier in self.tiers:
             for policy in tier.policies:
-                if policy.untracked or policy.pre_dnat:
-                    continue  # for host endpoints alone
-                for n in self._selected(policy.selector) & self._workloads:
-                    found = self._applied.setdefault(self._pods[n].key, [])
-                    if not found or found[-1][0] is not tier:
-                        found.append((tier, []))
-                    found[-1][1].append(policy)
+                chosen = self._selected(policy.selector)
+                if not (policy.untracked or policy.pre_dnat):  # those are for host endpoints alone
+                    self._add(tier, policy, (self._pods[n].key for n in chosen & self._workloads))
+                self._add(tier, policy, (self._every[n].name for n in chosen if isinstance(self._every[n], p.HostEndpoint)))
+
+    def _add(self, tier: cp.Tier, policy: cp.Policy, endpoints: Iterable[str]) -> None:
+        """By the key of a pod (namespace/name) or the name of a host endpoint."""
+        for key in endpoints:
+            found = self._applied.setdefault(key, [])
+            if not found or found[-1][0] is not tier:
+                found.append((tier, []))
+            found[-1][1].append(policy)
 
     def _selected(self, selector: str) -> Ids:
         return self._labels.calico(cs.parse(selector).root)
@@ -319,9 +330,74 @@ class FelixPolicies:
             self._pods_with[key] = self._policies(applied, family)
         return self._pods_with[key]
 
-    def _policies(self, applied: Sequence[tuple[cp.Tier, Sequence[cp.Policy]]], family: int) -> Policies:
+    def hosts(self, node: str, interfaces: Mapping[str, Sequence[Ip]], family: int) -> tuple[HostInterface, ...]:
+        """The devices of a node that are under a host endpoint, and what its policies say (endpoint_mgr.go resolveHostEndpoints).
+
+        Parameters
+        ----------
+        interfaces : mapping of str to sequence of Ip
+            The node's devices that are no pods', and their addresses.
+        """
+        objects = self._cluster.policy_objects.host_endpoints
+        here = [objects[name] for name in sorted(objects) if objects[name].node == node]
+        found: dict[str, p.HostEndpoint] = {}
+        for host in here:
+            if host.interface_name == "*":
+                found.setdefault(ANY_INTERFACE, host)
+        for device, addresses in interfaces.items():
+            for host in here:
+                expected = not host.interface_name and any(address in addresses for address in host.expected_ips)
+                if host.interface_name == device or expected:
+                    found.setdefault(device, host)
+        return tuple(self._host(device, host, family) for device, host in sorted(found.items()))
+
+    def _host(self, device: str, host: p.HostEndpoint, family: int) -> HostInterface:
+        """event_sequencer.go tierInfoToProtoTierInfo: which policies are for which of its chains."""
+        applied = self._applied.get(host.name, ())
+
+        def chosen(wanted: Callable[[cp.Policy], bool]) -> list[tuple[cp.Tier, list[cp.Policy]]]:
+            split = [(tier, [policy for policy in policies if wanted(policy)]) for tier, policies in applied]
+            return [(tier, policies) for tier, policies in split if policies]
+
+        normal = chosen(lambda q: not (q.untracked or q.pre_dnat))
+        forward = chosen(lambda q: q.on_forward and not (q.untracked or q.pre_dnat))
+        before, untracked = chosen(lambda q: q.pre_dnat), chosen(lambda q: q.untracked)
+        return HostInterface(
+            device,
+            host.profiles,
+            self._policies(normal, family),
+            self._policies(forward, family) if forward else None,
+            self._policies(before, family, ends=False) if before else None,
+            self._policies(untracked, family, ends=False, untracked=True) if untracked else None,
+        )
+
+    def profiles(self, hosts: Sequence[HostInterface], family: int) -> tuple[dict[str, tuple[FelixRule, ...]], dict[str, IpSet]]:
+        """The chains of the profiles that host endpoints name, and their ipsets. One that nobody has made denies everything
+        (calc/active_rules_calculator.go DummyDropRules)."""
         chains: dict[str, tuple[FelixRule, ...]] = {}
-        made = {d: tuple(self._tiers(applied, d, family, chains)) for d in (cp.INGRESS, cp.EGRESS)}
+        used: set[str] = set()
+
+        def sets(each: cp.Rule, side: str) -> Sets:
+            return self._sets_of(each, side, family, used)
+
+        for name in dict.fromkeys(name for host in hosts for name in host.profiles):
+            profile = self._cluster.policy_objects.profiles.get(name, DEFAULT_ALLOW if name == DEFAULT_ALLOW.name else _NOBODY_S)
+            for prefix, direction, rules in (("cali-pri-", "ingress", profile.ingress), ("cali-pro-", "egress", profile.egress)):
+                made = [cp.of_calico_rule(each, "") for each in rules]
+                found = policy_rules(made, family, sets, f"Profile {name} {direction}", profile.ref)
+                chains[limited_name(prefix, name)] = found
+        made_sets = [self._set(unique, family) for unique in sorted(used)]
+        return chains, {each.name: each for each in made_sets}
+
+    def _policies(
+        self,
+        applied: Sequence[tuple[cp.Tier, Sequence[cp.Policy]]],
+        family: int,
+        ends: bool = True,
+        untracked: bool = False,
+    ) -> Policies:
+        chains: dict[str, tuple[FelixRule, ...]] = {}
+        made = {d: tuple(self._tiers(applied, d, family, chains, ends, untracked)) for d in (cp.INGRESS, cp.EGRESS)}
         sets = {name: self._set(name, family) for chain in chains for name in sorted(self._used.get(chain, ()))}
         return Policies(made[cp.INGRESS], made[cp.EGRESS], chains, {each.name: each for each in sets.values()})
 
@@ -331,8 +407,11 @@ class FelixPolicies:
         direction: str,
         family: int,
         chains: dict[str, tuple[FelixRule, ...]],
+        ends: bool,
+        untracked: bool,
     ) -> Iterator[FelixRule]:
-        """A pod's rules for one direction, tier by tier (endpoints.go endpointIptablesChain); `chains` gets what they jump to."""
+        """An endpoint's rules for one direction, tier by tier (endpoints.go endpointIptablesChain); `chains` gets what they jump
+        to. Without `ends` nothing is dropped at a tier's end: other tables come after this one."""
         for tier, policies in applied:
             governing = [policy for policy in policies if direction in policy.directions]
             if not governing:
@@ -341,8 +420,10 @@ class FelixPolicies:
             for chain, group in self._groups(tier, governing, direction, family, chains):
                 ref = group[0].ref
                 yield rule(mark_clear(MARK_PASS), action=jump(chain), ref=ref)
+                if untracked:
+                    yield rule(mark_is(MARK_ACCEPT), action=NOTRACK, ref=ref)
                 yield rule(mark_is(MARK_ACCEPT), action=RETURN, comments=["Return if policy accepted"], ref=ref)
-            if tier.drops:
+            if tier.drops and ends:
                 comment = f"End of tier {tier.name}. Drop if no policies passed packet"
                 yield rule(mark_clear(MARK_PASS), action=DROP, comments=[comment], ref=governing[0].ref)
 

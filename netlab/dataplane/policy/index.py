@@ -35,6 +35,7 @@ _ADMIN, _DEFAULT, _BASELINE = 1000.0, 1_000_000.0, 10_000_000.0
 _NAME_LABEL = "projectcalico.org/name"
 _ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
 _ORCHESTRATOR = "projectcalico.org/orchestrator"
+_DEFAULT_ALLOW = "projectcalico-default-allow"
 _NAMESPACE_PREFIX, _ACCOUNT_PREFIX = "pcns.", "pcsa."
 
 
@@ -53,7 +54,7 @@ _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, 
 class Peer(msgspec.Struct, frozen=True):
     """What a rule asks of one end; all that is given must hold.
 
-    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets and host endpoints. `block`:
+    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets. `block`:
     the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
     """
 
@@ -210,15 +211,18 @@ class PolicyIndex:
         return self._applied[direction].get(pod, ())
 
     def host_endpoints(self, end: End) -> list[str]:
-        """Calico host endpoints that stand for a node's address."""
-        found = []
-        for name, host in self.cluster.policy_objects.host_endpoints.items():
-            here = host.interface_name in ("*", self.cluster.fabric.device) or (
-                not host.interface_name and end.ip in host.expected_ips
-            )
-            if host.node == end.node and here:
-                found.append(name)
-        return found
+        """The Calico host endpoint that stands for a node's device on the fabric: of those of the device the first by name, else
+        that of all devices (felix/dataplane/linux endpoint_mgr.go resolveHostEndpoints)."""
+        objects = self.cluster.policy_objects.host_endpoints
+        mine = [objects[name] for name in sorted(objects) if objects[name].node == end.node]
+        addresses = self.cluster.nodes[end.node].internal_ips if end.node in self.cluster.nodes else (end.ip,)
+        own = [
+            host.name
+            for host in mine
+            if host.interface_name == self.cluster.fabric.device
+            or (not host.interface_name and any(address in addresses for address in host.expected_ips))
+        ]
+        return (own or [host.name for host in mine if host.interface_name == "*"])[:1]
 
     def applied_to_host(self, direction: str, host_endpoint: str) -> tuple[Policy, ...]:
         """The policies that select a host endpoint in a direction."""
@@ -229,11 +233,12 @@ class PolicyIndex:
         objects = self.cluster.policy_objects
         found = []
         for name in objects.host_endpoints[host_endpoint].profiles:
-            profile = objects.profiles.get(name)
-            if profile is not None:
-                rules = {INGRESS: profile.ingress, EGRESS: profile.egress}
-                made = {d: tuple(self._calico_rule(r, n, "", d) for n, r in enumerate(rules[d], 1)) for d in DIRECTIONS}
-                found.append(Policy("Profile", name, self.tiers[0], 0.0, made, ref=profile.ref))
+            # a profile that nobody has made denies everything, one is always there (felix/calc/active_rules_calculator.go)
+            every = (p.CalicoRule("Allow" if name == _DEFAULT_ALLOW else "Deny"),)
+            profile = objects.profiles.get(name, p.Profile(name=name, ingress=every, egress=every))
+            rules = {INGRESS: profile.ingress, EGRESS: profile.egress}
+            made = {d: tuple(self._calico_rule(r, n, "", d) for n, r in enumerate(rules[d], 1)) for d in DIRECTIONS}
+            found.append(Policy("Profile", name, self.tiers[0], 0.0, made, ref=profile.ref))
         return found
 
     # -- tiers and policies --------------------------------------------------------------------------------------------
@@ -408,7 +413,7 @@ class PolicyIndex:
         hosts = frozenset(every[n].name for n in chosen if isinstance(every[n], p.HostEndpoint))
         if hosts and policy.apply_on_forward:
             self.notes.append(
-                f"{policy.kind} {policy.key} also applies to what host endpoint {min(hosts)} forwards: that is not modelled"
+                f"{policy.kind} {policy.key} also applies to what host endpoint {min(hosts)} forwards: only the rules tell"
             )
         special = [w for w, on in (("preDNAT", policy.pre_dnat), ("doNotTrack", policy.do_not_track)) if on]
         rules = {INGRESS: policy.ingress, EGRESS: policy.egress}

@@ -499,11 +499,12 @@ def _at_host(index: PolicyIndex, flow: Flow, which: str, end: End, ask: Ask) -> 
     names = index.host_endpoints(end) if end.node and index.dialect.polices_hosts else []
     other = flow.destination if which == EGRESS else flow.source
     if names and other.pod >= 0 and not other.node and index.pods[other.pod].node_name == end.node:
-        # host to its own pods: not policed; a pod to its own host: only where the host endpoint is all interfaces
-        hosts = index.cluster.policy_objects.host_endpoints
-        names = [] if which == EGRESS else [name for name in names if hosts[name].interface_name == "*"]
-    if not names or (other.node and other.node == end.node):
-        return Half(which, end, Says.ALLOWED, Because.NO_POD)
+        # host to its own pods: cali-OUTPUT returns; a pod to its own host: accepted behind the pod's own egress policies
+        # (DefaultEndpointToHostAction Accept)
+        names = []
+    hosts = index.cluster.policy_objects.host_endpoints
+    if not names or (other.node and other.node == end.node and hosts[names[0]].interface_name != "*"):
+        return Half(which, end, Says.ALLOWED, Because.NO_POD)  # within a host it goes by lo, which is one of all devices
     name = names[0]
     selected = index.applied_to_host(which, name)
     if unmodelled := next((q for q in selected if q.unmodelled), None):
