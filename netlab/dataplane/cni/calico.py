@@ -61,14 +61,7 @@ def plugin(cluster: Cluster) -> Plugin:
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return _borrowed(calico, node, pods)
 
-    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, (*learned.remarks, *beside(cluster)))
-
-
-def beside(cluster: Cluster) -> tuple[str, ...]:
-    """What Felix adds because of kube-proxy's mode, and is not rendered here."""
-    if cluster.proxy.mode != "ipvs":
-        return ()
-    return ("Felix's chains for kube-proxy in ipvs mode (cali-forward-check, cali-set-endpoint-mark and others)",)
+    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, learned.remarks)
 
 
 def families(calico: Calico) -> list[int]:
@@ -153,7 +146,8 @@ def on_node(
     neighbours, fdb = _vteps(cluster, node)
     sets = {each.name: each for family in families(calico) for each in _sets(cluster, node, family)}
     sets |= policy_sets(policies, pods, families(calico))
-    sets |= host_sets(policies, node.name, interfaces(cluster, node), families(calico))
+    of = interfaces(cluster, node)
+    sets |= host_sets(cluster, policies, node.name, of, families(calico))
     return Wiring((*tunnels, *inner.devices), (*between, *inner.routes), neighbours, fdb, sets, inner.sysctls)
 
 
@@ -308,6 +302,7 @@ def felix_of(cluster: Cluster, policies: FelixPolicies, node: Node, pods: Sequen
         family,
         tuple(endpoint_of(policies, pod, family) for pod in pods),
         hosts=hosts,
+        ipvs=cluster.proxy.mode == "ipvs",
         profiles=policies.profiles(hosts, family)[0],
         ipip=any(pool.ipip != "Never" for pool in pools),
         vxlan=any(pool.vxlan != "Never" for pool in pools),
@@ -330,11 +325,15 @@ def interfaces(cluster: Cluster, node: Node) -> dict[str, tuple[Ip, ...]]:
 
 
 def host_sets(
-    policies: FelixPolicies, node: str, of: Mapping[str, Sequence[Ip]], of_families: Sequence[int]
+    cluster: Cluster, policies: FelixPolicies, node: str, of: Mapping[str, Sequence[Ip]], of_families: Sequence[int]
 ) -> dict[str, IpSet]:
-    """The ipsets that the policies and profiles of a node's host endpoints need."""
+    """The ipsets that the policies and profiles of a node's host endpoints need; the node's own addresses where IPVS forwards."""
     found: dict[str, IpSet] = {}
     for family in of_families:
+        if cluster.proxy.mode == "ipvs":
+            own = sorted({a for addresses in of.values() for a in addresses if a.family == family})
+            name = f"cali{family}0this-host"
+            found[name] = IpSet(name, "hash:ip", family, tuple(SetEntry((str(a),)) for a in own), SET_OPTIONS)
         hosts = policies.hosts(node, of, family)
         found |= policies.profiles(hosts, family)[1]
         for host in hosts:

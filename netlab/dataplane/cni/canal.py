@@ -46,7 +46,7 @@ def plugin(cluster: Cluster) -> Plugin:
             sets={
                 **_SETS,
                 **calico.policy_sets(policies, pods, (4,)),
-                **calico.host_sets(policies, node.name, interfaces(node), (4,)),
+                **calico.host_sets(cluster, policies, node.name, interfaces(node), (4,)),
             },
             sysctls=inner.sysctls,
         )
@@ -60,9 +60,11 @@ def plugin(cluster: Cluster) -> Plugin:
             return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
         endpoints = tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)
         hosts = policies.hosts(node.name, interfaces(node), 4)
-        return add_rules(with_flannel, Felix(4, endpoints, hosts=hosts, profiles=policies.profiles(hosts, 4)[0]))
+        profiles = policies.profiles(hosts, 4)[0]
+        felix = Felix(4, endpoints, hosts=hosts, ipvs=cluster.proxy.mode == "ipvs", profiles=profiles)
+        return add_rules(with_flannel, felix)
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]
 
-    return Plugin(on_node, in_pod, rules, assumptions=assumed, not_modelled=calico.beside(cluster))
+    return Plugin(on_node, in_pod, rules, assumptions=assumed)

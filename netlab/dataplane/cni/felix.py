@@ -7,7 +7,7 @@ Law: chains, their order, comments and marks are those of Felix v3.30 with its d
 DefaultEndpointToHostAction Accept as Calico's manifests set it); a rule's comment `cali:...` is the hash that Felix computes over
 the chain so far, so that dumps can be compared word for word. What policies add to a workload's chains is a value (`Policies`);
 without any, a pod's profile (its namespace) allows everything. Sources: felix/rules, felix/generictables.
-Not modelled: floating IPs, WireGuard, the BPF and nftables data planes, the chains for kube-proxy in ipvs mode.
+Not modelled: floating IPs, WireGuard, the BPF and nftables data planes.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from netlab.refs import Ref
 
 # The bits of the packet mark that Felix takes for itself from 0xffff0000, in this order (felix/rules/rule_defs.go)
 MARK_ACCEPT, MARK_PASS, MARK_DROP, MARK_SCRATCH0, MARK_SCRATCH1 = 0x10000, 0x20000, 0x40000, 0x80000, 0x100000
+# the rest says by which endpoint a packet came in that IPVS forwards; the lowest bit: by none of Calico's
+MARK_ENDPOINT, MARK_NO_ENDPOINT = 0xFFE00000, 0x200000
 ALL_MARKS = MARK_ACCEPT | MARK_PASS | MARK_SCRATCH0 | MARK_SCRATCH1
 
 MAX_CHAIN_NAME = 28  # iptables' limit (xt_extension maxnamelen - 1)
@@ -102,6 +104,11 @@ def mark_clear(mask: int) -> Part:
 def mark_not_clear(mask: int) -> Part:
     """Some of the bits are set."""
     return Part(f"-m mark ! --mark 0/{mask:#x}", Mark(0, mask, True))
+
+
+def mark_is_not(value: int, mask: int) -> Part:
+    """The bits of the mask are others than these."""
+    return Part(f"-m mark ! --mark {value:#x}/{mask:#x}", Mark(value, mask, True))
 
 
 def in_interface(name: str) -> Part:
@@ -274,7 +281,7 @@ class Felix(msgspec.Struct, frozen=True):
 
     `ipip` and `vxlan` say that some pool is encapsulated so (then the tunnel's packets are let in and out); `nat_outgoing` that
     some pool wants it; `tunnels` are the devices that have an address of their own. `profiles` are chains of profiles that host
-    endpoints name, as rules by the chain's name.
+    endpoints name, as rules by the chain's name. `ipvs`: kube-proxy runs in ipvs mode.
     """
 
     family: int
@@ -284,6 +291,7 @@ class Felix(msgspec.Struct, frozen=True):
     nat_outgoing: bool = False
     tunnels: tuple[str, ...] = ()
     hosts: tuple[HostInterface, ...] = ()
+    ipvs: bool = False
     profiles: Mapping[str, tuple[FelixRule, ...]] = {}
 
     def set_name(self, name: str) -> str:
@@ -393,6 +401,7 @@ def _mangle(felix: Felix) -> _Chains:
         ],
         "cali-POSTROUTING": [
             rule(mark_is(MARK_ACCEPT), action=RETURN),
+            *([rule(_BY_IPVS, action=RETURN)] if felix.ipvs else []),
             rule(action=clear_mark(ALL_MARKS)),
             rule(ctstate("DNAT"), action=jump("cali-to-host-endpoint")),
             rule(mark_is(MARK_ACCEPT), action=RETURN, comments=_HOST_ENDPOINT),
@@ -443,6 +452,7 @@ def _filter(felix: Felix) -> _Chains:
         ],
         "cali-cidr-block": [],
         **_filter_hosts(felix),
+        **(_ipvs(felix) if felix.ipvs else {}),
     }
     devices = sorted({endpoint.device for endpoint in felix.endpoints})
     unknown = [rule(action=DROP, comments=["Unknown interface"])]
@@ -479,6 +489,12 @@ def _input(felix: Felix) -> list[FelixRule]:
             rule(*udp, hosts, _DST_LOCAL, action=ACCEPT, comments=[f"Allow {words} allowed hosts"]),
             rule(*udp, _DST_LOCAL, action=DROP, comments=[f"Drop {words} non-allowed hosts"]),
         ]
+    if felix.ipvs:
+        rules += [
+            rule(action=clear_mark(MARK_ENDPOINT)),
+            rule(action=jump("cali-forward-check")),
+            rule(_BY_IPVS, action=RETURN),
+        ]
     return [
         *rules,
         rule(in_interface(_WORKLOADS), action=goto("cali-wl-to-host")),
@@ -491,7 +507,9 @@ def _input(felix: Felix) -> list[FelixRule]:
 
 def _output(felix: Felix) -> list[FelixRule]:
     """What the host itself sends to a pod is not policed: `-o cali+` returns."""
-    rules = [rule(mark_is(MARK_ACCEPT), action=ACCEPT), rule(out_interface(_WORKLOADS), action=RETURN)]
+    rules = [rule(mark_is(MARK_ACCEPT), action=ACCEPT)]
+    rules += [rule(_BY_IPVS, action=goto("cali-forward-endpoint-mark"))] if felix.ipvs else []
+    rules.append(rule(out_interface(_WORKLOADS), action=RETURN))
     if felix.ipip and felix.family == 4:
         hosts = in_set("cali40all-hosts-net", "dst")
         comments = ["Allow IPIP packets to other Calico hosts"]
@@ -569,6 +587,91 @@ def _profiles(names: Sequence[str], prefix: str) -> list[FelixRule]:
             rule(mark_is(MARK_ACCEPT), action=RETURN, comments=["Return if profile accepted"]),
         ]
     return [*rules, rule(action=DROP, comments=["Drop if no profiles matched"])]
+
+
+# -- kube-proxy in ipvs mode (static.go, dispatch.go EndpointMarkDispatchChains, epmark.go) -------------------------------
+#
+# A packet that IPVS forwards passes INPUT and OUTPUT instead of FORWARD. INPUT still knows the device that it came in by, OUTPUT
+# the one that it goes out by: a mark carries the one to the other.
+
+_BY_IPVS = mark_not_clear(MARK_ENDPOINT)
+NODE_PORTS = PortRange(30000, 32767)  # config_params.go KubeNodePortRanges
+
+
+def endpoint_marks(devices: Iterable[str]) -> dict[str, int]:
+    """The mark of each device: a hash of its name, the next free one where that is taken (here in the order given).
+
+    >>> {device: hex(mark) for device, mark in endpoint_marks(["cali0d7763386da"]).items()}
+    {'cali0d7763386da': '0x35a00000'}
+    """
+    shift = (MARK_ENDPOINT & -MARK_ENDPOINT).bit_length() - 1
+    size = (MARK_ENDPOINT >> shift) + 1
+    taken = {0, MARK_NO_ENDPOINT >> shift}
+    marks: dict[str, int] = {}
+    for device in devices:
+        hashed_name = 0x811C9DC5  # FNV-1
+        for byte in device.encode():
+            hashed_name = (hashed_name * 0x01000193 & 0xFFFFFFFF) ^ byte
+        free = next((n % size for n in range(hashed_name, hashed_name + size) if n % size not in taken), None)
+        if free is not None:
+            taken.add(free)
+            marks[device] = free << shift
+    return marks
+
+
+def _ipvs(felix: Felix) -> _Chains:
+    """What tells forwarded packets from the host's own, and what is done with them."""
+    here = felix.set_name("this-host")
+    to_set = "cali-set-endpoint-mark"
+    workloads = sorted({endpoint.device for endpoint in felix.endpoints})
+    hosts = sorted(host.device for host in felix.hosts if host.device != ANY_INTERFACE)
+    marks = endpoint_marks([*workloads, *hosts])
+    chains: _Chains = {
+        "cali-forward-check": [
+            rule(ctstate("RELATED,ESTABLISHED"), action=RETURN),
+            *(
+                rule(
+                    protocol(number, name),
+                    ports("dst", [NODE_PORTS]),
+                    in_set(here, "dst"),
+                    action=goto(to_set),
+                    comments=["To kubernetes NodePort service"],
+                )
+                for number, name in _NAMED.items()
+            ),
+            rule(in_set(here, "dst", True), action=jump(to_set), comments=["To kubernetes service"]),
+        ],
+        "cali-forward-endpoint-mark": [
+            rule(mark_is_not(MARK_NO_ENDPOINT, MARK_ENDPOINT), action=jump("cali-from-endpoint-mark")),
+            rule(out_interface(_WORKLOADS), action=jump("cali-to-wl-dispatch")),
+            rule(action=jump("cali-to-hep-forward")),
+            rule(action=clear_mark(MARK_ENDPOINT)),
+            rule(mark_is(MARK_ACCEPT), action=ACCEPT, comments=["Policy explicitly accepted packet."]),
+        ],
+    }
+    root: list[FelixRule] = []
+    for devices in (workloads, hosts):
+        found = _dispatch(to_set, "cali-sm-", devices, in_interface)
+        root += found.pop(to_set)
+        chains.update(found)
+    chains[to_set] = [
+        *root,
+        rule(in_interface(_WORKLOADS), action=DROP, comments=["Unknown endpoint"]),
+        rule(action=set_masked_mark(MARK_NO_ENDPOINT, MARK_ENDPOINT), comments=["Non-Cali endpoint mark"]),
+    ]
+    chains["cali-from-endpoint-mark"] = [
+        *(
+            rule(mark_is(marks[device], MARK_ENDPOINT), action=goto(limited_name(prefix, device)))
+            for prefix, devices in (("cali-fw-", workloads), ("cali-fhfw-", hosts))
+            for device in devices
+            if device in marks
+        ),
+        rule(action=DROP, comments=["Unknown interface"]),
+    ]
+    for device in (*workloads, *hosts):
+        made = [rule(action=set_masked_mark(marks[device], MARK_ENDPOINT))] if device in marks else []
+        chains[limited_name("cali-sm-", device)] = made
+    return chains
 
 
 # -- host endpoints (endpoints.go HostEndpointTo...Chains, dispatch.go hostDispatchChains, static.go failsafe...Chain) ----
