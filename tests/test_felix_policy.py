@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from netlab.dataplane.cni import calico_policies as cp
+from netlab.dataplane.cni.calico import device_of
 from netlab.dataplane.cni.felix import (
     RETURN,
     FelixRule,
+    endpoint_marks,
     hashed,
     in_set,
     mark_is,
@@ -29,7 +31,7 @@ from netlab.dataplane.cni.felix_policy import FelixPolicies, group_chain, policy
 from netlab.dataplane.policy.semantics import Flow, decide
 from netlab.kube.cluster import Cluster
 from netlab.kube.load import load
-from netlab.kube.objects import LabelSelector
+from netlab.kube.objects import LabelSelector, Pod
 from netlab.kube.topology import Overrides
 from netlab.linux.matches import PortRange
 from netlab.trace.query import Request, Tracer
@@ -622,6 +624,74 @@ def test_at_a_host_endpoint(policies: list[str], asked: str, says: str, tmp_path
     at = "n1" if source[0].isdigit() else None
     tracer = Tracer(shop(tmp_path, HEP % ("h", "interfaceName: eth0"), *policies))
     assert verdict(tracer, Request(source, destination, "tcp", at=at)) == says
+
+
+# -- kube-proxy in ipvs mode ---------------------------------------------------------------------------------------------
+
+
+def ipvs(tmp_path: Path, *documents: str) -> Cluster:
+    shop(tmp_path, *documents)
+    return load([str(tmp_path / "shop.yaml")], overrides=Overrides(proxy_mode="ipvs"))
+
+
+def test_what_ipvs_forwards_carries_the_mark_of_its_endpoint(tmp_path: Path) -> None:
+    """INPUT marks it, OUTPUT asks by the mark for the policies of where it came from, then of where it goes."""
+    found = tables(ipvs(tmp_path, HEP % ("h", "interfaceName: eth0")))
+    web = device_of(Pod(name="web-0", namespace="default"))
+    mark = f"{endpoint_marks([web])[web]:#x}/0xffe00000"
+    assert found["filter", "cali-INPUT"][2:5] == [
+        "-j MARK --set-xmark 0x0/0xffe00000", "-j cali-forward-check", "-m mark ! --mark 0x0/0xffe00000 -j RETURN"
+    ]  # fmt: skip
+    assert found["filter", "cali-forward-check"] == [
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+        *(
+            f"-p {proto} [To kubernetes NodePort service] -m multiport --dports 30000:32767 "
+            "-m set --match-set cali40this-host dst -g cali-set-endpoint-mark"
+            for proto in ("tcp", "udp")
+        ),
+        "[To kubernetes service] -m set ! --match-set cali40this-host dst -j cali-set-endpoint-mark",
+    ]
+    assert found["filter", "cali-set-endpoint-mark"][-3:] == [
+        "-i eth0 -g cali-sm-eth0",
+        "-i cali+ [Unknown endpoint] -j DROP",
+        "[Non-Cali endpoint mark] -j MARK --set-xmark 0x200000/0xffe00000",
+    ]
+    assert found["filter", f"cali-sm-{web}"] == [f"-j MARK --set-xmark {mark}"]
+    assert found["filter", "cali-OUTPUT"][1] == "-m mark ! --mark 0x0/0xffe00000 -g cali-forward-endpoint-mark"
+    assert f"-m mark --mark {mark} -g cali-fw-{web}" in found["filter", "cali-from-endpoint-mark"]
+    assert found["filter", "cali-from-endpoint-mark"][-2].endswith("-g cali-fhfw-eth0")
+    assert found["filter", "cali-forward-endpoint-mark"] == [
+        "-m mark ! --mark 0x200000/0xffe00000 -j cali-from-endpoint-mark",
+        "-o cali+ -j cali-to-wl-dispatch",
+        "-j cali-to-hep-forward",
+        "-j MARK --set-xmark 0x0/0xffe00000",
+        "[Policy explicitly accepted packet.] -m mark --mark 0x10000/0x10000 -j ACCEPT",
+    ]
+    assert found["mangle", "cali-POSTROUTING"][1] == "-m mark ! --mark 0x0/0xffe00000 -j RETURN"
+
+
+def test_endpoints_of_one_hash_have_two_marks() -> None:
+    """2,046 endpoints have a mark, the next has none (felix/rules/epmark.go)."""
+    marks = endpoint_marks(f"cali{n:011x}" for n in range(2100))
+    assert len(marks) == len(set(marks.values())) == 2046
+    assert not {0, 0x200000} & set(marks.values())
+
+
+@pytest.mark.parametrize(
+    ("policy", "source", "says"),
+    [
+        ("{podSelector: {matchLabels: {app: api}}}", "default/web-0", "denied"),
+        ("{podSelector: {matchLabels: {app: api}}}", "n2", "denied"),
+        ("{podSelector: {matchLabels: {app: api}}, ingress: [{ports: [{port: http}]}]}", "default/web-0", "allowed"),
+        ("{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}", "default/web-0", "denied"),
+        ("{podSelector: {matchLabels: {app: web}}, egress: [{ports: [{port: 80}]}]}", "default/web-0", "denied"),
+        ("{podSelector: {matchLabels: {app: web}}, egress: [{ports: [{port: 8080}]}]}", "default/web-0", "allowed"),
+        ("{podSelector: {}}", "n1", "allowed"),  # the node's own pods are open to it
+    ],
+)
+def test_policies_hold_for_what_ipvs_forwards(policy: str, source: str, says: str, tmp_path: Path) -> None:
+    """Ports are those of the endpoint, as ever."""
+    assert verdict(Tracer(ipvs(tmp_path, knp(policy), API)), Request(source, "svc/api:80", "tcp")) == says
 
 
 # -- rules and semantics -------------------------------------------------------------------------------------------------
