@@ -45,6 +45,9 @@ TRACES = {  # file -> (topology, question)
     "ipv6-gateway": ("calico-vxlan", Request("web-0", "api-0", family=6)),
     "host-gw": ("flannel-host-gw", Request("web-0", "api-1")),
     "canal": ("canal", Request("web-0", "api-1")),
+    "policy-of-the-destination": ("calico-bgp", Request("api-0", "api-1")),
+    "policy-that-denies": ("calico-bgp", Request("web-0", "198.51.100.9:443")),
+    "policy-of-the-source": ("canal", Request("web-0", "internet:443")),
 }
 
 

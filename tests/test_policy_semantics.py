@@ -525,7 +525,7 @@ def naive_tiers(cluster, index, question: Flow) -> bool:
                 if p.tier == tier.name and which in p.types and p.namespace in ("", pod.namespace)
                 if p.selector is None or p.selector.matches(calico_labels(cluster, pod))
             ]
-            mine.sort(key=lambda p: (float("inf") if p.order is None else p.order, p.key))
+            mine.sort(key=lambda p: (float("inf") if p.order is None else p.order, f"{p.namespace}/default.{p.name}".lstrip("/")))
             action = None
             for rule in (r for p in mine for r in (p.ingress if which == "Ingress" else p.egress)):
                 ports, not_ports = rule.destination.ports, rule.destination.not_ports

@@ -1,4 +1,4 @@
-"""An engine whose rules netlab does not make yet: what its policies would stop is unknown, what they allow is not."""
+"""Who enforces policies: Calico and Canal by rules made of them, Flannel not at all; what no rule can tell is unknown."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from netlab.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: default}\nspec: "
+CALICO = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata: {name: p}\nspec: "
 
 
 @pytest.mark.parametrize(
-    ("topology", "spec", "code", "says"),
+    ("topology", "policy", "code", "says"),
     [
-        ("calico-bgp", "{podSelector: {}}", 3, "deny it, and the rules that calico makes of them are not modelled"),
-        ("calico-bgp", "{podSelector: {}, ingress: [{}]}", 0, "yes"),
-        ("canal", "{podSelector: {}}", 3, "deny it, and the rules that canal makes of them are not modelled"),
-        ("flannel-vxlan", "{podSelector: {}}", 0, "not enforced"),
+        ("calico-vxlan", HEAD + "{podSelector: {}}", 1, "End of tier default. Drop if no policies passed packet"),
+        ("calico-vxlan", HEAD + "{podSelector: {}, ingress: [{}]}", 0, "yes"),
+        ("calico-vxlan", CALICO + "{ingress: [{action: Allow, http: {methods: [GET]}}]}", 3, "leave it open"),
+        ("canal", HEAD + "{podSelector: {matchLabels: {app: web}}}", 1, "End of tier default. Drop if no policies passed packet"),
+        ("flannel-vxlan", HEAD + "{podSelector: {}}", 0, "not enforced"),
     ],
 )
-def test_what_cannot_be_said(
-    topology: str, spec: str, code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_comes_of_a_policy(
+    topology: str, policy: str, code: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    policy = tmp_path / "policy.yaml"
-    policy.write_text(HEAD + spec + "\n")
-    assert main(["can", "web-0", "svc/api", "-q", "-f", str(ROOT / "topologies" / f"{topology}.yaml"), "-f", str(policy)]) == code
+    file = tmp_path / "policy.yaml"
+    file.write_text(policy + "\n")
+    assert main(["can", "api-0", "svc/web", "-q", "-f", str(ROOT / "topologies" / f"{topology}.yaml"), "-f", str(file)]) == code
     assert says in capsys.readouterr().out

@@ -84,7 +84,7 @@ def _wider(wide: Peer, narrow: Peer) -> bool:
     if wide == narrow:
         return True
     for p in (wide, narrow):
-        if p.not_nets or p.not_pods or p.not_sets or p.not_hosts or p.service is not None or p.by_node or p.by_name:
+        if p.not_nets or p.not_pods or p.not_sets or p.service is not None or p.by_node or p.by_name:
             return False
     if wide.nets:
         if wide.pods is not None or narrow.pods is not None or not narrow.nets:

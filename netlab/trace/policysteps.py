@@ -46,6 +46,8 @@ ENGINES: dict[str, str] = {
     "kindnet": "kube-network-policies",
     "aws-vpc-cni": "kubernetes",
 }
+# Those whose rules are compiled with the policies in them (dataplane/cni/felix_policy.py).
+RENDERED = ("calico", "canal")
 
 
 def dialect_of(cni: str) -> Dialect:
@@ -90,6 +92,8 @@ def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
     Rules that were observed on a node are the engine's own, and are believed.
     """
     if cni not in ENGINES or decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
+        return branch
+    if cni in RENDERED and not decision.open:
         return branch
     if any(isinstance(step, HookStep) and step.origin == "observed" for hop in branch.hops for step in hop.steps):
         return branch

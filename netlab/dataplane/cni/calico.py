@@ -6,7 +6,7 @@
 Law: there is no bridge and no subnet: every pod is a /32 behind a veth, every node has blocks of the pools, and routes decide
 all. Names, MACs and addresses of devices are Calico's own; blocks and tunnel addresses come from kube/ipam.py, what BIRD installs
 from bgp.py, rules from felix.py. Sources: projectcalico/calico cni-plugin/pkg/dataplane/linux, felix/dataplane/linux, confd.
-Not modelled: WireGuard, the BPF data plane, floating IPs, host endpoints, live migration, pods' own interfaces by annotation.
+Not modelled: WireGuard, the BPF data plane, floating IPs, live migration, pods' own interfaces by annotation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from hashlib import sha1
 
 from netlab.dataplane.cni import bgp
 from netlab.dataplane.cni.bgp import TUNL0, answered, node_ip, same_subnet
-from netlab.dataplane.cni.felix import VXLAN_PORT, Endpoint, Felix, Policies, add_rules
+from netlab.dataplane.cni.felix import VXLAN_PORT, Endpoint, Felix, add_rules
+from netlab.dataplane.cni.felix_policy import SET_OPTIONS, FelixPolicies
 from netlab.dataplane.cni.wiring import Plugin, Wiring, mac_of_ip
 from netlab.kube.cluster import Calico, Cluster, IpPool
 from netlab.kube.ipam import block_of
@@ -35,7 +36,6 @@ VNI = 4096
 IPIP_OVERHEAD = 20
 VXLAN_OVERHEAD = {4: 50, 6: 70}
 FELIX_PROTOCOL = "80"  # what Felix marks its blackholes and unencapsulated routes with (defaultVXLANProto)
-_SET_OPTIONS = "hashsize 1024 maxelem 1048576"
 _ANY = {4: Prefix(4, 0, 0), 6: Prefix(6, 0, 0)}
 
 
@@ -44,10 +44,11 @@ def plugin(cluster: Cluster) -> Plugin:
     calico = cluster.calico
     learned = bgp.routes(cluster)
     told = answered(cluster)
+    policies = FelixPolicies(cluster)
 
     def on_a_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
         routes = (*learned.nodes.get(node.name, ()), *_felix_routes(cluster, node, told))
-        return on_node(cluster, node, pods, routes, first_index)
+        return on_node(cluster, policies, node, pods, routes, first_index)
 
     def in_a_pod(node: Node, pod: Pod, host_index: int) -> Wiring:
         return in_pod(pod, node, host_index, mtu(cluster))
@@ -55,19 +56,12 @@ def plugin(cluster: Cluster) -> Plugin:
     def rules(ruleset: Ruleset, node: Node, pods: Sequence[Pod], family: int) -> Ruleset:
         if family not in families(calico):
             return ruleset  # Felix leaves ip6tables alone (FELIX_IPV6SUPPORT)
-        return add_rules(ruleset, felix_of(cluster, node, pods, family))
+        return add_rules(ruleset, felix_of(cluster, policies, node, pods, family))
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return _borrowed(calico, node, pods)
 
-    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, (*learned.remarks, *beside(cluster)))
-
-
-def beside(cluster: Cluster) -> tuple[str, ...]:
-    """What Felix adds because of kube-proxy's mode, and is not rendered here."""
-    if cluster.proxy.mode != "ipvs":
-        return ()
-    return ("Felix's chains for kube-proxy in ipvs mode (cali-forward-check, cali-set-endpoint-mark and others)",)
+    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, learned.remarks)
 
 
 def families(calico: Calico) -> list[int]:
@@ -127,7 +121,14 @@ def in_pod(pod: Pod, node: Node, host_index: int, mtu_: int) -> Wiring:
 # -- a node ------------------------------------------------------------------------------------------------------------
 
 
-def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], between: Sequence[Route], first_index: int) -> Wiring:
+def on_node(
+    cluster: Cluster,
+    policies: FelixPolicies,
+    node: Node,
+    pods: Sequence[Pod],
+    between: Sequence[Route],
+    first_index: int,
+) -> Wiring:
     """What calico-node and the plug-in add to a node's namespace.
 
     Parameters
@@ -144,7 +145,9 @@ def on_node(cluster: Cluster, node: Node, pods: Sequence[Pod], between: Sequence
     inner = veths(cluster, pods, first_index + len(tunnels), mtu(cluster))
     neighbours, fdb = _vteps(cluster, node)
     sets = {each.name: each for family in families(calico) for each in _sets(cluster, node, family)}
-    sets |= policy_sets(cluster, pods)
+    sets |= policy_sets(policies, pods, families(calico))
+    of = interfaces(cluster, node)
+    sets |= host_sets(cluster, policies, node.name, of, families(calico))
     return Wiring((*tunnels, *inner.devices), (*between, *inner.routes), neighbours, fdb, sets, inner.sysctls)
 
 
@@ -271,7 +274,7 @@ def _sets(cluster: Cluster, node: Node, family: int) -> Iterator[IpSet]:
     name = f"cali{family}0"
 
     def made(short: str, kind: str, entries: Sequence[object]) -> IpSet:
-        return IpSet(name + short, kind, family, tuple(SetEntry((str(e),)) for e in entries), _SET_OPTIONS)
+        return IpSet(name + short, kind, family, tuple(SetEntry((str(e),)) for e in entries), SET_OPTIONS)
 
     hosts = [a for other in cluster.nodes.values() for a in other.internal_ips if a.family == family]
     yield made("all-ipam-pools", "hash:net", [p.cidr for p in pools])
@@ -285,7 +288,7 @@ def _sets(cluster: Cluster, node: Node, family: int) -> Iterator[IpSet]:
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 
-def felix_of(cluster: Cluster, node: Node, pods: Sequence[Pod], family: int) -> Felix:
+def felix_of(cluster: Cluster, policies: FelixPolicies, node: Node, pods: Sequence[Pod], family: int) -> Felix:
     """What Felix knows on a node for one family. A pod's endpoint is there in both families, whatever addresses it has."""
     pools = [pool for pool in cluster.calico.pools if pool.cidr.family == family]
     kinds = [("ipip", TUNL0)] if family == 4 else []
@@ -294,9 +297,13 @@ def felix_of(cluster: Cluster, node: Node, pods: Sequence[Pod], family: int) -> 
         for kind, device in (*kinds, ("vxlan", VXLAN_DEVICES[family]))
         if _tunnel(cluster.calico, node.name, kind, family) is not None
     ]
+    hosts = policies.hosts(node.name, interfaces(cluster, node), family)
     return Felix(
         family,
-        tuple(endpoint_of(cluster, pod, family) for pod in pods),
+        tuple(endpoint_of(policies, pod, family) for pod in pods),
+        hosts=hosts,
+        ipvs=cluster.proxy.mode == "ipvs",
+        profiles=policies.profiles(hosts, family)[0],
         ipip=any(pool.ipip != "Never" for pool in pools),
         vxlan=any(pool.vxlan != "Never" for pool in pools),
         nat_outgoing=any(pool.nat_outgoing for pool in pools),
@@ -304,21 +311,40 @@ def felix_of(cluster: Cluster, node: Node, pods: Sequence[Pod], family: int) -> 
     )
 
 
-def endpoint_of(cluster: Cluster, pod: Pod, family: int) -> Endpoint:
+def endpoint_of(policies: FelixPolicies, pod: Pod, family: int) -> Endpoint:
     """A pod as Felix's workload endpoint: its device, its profiles (those of its namespace and of its service account), and its
     policies. Of Kubernetes' profiles the namespace's allows everything, the service account's carries labels only."""
     profiles = ((f"kns.{pod.namespace}", True), (f"ksa.{pod.namespace}.{pod.service_account}", False))
-    return Endpoint(device_of(pod), profiles, policies_of(cluster, pod, family))
+    return Endpoint(device_of(pod), profiles, policies.of(pod, family))
 
 
-def policies_of(cluster: Cluster, pod: Pod, family: int) -> Policies:
-    """What the policies that select a pod add to its chains: the place where dataplane/policy renders them. None so far."""
-    return Policies()
+def interfaces(cluster: Cluster, node: Node) -> dict[str, tuple[Ip, ...]]:
+    """A node's devices that host endpoints may be about, and their addresses."""
+    tunnels = {device.name: tuple(a.ip for a in device.addresses) for device in _tunnel_devices(cluster, node, 3)}
+    return {"lo": (ip("127.0.0.1"), ip("::1")), cluster.fabric.device: node.internal_ips, **tunnels}
 
 
-def policy_sets(cluster: Cluster, pods: Sequence[Pod]) -> dict[str, IpSet]:
-    """The ipsets that the policies of a node's pods need, of both families."""
-    return {name: each for pod in pods for family in (4, 6) for name, each in policies_of(cluster, pod, family).sets.items()}
+def host_sets(
+    cluster: Cluster, policies: FelixPolicies, node: str, of: Mapping[str, Sequence[Ip]], of_families: Sequence[int]
+) -> dict[str, IpSet]:
+    """The ipsets that the policies and profiles of a node's host endpoints need; the node's own addresses where IPVS forwards."""
+    found: dict[str, IpSet] = {}
+    for family in of_families:
+        if cluster.proxy.mode == "ipvs":
+            own = sorted({a for addresses in of.values() for a in addresses if a.family == family})
+            name = f"cali{family}0this-host"
+            found[name] = IpSet(name, "hash:ip", family, tuple(SetEntry((str(a),)) for a in own), SET_OPTIONS)
+        hosts = policies.hosts(node, of, family)
+        found |= policies.profiles(hosts, family)[1]
+        for host in hosts:
+            for each in (host.normal, host.forward, host.pre_dnat, host.untracked):
+                found |= each.sets if each is not None else {}
+    return found
+
+
+def policy_sets(policies: FelixPolicies, pods: Sequence[Pod], of_families: Sequence[int]) -> dict[str, IpSet]:
+    """The ipsets that the policies of a node's pods need."""
+    return {name: each for pod in pods for family in of_families for name, each in policies.of(pod, family).sets.items()}
 
 
 def _borrowed(calico: Calico, node: Node, pods: Sequence[Pod]) -> list[str]:

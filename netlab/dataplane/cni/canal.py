@@ -14,20 +14,27 @@ import msgspec
 
 from netlab.dataplane.cni import calico, flannel
 from netlab.dataplane.cni.felix import Felix, add_rules
+from netlab.dataplane.cni.felix_policy import SET_OPTIONS, FelixPolicies
 from netlab.dataplane.cni.wiring import Plugin, Wiring
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Node, Pod
+from netlab.linux.addr import Ip, ip
 from netlab.linux.rules import Ruleset
 from netlab.linux.sets import IpSet
 
-_OPTIONS = "hashsize 1024 maxelem 1048576"
-_SETS = {name: IpSet(name, "hash:net", 4, (), _OPTIONS) for name in ("cali40all-ipam-pools", "cali40masq-ipam-pools")}
+_SETS = {name: IpSet(name, "hash:net", 4, (), SET_OPTIONS) for name in ("cali40all-ipam-pools", "cali40masq-ipam-pools")}
 
 
 def plugin(cluster: Cluster) -> Plugin:
     """Canal in one cluster."""
     leases = flannel.leases(cluster)
     mtu = flannel.pod_mtu(cluster)
+    policies = FelixPolicies(cluster)
+
+    def interfaces(node: Node) -> dict[str, tuple[Ip, ...]]:
+        tunnels = flannel.tunnels(cluster, node, leases, 3).devices
+        found = {device.name: tuple(a.ip for a in device.addresses) for device in tunnels}
+        return {"lo": (ip("127.0.0.1"), ip("::1")), cluster.fabric.device: node.internal_ips, **found}
 
     def on_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
         outer = flannel.tunnels(cluster, node, leases, first_index)
@@ -36,7 +43,11 @@ def plugin(cluster: Cluster) -> Plugin:
             outer,
             devices=(*outer.devices, *inner.devices),
             routes=(*outer.routes, *inner.routes),
-            sets={**_SETS, **calico.policy_sets(cluster, pods)},
+            sets={
+                **_SETS,
+                **calico.policy_sets(policies, pods, (4,)),
+                **calico.host_sets(cluster, policies, node.name, interfaces(node), (4,)),
+            },
             sysctls=inner.sysctls,
         )
 
@@ -47,9 +58,13 @@ def plugin(cluster: Cluster) -> Plugin:
         with_flannel = flannel.add_rules(ruleset, cluster, node, family)
         if family == 6:
             return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
-        return add_rules(with_flannel, Felix(4, tuple(calico.endpoint_of(cluster, pod, 4) for pod in pods)))
+        endpoints = tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)
+        hosts = policies.hosts(node.name, interfaces(node), 4)
+        profiles = policies.profiles(hosts, 4)[0]
+        felix = Felix(4, endpoints, hosts=hosts, ipvs=cluster.proxy.mode == "ipvs", profiles=profiles)
+        return add_rules(with_flannel, felix)
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]
 
-    return Plugin(on_node, in_pod, rules, assumptions=assumed, not_modelled=calico.beside(cluster))
+    return Plugin(on_node, in_pod, rules, assumptions=assumed)

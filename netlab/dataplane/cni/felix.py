@@ -7,7 +7,7 @@ Law: chains, their order, comments and marks are those of Felix v3.30 with its d
 DefaultEndpointToHostAction Accept as Calico's manifests set it); a rule's comment `cali:...` is the hash that Felix computes over
 the chain so far, so that dumps can be compared word for word. What policies add to a workload's chains is a value (`Policies`);
 without any, a pod's profile (its namespace) allows everything. Sources: felix/rules, felix/generictables.
-Not modelled: host endpoints, floating IPs, WireGuard, the BPF and nftables data planes, the chains for kube-proxy in ipvs mode.
+Not modelled: floating IPs, WireGuard, the BPF and nftables data planes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from hashlib import sha224, sha256
 
 import msgspec
 
-from netlab.dataplane.cni.wiring import empty_table, with_chains
+from netlab.dataplane.cni.wiring import destination, empty_table, source, with_chains
+from netlab.linux.addr import Prefix
 from netlab.linux.matches import (
     Addrtype,
     Comment,
     Conntrack,
+    Destination,
     Icmp,
     InInterface,
     Mark,
@@ -34,15 +36,18 @@ from netlab.linux.matches import (
     Protocol,
     Rpfilter,
     SetMatch,
+    Source,
     Udp,
 )
 from netlab.linux.rules import Chain, Rule, Ruleset
 from netlab.linux.sets import IpSet
-from netlab.linux.targets import Accept, Ct, Drop, Jump, Masquerade, NatRange, Return, SetMark, Target
+from netlab.linux.targets import Accept, Ct, Drop, Jump, Log, Masquerade, NatRange, Return, SetMark, Target
 from netlab.refs import Ref
 
 # The bits of the packet mark that Felix takes for itself from 0xffff0000, in this order (felix/rules/rule_defs.go)
-MARK_ACCEPT, MARK_PASS, MARK_SCRATCH0, MARK_SCRATCH1 = 0x10000, 0x20000, 0x80000, 0x100000
+MARK_ACCEPT, MARK_PASS, MARK_DROP, MARK_SCRATCH0, MARK_SCRATCH1 = 0x10000, 0x20000, 0x40000, 0x80000, 0x100000
+# the rest says by which endpoint a packet came in that IPVS forwards; the lowest bit: by none of Calico's
+MARK_ENDPOINT, MARK_NO_ENDPOINT = 0xFFE00000, 0x200000
 ALL_MARKS = MARK_ACCEPT | MARK_PASS | MARK_SCRATCH0 | MARK_SCRATCH1
 
 MAX_CHAIN_NAME = 28  # iptables' limit (xt_extension maxnamelen - 1)
@@ -101,6 +106,11 @@ def mark_not_clear(mask: int) -> Part:
     return Part(f"-m mark ! --mark 0/{mask:#x}", Mark(0, mask, True))
 
 
+def mark_is_not(value: int, mask: int) -> Part:
+    """The bits of the mask are others than these."""
+    return Part(f"-m mark ! --mark {value:#x}/{mask:#x}", Mark(value, mask, True))
+
+
 def in_interface(name: str) -> Part:
     return Part(f"--in-interface {name}", InInterface(name))
 
@@ -109,17 +119,30 @@ def out_interface(name: str) -> Part:
     return Part(f"--out-interface {name}", OutInterface(name))
 
 
-def protocol(number: int, name: str = "") -> Part:
-    return Part(f"-p {name or number}", Protocol(number))
+def protocol(number: int, name: str = "", negate: bool = False) -> Part:
+    return Part(f"{'! ' if negate else ''}-p {name or number}", Protocol(number, negate))
 
 
-def dports(*ports: int) -> Part:
-    text = ",".join(map(str, ports))
-    return Part(f"-m multiport --destination-ports {text}", Multiport("dports", tuple(PortRange(p, p) for p in ports)))
+def net(side: str, p: Prefix, negate: bool = False) -> Part:
+    """`--source NET` (side src) or `--destination NET` (dst)."""
+    option, match = ("source", source(p, negate)) if side == "src" else ("destination", destination(p, negate))
+    return Part(f"{'! ' if negate else ''}--{option} {p}", match)
+
+
+def ports(side: str, ranges: Sequence[PortRange], negate: bool = False) -> Part:
+    """`-m multiport`: of up to 15 ports, where a range counts as two."""
+    option, which = ("source-ports", "sports") if side == "src" else ("destination-ports", "dports")
+    words = f"-m multiport {'! ' if negate else ''}--{option} {','.join(map(str, ranges))}"
+    return Part(words, Multiport(which, tuple(ranges), negate))
+
+
+def dports(*numbers: int) -> Part:
+    return ports("dst", [PortRange(number, number) for number in numbers])
 
 
 def in_set(name: str, side: str, negate: bool = False) -> Part:
-    return Part(f"-m set {'! ' if negate else ''}--match-set {name} {side}", SetMatch(name, (side,), negate))
+    """`side` is src or dst, or two of them where the set is of addresses and ports."""
+    return Part(f"-m set {'! ' if negate else ''}--match-set {name} {side}", SetMatch(name, tuple(side.split(",")), negate))
 
 
 def ctstate(states: str, negate: bool = False) -> Part:
@@ -137,7 +160,7 @@ _SRC_NOT_LOCAL_OUT = Part(
 ACCEPT = Part("--jump ACCEPT", target=Accept())
 DROP = Part("--jump DROP", target=Drop())
 RETURN = Part("--jump RETURN", target=Return())
-_NOTRACK = Part("--jump NOTRACK", target=Ct(notrack=True, bare=True))
+NOTRACK = Part("--jump NOTRACK", target=Ct(notrack=True, bare=True))
 _MASQUERADE = Part("--jump MASQUERADE --random-fully", target=Masquerade(NatRange(random_fully=True)))
 
 
@@ -155,6 +178,16 @@ def set_mark(bits: int) -> Part:
 
 def clear_mark(bits: int) -> Part:
     return Part(f"--jump MARK --set-mark 0/{bits:#x}", target=SetMark(0, bits))
+
+
+def set_masked_mark(value: int, mask: int) -> Part:
+    """Of the bits of the mask, these and no others."""
+    return Part(f"--jump MARK --set-mark {value:#x}/{mask:#x}", target=SetMark(value, mask))
+
+
+def log(prefix: str) -> Part:
+    words = f'--log-prefix "{prefix}: " --log-level 5'
+    return Part(f"--jump LOG {words}", target=Log("LOG", words))
 
 
 def rule(*matches: Part, action: Part | None = None, comments: Sequence[str] = (), ref: Ref | None = None) -> FelixRule:
@@ -179,7 +212,7 @@ def hashed(chain: str, rules: Iterable[FelixRule]) -> tuple[Rule, ...]:
     return tuple(made)
 
 
-_FIRST = (InInterface, OutInterface, Protocol)  # iptables-save prints these before any match
+_FIRST = (Source, Destination, InInterface, OutInterface, Protocol)  # iptables-save prints these before any match
 
 
 def _as_iptables(each: FelixRule, comment: str) -> Rule:
@@ -225,11 +258,30 @@ class Endpoint(msgspec.Struct, frozen=True):
     policies: Policies = Policies()
 
 
+ANY_INTERFACE = "any-interface-at-all"  # the host endpoint of interfaceName "*", in the names of chains
+
+
+class HostInterface(msgspec.Struct, frozen=True):
+    """A device of the host under a host endpoint: its profiles, and what policies say about the host's own packets (`normal`),
+    about those that it forwards, those before DNAT (the mangle table) and those not tracked (raw); None where there are none.
+
+    A chain is about packets that come in (`ingress`) or go out (`egress`) by the device.
+    """
+
+    device: str
+    profiles: tuple[str, ...] = ()
+    normal: Policies = Policies()
+    forward: Policies | None = None
+    pre_dnat: Policies | None = None
+    untracked: Policies | None = None
+
+
 class Felix(msgspec.Struct, frozen=True):
     """What Felix knows on one node for one address family.
 
     `ipip` and `vxlan` say that some pool is encapsulated so (then the tunnel's packets are let in and out); `nat_outgoing` that
-    some pool wants it; `tunnels` are the devices that have an address of their own.
+    some pool wants it; `tunnels` are the devices that have an address of their own. `profiles` are chains of profiles that host
+    endpoints name, as rules by the chain's name. `ipvs`: kube-proxy runs in ipvs mode.
     """
 
     family: int
@@ -238,6 +290,9 @@ class Felix(msgspec.Struct, frozen=True):
     vxlan: bool = False
     nat_outgoing: bool = False
     tunnels: tuple[str, ...] = ()
+    hosts: tuple[HostInterface, ...] = ()
+    ipvs: bool = False
+    profiles: Mapping[str, tuple[FelixRule, ...]] = {}
 
     def set_name(self, name: str) -> str:
         """`cali40` or `cali60` and the name."""
@@ -297,7 +352,7 @@ def _tables(felix: Felix) -> list[tuple[str, _Chains, _Chains, _Chains]]:
     return [
         ("filter", _filter(felix), to_top["filter"], after),
         ("nat", _nat(felix), to_top["nat"], {}),
-        ("mangle", _mangle(), to_top["mangle"], {}),
+        ("mangle", _mangle(felix), to_top["mangle"], {}),
         ("raw", _raw(felix), to_top["raw"], {}),
     ]
 
@@ -312,7 +367,7 @@ def _raw(felix: Felix) -> _Chains:
     vxlan = rule(
         Part("-p udp", Protocol(_UDP)),
         Part(f"--dport {VXLAN_PORT}", Udp(dport=PortRange(VXLAN_PORT, VXLAN_PORT))),
-        action=_NOTRACK,
+        action=NOTRACK,
     )
     from_pod = mark_is(MARK_SCRATCH0)
     return {
@@ -332,12 +387,11 @@ def _raw(felix: Felix) -> _Chains:
             rule(mark_is(MARK_ACCEPT), action=ACCEPT),
         ],
         "cali-rpf-skip": [],
-        "cali-from-host-endpoint": [],
-        "cali-to-host-endpoint": [],
+        **_raw_hosts(felix),
     }
 
 
-def _mangle() -> _Chains:
+def _mangle(felix: Felix) -> _Chains:
     return {
         "cali-PREROUTING": [
             rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT),
@@ -347,12 +401,12 @@ def _mangle() -> _Chains:
         ],
         "cali-POSTROUTING": [
             rule(mark_is(MARK_ACCEPT), action=RETURN),
+            *([rule(_BY_IPVS, action=RETURN)] if felix.ipvs else []),
             rule(action=clear_mark(ALL_MARKS)),
             rule(ctstate("DNAT"), action=jump("cali-to-host-endpoint")),
             rule(mark_is(MARK_ACCEPT), action=RETURN, comments=_HOST_ENDPOINT),
         ],
-        "cali-from-host-endpoint": [],
-        "cali-to-host-endpoint": [],
+        **_mangle_hosts(felix),
     }
 
 
@@ -396,15 +450,14 @@ def _filter(felix: Felix) -> _Chains:
             rule(action=jump("cali-from-wl-dispatch")),
             rule(action=ACCEPT, comments=["Configured DefaultEndpointToHostAction"]),
         ],
-        "cali-from-hep-forward": [],
-        "cali-to-hep-forward": [],
-        "cali-from-host-endpoint": [],
-        "cali-to-host-endpoint": [],
         "cali-cidr-block": [],
+        **_filter_hosts(felix),
+        **(_ipvs(felix) if felix.ipvs else {}),
     }
     devices = sorted({endpoint.device for endpoint in felix.endpoints})
-    chains.update(_dispatch("cali-from-wl-dispatch", "cali-fw-", devices, in_interface))
-    chains.update(_dispatch("cali-to-wl-dispatch", "cali-tw-", devices, out_interface))
+    unknown = [rule(action=DROP, comments=["Unknown interface"])]
+    chains.update(_dispatch("cali-from-wl-dispatch", "cali-fw-", devices, in_interface, unknown))
+    chains.update(_dispatch("cali-to-wl-dispatch", "cali-tw-", devices, out_interface, unknown))
     for endpoint in felix.endpoints:
         chains[limited_name("cali-tw-", endpoint.device)] = _workload(endpoint, endpoint.policies.ingress, "cali-pri-", True)
         chains[limited_name("cali-fw-", endpoint.device)] = _workload(endpoint, endpoint.policies.egress, "cali-pro-", False)
@@ -436,6 +489,12 @@ def _input(felix: Felix) -> list[FelixRule]:
             rule(*udp, hosts, _DST_LOCAL, action=ACCEPT, comments=[f"Allow {words} allowed hosts"]),
             rule(*udp, _DST_LOCAL, action=DROP, comments=[f"Drop {words} non-allowed hosts"]),
         ]
+    if felix.ipvs:
+        rules += [
+            rule(action=clear_mark(MARK_ENDPOINT)),
+            rule(action=jump("cali-forward-check")),
+            rule(_BY_IPVS, action=RETURN),
+        ]
     return [
         *rules,
         rule(in_interface(_WORKLOADS), action=goto("cali-wl-to-host")),
@@ -448,7 +507,9 @@ def _input(felix: Felix) -> list[FelixRule]:
 
 def _output(felix: Felix) -> list[FelixRule]:
     """What the host itself sends to a pod is not policed: `-o cali+` returns."""
-    rules = [rule(mark_is(MARK_ACCEPT), action=ACCEPT), rule(out_interface(_WORKLOADS), action=RETURN)]
+    rules = [rule(mark_is(MARK_ACCEPT), action=ACCEPT)]
+    rules += [rule(_BY_IPVS, action=goto("cali-forward-endpoint-mark"))] if felix.ipvs else []
+    rules.append(rule(out_interface(_WORKLOADS), action=RETURN))
     if felix.ipip and felix.family == 4:
         hosts = in_set("cali40all-hosts-net", "dst")
         comments = ["Allow IPIP packets to other Calico hosts"]
@@ -465,9 +526,11 @@ def _output(felix: Felix) -> list[FelixRule]:
     ]
 
 
-def _dispatch(chain: str, endpoint_prefix: str, devices: Sequence[str], on: Callable[[str], Part]) -> _Chains:
-    """A shallow tree by the first character in which the devices' names differ (dispatch.go buildSingleDispatchChains)."""
-    end = rule(action=DROP, comments=["Unknown interface"])
+def _dispatch(
+    chain: str, endpoint_prefix: str, devices: Sequence[str], on: Callable[[str], Part], end: Sequence[FelixRule] = ()
+) -> _Chains:
+    """A shallow tree by the first character in which the devices' names differ (dispatch.go buildSingleDispatchChains); `end`
+    is for all others."""
 
     def leaf(device: str) -> FelixRule:
         return rule(on(device), action=goto(limited_name(endpoint_prefix, device)))
@@ -484,8 +547,8 @@ def _dispatch(chain: str, endpoint_prefix: str, devices: Sequence[str], on: Call
             continue
         child = f"{chain}-{start[len(common) :]}"
         root.append(rule(on(start + "+"), action=goto(child)))
-        chains[child] = [*map(leaf, members), end]
-    chains[chain] = [*root, end]
+        chains[child] = [*map(leaf, members), *end]
+    chains[chain] = [*root, *end]
     return chains
 
 
@@ -502,11 +565,7 @@ def _common_prefix(names: Sequence[str]) -> str:
 
 def _workload(endpoint: Endpoint, policies: Sequence[FelixRule], profile_prefix: str, encapsulated: bool) -> list[FelixRule]:
     """A workload's chain for one direction (endpoints.go endpointIptablesChain). Accepted means: the mark is set on return."""
-    rules = [
-        rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT),
-        rule(ctstate("INVALID"), action=DROP),
-        rule(action=clear_mark(MARK_ACCEPT | MARK_PASS)),
-    ]
+    rules = [*_TRACKED, rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
     if not encapsulated:
         rules += [
             rule(
@@ -514,13 +573,219 @@ def _workload(endpoint: Endpoint, policies: Sequence[FelixRule], profile_prefix:
             ),
             rule(protocol(_IPIP), action=DROP, comments=["Drop IPinIP encapped packets originating in workloads"]),
         ]
-    rules += policies
-    for name, _ in endpoint.profiles:
+    return [*rules, *policies, *_profiles([name for name, _ in endpoint.profiles], profile_prefix)]
+
+
+_TRACKED = [rule(ctstate("RELATED,ESTABLISHED"), action=ACCEPT), rule(ctstate("INVALID"), action=DROP)]
+
+
+def _profiles(names: Sequence[str], prefix: str) -> list[FelixRule]:
+    rules: list[FelixRule] = []
+    for name in names:
         rules += [
-            rule(action=jump(limited_name(profile_prefix, name))),
+            rule(action=jump(limited_name(prefix, name))),
             rule(mark_is(MARK_ACCEPT), action=RETURN, comments=["Return if profile accepted"]),
         ]
     return [*rules, rule(action=DROP, comments=["Drop if no profiles matched"])]
+
+
+# -- kube-proxy in ipvs mode (static.go, dispatch.go EndpointMarkDispatchChains, epmark.go) -------------------------------
+#
+# A packet that IPVS forwards passes INPUT and OUTPUT instead of FORWARD. INPUT still knows the device that it came in by, OUTPUT
+# the one that it goes out by: a mark carries the one to the other.
+
+_BY_IPVS = mark_not_clear(MARK_ENDPOINT)
+NODE_PORTS = PortRange(30000, 32767)  # config_params.go KubeNodePortRanges
+
+
+def endpoint_marks(devices: Iterable[str]) -> dict[str, int]:
+    """The mark of each device: a hash of its name, the next free one where that is taken (here in the order given).
+
+    >>> {device: hex(mark) for device, mark in endpoint_marks(["cali0d7763386da"]).items()}
+    {'cali0d7763386da': '0x35a00000'}
+    """
+    shift = (MARK_ENDPOINT & -MARK_ENDPOINT).bit_length() - 1
+    size = (MARK_ENDPOINT >> shift) + 1
+    taken = {0, MARK_NO_ENDPOINT >> shift}
+    marks: dict[str, int] = {}
+    for device in devices:
+        hashed_name = 0x811C9DC5  # FNV-1
+        for byte in device.encode():
+            hashed_name = (hashed_name * 0x01000193 & 0xFFFFFFFF) ^ byte
+        free = next((n % size for n in range(hashed_name, hashed_name + size) if n % size not in taken), None)
+        if free is not None:
+            taken.add(free)
+            marks[device] = free << shift
+    return marks
+
+
+def _ipvs(felix: Felix) -> _Chains:
+    """What tells forwarded packets from the host's own, and what is done with them."""
+    here = felix.set_name("this-host")
+    to_set = "cali-set-endpoint-mark"
+    workloads = sorted({endpoint.device for endpoint in felix.endpoints})
+    hosts = sorted(host.device for host in felix.hosts if host.device != ANY_INTERFACE)
+    marks = endpoint_marks([*workloads, *hosts])
+    chains: _Chains = {
+        "cali-forward-check": [
+            rule(ctstate("RELATED,ESTABLISHED"), action=RETURN),
+            *(
+                rule(
+                    protocol(number, name),
+                    ports("dst", [NODE_PORTS]),
+                    in_set(here, "dst"),
+                    action=goto(to_set),
+                    comments=["To kubernetes NodePort service"],
+                )
+                for number, name in _NAMED.items()
+            ),
+            rule(in_set(here, "dst", True), action=jump(to_set), comments=["To kubernetes service"]),
+        ],
+        "cali-forward-endpoint-mark": [
+            rule(mark_is_not(MARK_NO_ENDPOINT, MARK_ENDPOINT), action=jump("cali-from-endpoint-mark")),
+            rule(out_interface(_WORKLOADS), action=jump("cali-to-wl-dispatch")),
+            rule(action=jump("cali-to-hep-forward")),
+            rule(action=clear_mark(MARK_ENDPOINT)),
+            rule(mark_is(MARK_ACCEPT), action=ACCEPT, comments=["Policy explicitly accepted packet."]),
+        ],
+    }
+    root: list[FelixRule] = []
+    for devices in (workloads, hosts):
+        found = _dispatch(to_set, "cali-sm-", devices, in_interface)
+        root += found.pop(to_set)
+        chains.update(found)
+    chains[to_set] = [
+        *root,
+        rule(in_interface(_WORKLOADS), action=DROP, comments=["Unknown endpoint"]),
+        rule(action=set_masked_mark(MARK_NO_ENDPOINT, MARK_ENDPOINT), comments=["Non-Cali endpoint mark"]),
+    ]
+    chains["cali-from-endpoint-mark"] = [
+        *(
+            rule(mark_is(marks[device], MARK_ENDPOINT), action=goto(limited_name(prefix, device)))
+            for prefix, devices in (("cali-fw-", workloads), ("cali-fhfw-", hosts))
+            for device in devices
+            if device in marks
+        ),
+        rule(action=DROP, comments=["Unknown interface"]),
+    ]
+    for device in (*workloads, *hosts):
+        made = [rule(action=set_masked_mark(marks[device], MARK_ENDPOINT))] if device in marks else []
+        chains[limited_name("cali-sm-", device)] = made
+    return chains
+
+
+# -- host endpoints (endpoints.go HostEndpointTo...Chains, dispatch.go hostDispatchChains, static.go failsafe...Chain) ----
+
+# config_params.go: FailsafeInboundHostPorts, FailsafeOutboundHostPorts
+FAILSAFE_IN = ((6, 22), (17, 68), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
+FAILSAFE_OUT = ((17, 53), (17, 67), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
+_NAMED = {6: "tcp", 17: "udp"}
+_IN, _OUT = "cali-failsafe-in", "cali-failsafe-out"
+
+
+def _failsafe(untracked: bool) -> _Chains:
+    """Ports that are always open. The raw table lets their answers through, too: it does not know yet what belongs together."""
+
+    def opened(side: str, number: int, port: int) -> FelixRule:
+        return rule(protocol(number, _NAMED[number]), ports(side, [PortRange(port, port)]), action=ACCEPT)
+
+    chains = {}
+    for name, asked, answered in ((_IN, FAILSAFE_IN, FAILSAFE_OUT), (_OUT, FAILSAFE_OUT, FAILSAFE_IN)):
+        chains[name] = [opened("dst", *each) for each in asked]
+        if untracked:
+            chains[name] += [opened("src", *each) for each in answered]
+    return chains
+
+
+def _host_dispatch(
+    chain: str, prefix: str, on: Callable[[str], Part], hosts: Sequence[HostInterface], skip: Sequence[FelixRule] = ()
+) -> _Chains:
+    """To the chain of the packet's device; where there is an endpoint for all of them, to its chain at the end."""
+    devices = sorted(host.device for host in hosts if host.device != ANY_INTERFACE)
+    end = [rule(action=goto(limited_name(prefix, ANY_INTERFACE)))] if len(devices) < len(hosts) else []
+    return _dispatch(chain, prefix, devices, on, [*skip, *end] if end else [])
+
+
+def _filter_hosts(felix: Felix) -> _Chains:
+    chains: _Chains = {
+        **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, felix.hosts),
+        **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, felix.hosts),
+        **_host_dispatch("cali-from-hep-forward", "cali-fhfw-", in_interface, felix.hosts),
+        **_host_dispatch("cali-to-hep-forward", "cali-thfw-", out_interface, felix.hosts),
+        **_failsafe(False),
+    }
+    for host in felix.hosts:
+        normal, forward = host.normal, host.forward
+        for prefix, safe, rules, profiles in (
+            ("cali-fh-", _IN, normal.ingress, "cali-pri-"),
+            ("cali-th-", _OUT, normal.egress, "cali-pro-"),
+        ):
+            begin = [*_TRACKED, rule(action=jump(safe)), rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
+            chains[limited_name(prefix, host.device)] = [*begin, *rules, *_profiles(host.profiles, profiles)]
+        for prefix in ("cali-fhfw-", "cali-thfw-"):
+            begin = [*_TRACKED, rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
+            if forward is None:
+                begin += [
+                    rule(action=set_mark(MARK_ACCEPT), comments=["Allow forwarded traffic by default"]),
+                    rule(action=RETURN, comments=["Return for accepted forward traffic"]),
+                ]
+            else:
+                begin += forward.ingress if prefix == "cali-fhfw-" else forward.egress
+            chains[limited_name(prefix, host.device)] = begin
+        for policies in (normal, forward or Policies()):
+            chains.update({name: list(rules) for name, rules in policies.chains.items()})
+    if felix.hosts:
+        chains.update({name: list(rules) for name, rules in felix.profiles.items()})
+    return chains
+
+
+def _mangle_hosts(felix: Felix) -> _Chains:
+    """Before DNAT: what comes in by a device with such policies. Behind it: what the host itself sends to a service's endpoint,
+    whose way out is not known before this table."""
+    before = [host for host in felix.hosts if host.pre_dnat is not None]
+    local = rule(out_interface(_WORKLOADS), action=RETURN, comments=["Skip egress WHEP policy for traffic to local workload"])
+    chains: _Chains = {
+        **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, before),
+        **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, felix.hosts, [local]),
+        **_failsafe(False),
+    }
+    clear = rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))
+    for host in felix.hosts:
+        known = ctstate("RELATED,ESTABLISHED")
+        chains[limited_name("cali-th-", host.device)] = [
+            rule(known, action=set_mark(MARK_ACCEPT)),
+            rule(known, action=RETURN),
+            rule(ctstate("INVALID"), action=DROP),
+            rule(action=jump(_OUT)),
+            clear,
+            *host.normal.egress,
+            *_profiles(host.profiles, "cali-pro-"),
+        ]
+        if host.pre_dnat is not None:
+            begin = [*_TRACKED, rule(action=jump(_IN)), clear]
+            chains[limited_name("cali-fh-", host.device)] = [*begin, *host.pre_dnat.ingress]
+        for policies in (host.normal, host.pre_dnat or Policies()):
+            chains.update({name: list(rules) for name, rules in policies.chains.items()})
+    if felix.hosts:
+        chains.update({name: list(rules) for name, rules in felix.profiles.items()})
+    return chains
+
+
+def _raw_hosts(felix: Felix) -> _Chains:
+    """Policies with doNotTrack; for an endpoint of all devices there are none (endpoint_mgr.go)."""
+    hosts = [host for host in felix.hosts if host.untracked is not None and host.device != ANY_INTERFACE]
+    chains: _Chains = {
+        **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, hosts),
+        **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, hosts),
+        **_failsafe(True),
+    }
+    for host in hosts:
+        policies = host.untracked or Policies()
+        for prefix, safe, rules in (("cali-fh-", _IN, policies.ingress), ("cali-th-", _OUT, policies.egress)):
+            begin = [rule(action=jump(safe)), rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
+            chains[limited_name(prefix, host.device)] = [*begin, *rules]
+        chains.update({name: list(rules) for name, rules in policies.chains.items()})
+    return chains
 
 
 def _profile(comment: str, allows: bool) -> list[FelixRule]:

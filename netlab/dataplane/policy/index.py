@@ -22,7 +22,7 @@ from netlab.kube import calico_selector as cs
 from netlab.kube import policies as p
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import LabelSelector, NetworkPolicy, Node, Object, Pod, PolicyPeer, PolicyPort, PolicyRule
-from netlab.linux.addr import Ip, Prefix
+from netlab.linux.addr import Ip, Prefix, host_prefix
 from netlab.linux.packet import PROTOCOL_NUMBERS
 from netlab.refs import Ref
 
@@ -35,6 +35,7 @@ _ADMIN, _DEFAULT, _BASELINE = 1000.0, 1_000_000.0, 10_000_000.0
 _NAME_LABEL = "projectcalico.org/name"
 _ACCOUNT_LABEL = "projectcalico.org/serviceaccount"
 _ORCHESTRATOR = "projectcalico.org/orchestrator"
+_DEFAULT_ALLOW = "projectcalico-default-allow"
 _NAMESPACE_PREFIX, _ACCOUNT_PREFIX = "pcns.", "pcsa."
 
 
@@ -53,7 +54,7 @@ _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, 
 class Peer(msgspec.Struct, frozen=True):
     """What a rule asks of one end; all that is given must hold.
 
-    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of network sets. `block`:
+    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets. `block`:
     the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
     """
 
@@ -63,7 +64,6 @@ class Peer(msgspec.Struct, frozen=True):
     nets: tuple[Prefix, ...] = ()
     not_nets: tuple[Prefix, ...] = ()
     not_pods: Ids = NOBODY
-    not_hosts: frozenset[str] = frozenset()
     not_sets: tuple[Prefix, ...] = ()
     service: frozenset[tuple[Ip, int, int]] | None = None
     block: bool = False
@@ -211,15 +211,18 @@ class PolicyIndex:
         return self._applied[direction].get(pod, ())
 
     def host_endpoints(self, end: End) -> list[str]:
-        """Calico host endpoints that stand for a node's address."""
-        found = []
-        for name, host in self.cluster.policy_objects.host_endpoints.items():
-            here = host.interface_name in ("*", self.cluster.fabric.device) or (
-                not host.interface_name and end.ip in host.expected_ips
-            )
-            if host.node == end.node and here:
-                found.append(name)
-        return found
+        """The Calico host endpoint that stands for a node's device on the fabric: of those of the device the first by name, else
+        that of all devices (felix/dataplane/linux endpoint_mgr.go resolveHostEndpoints)."""
+        objects = self.cluster.policy_objects.host_endpoints
+        mine = [objects[name] for name in sorted(objects) if objects[name].node == end.node]
+        addresses = self.cluster.nodes[end.node].internal_ips if end.node in self.cluster.nodes else (end.ip,)
+        own = [
+            host.name
+            for host in mine
+            if host.interface_name == self.cluster.fabric.device
+            or (not host.interface_name and any(address in addresses for address in host.expected_ips))
+        ]
+        return (own or [host.name for host in mine if host.interface_name == "*"])[:1]
 
     def applied_to_host(self, direction: str, host_endpoint: str) -> tuple[Policy, ...]:
         """The policies that select a host endpoint in a direction."""
@@ -230,11 +233,12 @@ class PolicyIndex:
         objects = self.cluster.policy_objects
         found = []
         for name in objects.host_endpoints[host_endpoint].profiles:
-            profile = objects.profiles.get(name)
-            if profile is not None:
-                rules = {INGRESS: profile.ingress, EGRESS: profile.egress}
-                made = {d: tuple(self._calico_rule(r, n, "", d) for n, r in enumerate(rules[d], 1)) for d in DIRECTIONS}
-                found.append(Policy("Profile", name, self.tiers[0], 0.0, made, ref=profile.ref))
+            # a profile that nobody has made denies everything, one is always there (felix/calc/active_rules_calculator.go)
+            every = (p.CalicoRule("Allow" if name == _DEFAULT_ALLOW else "Deny"),)
+            profile = objects.profiles.get(name, p.Profile(name=name, ingress=every, egress=every))
+            rules = {INGRESS: profile.ingress, EGRESS: profile.egress}
+            made = {d: tuple(self._calico_rule(r, n, "", d) for n, r in enumerate(rules[d], 1)) for d in DIRECTIONS}
+            found.append(Policy("Profile", name, self.tiers[0], 0.0, made, ref=profile.ref))
         return found
 
     # -- tiers and policies --------------------------------------------------------------------------------------------
@@ -282,7 +286,7 @@ class PolicyIndex:
                 found.append(self._cluster_policy(cluster_policy, tier))
         if others:
             self.notes.append(f"{self.dialect.name} does not read: {', '.join(others)}")
-        return tuple(sorted(found, key=lambda q: (q.tier.order, q.tier.name, q.order, q.key, q.kind)))
+        return tuple(sorted(found, key=lambda q: (q.tier.order, q.tier.name, q.order, stored_name(q))))
 
     def _apply(self) -> dict[str, dict[int, tuple[Policy, ...]]]:
         found: dict[str, dict[int, list[Policy]]] = {direction: {} for direction in DIRECTIONS}
@@ -395,32 +399,7 @@ class PolicyIndex:
 
     @cached_property
     def _endpoints(self) -> tuple[LabelIndex, tuple[Object, ...]]:
-        """Calico's endpoints and sets with the labels that selectors see: pods first, by number, then hosts, then sets.
-
-        A pod inherits its namespace's and service account's labels, under a prefix (libcalico-go conversion.go).
-        """
-        objects = self.cluster.policy_objects
-        accounts, namespaces = objects.service_accounts, self.cluster.namespaces
-        every: list[Object] = [*self.pods, *objects.host_endpoints.values(), *objects.network_sets.values()]
-        labels: list[Mapping[str, str]] = []
-        for thing in every:
-            own = dict(thing.labels)
-            if thing.namespace:
-                own[cs.NAMESPACE_LABEL] = thing.namespace
-                inherited = namespaces[thing.namespace].labels if thing.namespace in namespaces else {}
-                own |= {_NAMESPACE_PREFIX + k: v for k, v in inherited.items()}
-                own[_NAMESPACE_PREFIX + _NAME_LABEL] = thing.namespace
-            if isinstance(thing, Pod):
-                account = accounts.get(f"{thing.namespace}/{thing.service_account}")
-                own |= {_ACCOUNT_PREFIX + k: v for k, v in (account.labels if account else {}).items()}
-                own[_ACCOUNT_PREFIX + _NAME_LABEL] = own[_ACCOUNT_LABEL] = thing.service_account
-                own[_ORCHESTRATOR] = "k8s"
-            elif isinstance(thing, p.HostEndpoint):
-                for name in thing.profiles:
-                    if name in objects.profiles:
-                        own = {**objects.profiles[name].labels_to_apply, **own}
-            labels.append(own)
-        return LabelIndex(labels), tuple(every)
+        return calico_endpoints(self.cluster, self.pods)
 
     def _calico_policy(self, policy: p.CalicoPolicy, tier: Tier) -> Policy:
         labels, every = self._endpoints
@@ -434,7 +413,7 @@ class PolicyIndex:
         hosts = frozenset(every[n].name for n in chosen if isinstance(every[n], p.HostEndpoint))
         if hosts and policy.apply_on_forward:
             self.notes.append(
-                f"{policy.kind} {policy.key} also applies to what host endpoint {min(hosts)} forwards: that is not modelled"
+                f"{policy.kind} {policy.key} also applies to what host endpoint {min(hosts)} forwards: only the rules tell"
             )
         special = [w for w, on in (("preDNAT", policy.pre_dnat), ("doNotTrack", policy.do_not_track)) if on]
         rules = {INGRESS: policy.ingress, EGRESS: policy.egress}
@@ -505,25 +484,33 @@ class PolicyIndex:
             return Peer(service=service, words=f"service {end.service}")
         if not (parts or end.nets or end.not_nets or end.not_selector is not None):
             return None
-        pods, hosts, sets = (None, frozenset[str](), tuple[Prefix, ...]())
+        pods, sets = (None, tuple[Prefix, ...]())
         if parts:
-            pods, hosts, sets = self._split(frozenset.intersection(*parts), every)
-        not_pods, not_hosts, not_sets = (NOBODY, frozenset[str](), tuple[Prefix, ...]())
+            pods, sets = self._split(frozenset.intersection(*parts), every)
+        not_pods, not_sets = (NOBODY, tuple[Prefix, ...]())
         if end.not_selector is not None:
-            not_pods, not_hosts, not_sets = self._split(labels.calico(end.not_selector.root), every)
-        return Peer(pods, hosts, sets, end.nets, end.not_nets, not_pods, not_hosts, not_sets, words=" and ".join(words))
+            not_pods, not_sets = self._split(labels.calico(end.not_selector.root), every)
+        return Peer(
+            pods=pods,
+            sets=sets,
+            nets=end.nets,
+            not_nets=end.not_nets,
+            not_pods=not_pods,
+            not_sets=not_sets,
+            words=" and ".join(words),
+        )
 
-    def _split(self, chosen: Ids, every: tuple[Object, ...]) -> tuple[Ids, frozenset[str], tuple[Prefix, ...]]:
-        """Pods, the nodes of host endpoints, and the prefixes of sets. A hostNetwork pod is no workload endpoint."""
-        hosts: list[str] = []
+    def _split(self, chosen: Ids, every: tuple[Object, ...]) -> tuple[Ids, tuple[Prefix, ...]]:
+        """Pods, and the prefixes of sets and of host endpoints, of which only the expected addresses are known
+        (felix/labelindex extractCIDRsFromHostEndpoint). A hostNetwork pod is no workload endpoint."""
         sets: list[Prefix] = []
         for n in chosen:
             thing = every[n]
             if isinstance(thing, p.HostEndpoint):
-                hosts.append(thing.node)
+                sets += map(host_prefix, thing.expected_ips)
             elif isinstance(thing, p.NetworkSet):
                 sets += thing.nets
-        return frozenset(n for n in chosen if n < len(self.pods)) - self.on_host, frozenset(hosts), tuple(sorted(sets))
+        return frozenset(n for n in chosen if n < len(self.pods)) - self.on_host, tuple(sorted(sets))
 
     def _service(self, key: str) -> frozenset[tuple[Ip, int, int]]:
         return frozenset(
@@ -533,6 +520,54 @@ class PolicyIndex:
             for endpoint in part.endpoints
             for address in endpoint.addresses
         )
+
+
+def calico_endpoints(cluster: Cluster, pods: tuple[Pod, ...]) -> tuple[LabelIndex, tuple[Object, ...]]:
+    """Calico's endpoints and sets with the labels that selectors see: pods first, by number, then hosts, then sets.
+
+    A pod inherits its namespace's and service account's labels, under a prefix (libcalico-go conversion.go).
+    """
+    objects = cluster.policy_objects
+    accounts, namespaces = objects.service_accounts, cluster.namespaces
+    every: list[Object] = [*pods, *objects.host_endpoints.values(), *objects.network_sets.values()]
+    labels: list[Mapping[str, str]] = []
+    for thing in every:
+        own = dict(thing.labels)
+        if thing.namespace:
+            own[cs.NAMESPACE_LABEL] = thing.namespace
+            inherited = namespaces[thing.namespace].labels if thing.namespace in namespaces else {}
+            own |= {_NAMESPACE_PREFIX + k: v for k, v in inherited.items()}
+            own[_NAMESPACE_PREFIX + _NAME_LABEL] = thing.namespace
+        if isinstance(thing, Pod):
+            account = accounts.get(f"{thing.namespace}/{thing.service_account}")
+            own |= {_ACCOUNT_PREFIX + k: v for k, v in (account.labels if account else {}).items()}
+            own[_ACCOUNT_PREFIX + _NAME_LABEL] = own[_ACCOUNT_LABEL] = thing.service_account
+            own[_ORCHESTRATOR] = "k8s"
+        elif isinstance(thing, p.HostEndpoint):
+            for name in thing.profiles:
+                if name in objects.profiles:
+                    own = {**objects.profiles[name].labels_to_apply, **own}
+        labels.append(own)
+    return LabelIndex(labels), tuple(every)
+
+
+_CONVERTED = {"AdminNetworkPolicy": "kanp.adminnetworkpolicy.", "BaselineAdminNetworkPolicy": "kbanp.baselineadminnetworkpolicy."}
+
+
+def stored_name(policy: Policy) -> str:
+    """The name under which Calico v3.30 keeps a policy, and by which it sorts those of one order (libcalico-go lib/names).
+
+    >>> stored_name(Policy("NetworkPolicy", "x/allow", Tier("default", 1e6, True), 10.0, {}))
+    'x/default.allow'
+    """
+    namespace, slash, name = policy.key.rpartition("/")
+    if policy.of_kubernetes:
+        name = f"knp.default.{name}"
+    elif policy.kind in _CONVERTED:
+        name = _CONVERTED[policy.kind] + name
+    elif policy.kind != "ClusterNetworkPolicy" and "." not in name:
+        name = f"default.{name}"
+    return namespace + slash + name
 
 
 def _port(port: PolicyPort) -> Port:

@@ -346,13 +346,22 @@ def _policy(index: PolicyIndex, flow: Flow, which: str, policy: Policy, ask: Ask
     for rule in policy.rules[which]:
         if rule.action is Action.LOG:
             continue
-        if rule.peers is not None and any(peer.by_node for peer in rule.peers) and ask(Question.NODE_PEERS) == "no":
+        if rule.peers is not None and _fails_closed(rule.peers, ask):
             # a kind of peer that the engine does not know fails closed: Accept matches nothing, Deny and Pass deny all
             if rule.action is not Action.ALLOW:
                 return policy, rule, Action.DENY
         elif matches(index, flow, which, policy, rule, ask):
             return policy, rule, rule.action
     return None
+
+
+def _fails_closed(peers: Sequence[Peer], ask: Ask) -> bool:
+    """Whether a rule has a kind of peer that the engine does not know: nodes, or the names of one that reads no DNS."""
+    if any(peer.by_node for peer in peers) and ask(Question.NODE_PEERS) == "no":
+        return True
+    if not any(peer.by_name for peer in peers) or ask.dialect.answer(Question.DOMAIN_NAMES) != "no match":
+        return False
+    return ask(Question.DOMAIN_NAMES) == "no match"
 
 
 # --- one rule ------------------------------------------------------------------------------------------------
@@ -394,7 +403,7 @@ def _peer(index: PolicyIndex, peer: Peer, end: End, flow: Flow, service: Ip | No
         return False
     if (peer.nets or peer.not_nets) and not _nets(peer, end, pod, service, ask):
         return False
-    return not (pod in peer.not_pods or (pod < 0 and end.node in peer.not_hosts) or _within(end.ip, peer.not_sets))
+    return not (pod in peer.not_pods or _within(end.ip, peer.not_sets))
 
 
 def _nets(peer: Peer, end: End, pod: int, service: Ip | None, ask: Ask) -> bool:
@@ -408,6 +417,8 @@ def _nets(peer: Peer, end: End, pod: int, service: Ip | None, ask: Ask) -> bool:
 
 
 def _in_nets(peer: Peer, address: Ip) -> bool:
+    if peer.not_nets and not any(net.family == address.family for net in peer.not_nets):
+        return False  # Felix leaves out a rule whose nets are all of the other family (rules/policy.go FilterRuleToIPVersion)
     return (not peer.nets or _within(address, peer.nets)) and not _within(address, peer.not_nets)
 
 
@@ -488,11 +499,12 @@ def _at_host(index: PolicyIndex, flow: Flow, which: str, end: End, ask: Ask) -> 
     names = index.host_endpoints(end) if end.node and index.dialect.polices_hosts else []
     other = flow.destination if which == EGRESS else flow.source
     if names and other.pod >= 0 and not other.node and index.pods[other.pod].node_name == end.node:
-        # host to its own pods: not policed; a pod to its own host: only where the host endpoint is all interfaces
-        hosts = index.cluster.policy_objects.host_endpoints
-        names = [] if which == EGRESS else [name for name in names if hosts[name].interface_name == "*"]
-    if not names or (other.node and other.node == end.node):
-        return Half(which, end, Says.ALLOWED, Because.NO_POD)
+        # host to its own pods: cali-OUTPUT returns; a pod to its own host: accepted behind the pod's own egress policies
+        # (DefaultEndpointToHostAction Accept)
+        names = []
+    hosts = index.cluster.policy_objects.host_endpoints
+    if not names or (other.node and other.node == end.node and hosts[names[0]].interface_name != "*"):
+        return Half(which, end, Says.ALLOWED, Because.NO_POD)  # within a host it goes by lo, which is one of all devices
     name = names[0]
     selected = index.applied_to_host(which, name)
     if unmodelled := next((q for q in selected if q.unmodelled), None):

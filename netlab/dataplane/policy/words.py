@@ -75,7 +75,7 @@ def reason(index: PolicyIndex, flow: Flow, half: Half, decision: Decision, peer:
             return _tier_end(index, flow, half, peer)
         case Because.HOST_ENDPOINT:
             if half.policy is not None:
-                return f"{half.policy.unmodelled}, which is not modelled"
+                return f"{half.policy.unmodelled}: only the rules tell"
             return "a host endpoint is closed but for what policies and profiles allow"
         case _ as never:
             assert_never(never)
