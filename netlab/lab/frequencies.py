@@ -11,6 +11,7 @@ from fractions import Fraction
 from statistics import NormalDist
 
 import msgspec
+from msgspec.structs import replace
 
 from netlab.lab.host import Lab
 from netlab.lab.verify import BATCH, fits, shot
@@ -88,13 +89,20 @@ def frequencies(lab: Lab, chosen: Sequence[tuple[Flow, Trace]], times: int = 300
         counted = [0] * len(trace.branches)
         other = 0
         for start in range(0, times, BATCH):
-            ports = range(FIRST_PORT + start, FIRST_PORT + min(start + BATCH, times))
-            for seen in lab.probe([shot(flow, trace, port) for port in ports]):
-                taken = [n for n, branch in enumerate(trace.branches) if fits(branch, seen, False)]
-                if taken:
-                    counted[taken[0]] += 1
-                else:
-                    other += 1
+            shots = [shot(flow, trace, FIRST_PORT + n) for n in range(start, min(start + BATCH, times))]
+            for again in (False, True):
+                missed = []
+                for sent, seen in zip(shots, lab.probe(shots), strict=True):
+                    taken = next((n for n, branch in enumerate(trace.branches) if fits(branch, seen, False)), None)
+                    if taken is not None:
+                        counted[taken] += 1
+                    elif not again and seen.result == "timeout":  # a busy machine: once more, with patience
+                        missed.append(replace(sent, sport=sent.sport + times, timeout=3.0))
+                    else:
+                        other += 1
+                if not missed:
+                    break
+                shots = missed
         expected = [float(branch.probability * times) for branch in trace.branches]
         endpoints = tuple(branch.endpoint or "" for branch in trace.branches)
         p = chi_squared_p(counted, [branch.probability for branch in trace.branches])

@@ -17,6 +17,7 @@ from netlab.errors import InputError
 from netlab.lab import uml, umlchoice
 from netlab.lab.uml import Uml, run_in_uml
 from netlab.lab.umlchoice import NOT_IN_UML, PROBES, Choice, choose_kernel, modules, requirements
+from netlab.trace.flows import Flow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -397,6 +398,60 @@ with Lab.start(make_plan(network)) as lab:
     assert "8 flows sent alone: 8 agree, 0 disagree; compared: " in said
 
 
+# The example cluster with SCTP for TCP, and without flannel's masquerading. What its associations are told, and by whom: fact, flow, where it ends, what netlab says.
+SCTP_FACTS = [
+    ("a refusal by ICMP is told with the second INIT", ("pod/web-0", "10.96.0.80:80", ""), "rejected", "no endpoints"),
+    ("the same from the node", ("node/node-1", "10.96.0.80:80", ""), "rejected", "no endpoints"),
+    ("a port that nobody listens on is told by ABORT", ("pod/web-0", "10.244.1.11:9001", ""), "rejected", "nothing listens"),
+    ("entered by way of another node, whose conntrack knows no tag for the COOKIE-ECHO",
+     ("203.0.113.7", "10.244.1.11:9000", "node-1"), "dropped", "nothing that the sender says next"),
+    ("entered at its own node", ("203.0.113.7", "10.244.1.11:9000", "node-2"), "delivered", ""),
+    ("a host of many addresses, asked at the one that it would not choose",
+     ("pod/web-0", "192.168.50.11:9100", ""), "delivered", ""),
+    ("the same through a service", ("pod/web-0", "10.96.0.70:9100", ""), "delivered", ""),
+    ("an INIT-ACK past the node's NAT meets an ABORT", ("pod/web-0", "10.96.0.20:80", ""), "delivered", ""),
+]  # fmt: skip
+
+
+def test_sctp_is_told_as_netlab_says_inside(installed: None) -> None:
+    """docs/fidelity.md's facts of SCTP: each flow sent among others, and alone with every rule, frame and connection."""
+    code = f"""
+import io
+from netlab.kube.embedded import path_of_default
+from netlab.kube.load import load
+from netlab.lab.host import Lab
+from netlab.lab.plan import make_plan
+from netlab.lab.random_clusters import entries
+from netlab.lab.rulepath import verify_paths
+from netlab.lab.verify import lab_network, verify
+from netlab.trace.flows import Flow, predict
+from netlab.trace.query import Tracer
+text = path_of_default().read_text().replace("masquerade: true", "masquerade: false")
+for number in (8080, 9000, 9100):
+    text = text.replace(f"containerPort: {{number}}", f"containerPort: {{number}}, protocol: SCTP")
+for number in (80, 9000, 9100):
+    text = text.replace(f" port: {{number}},", f" port: {{number}}, protocol: SCTP,")
+declared = load(["-"], io.StringIO(text))
+tracer = Tracer(declared)
+network = lab_network(declared, tracer.network)
+wanted = [Flow(source, to, "sctp", at=at or None) for source, to, at in {[row[1] for row in SCTP_FACTS]!r}]
+with Lab.start(make_plan(network)) as lab:
+    for entered, share in entries(declared, network, lab, wanted):
+        for flow in share:
+            found = predict(tracer, flow, 33333)
+            print(flow, found.verdict.value, *dict.fromkeys(b.reason or "" for b in found.branches), sep=" | ")
+        for report in (verify(tracer, lab, share), verify_paths(tracer, entered, lab, share, "legacy")):
+            print(*report.disagreements, report.summary, sep="\\n")
+"""
+    done = run_in_uml([sys.executable, "-c", code], cwd=ROOT, modules=("br_netfilter", "sctp"))
+    said = (done.stdout or b"").decode()
+    assert said.count("flows") == said.count(" 0 disagree") == 6, (said, done.stderr)
+    for _, (source, to, at), verdict, reason in SCTP_FACTS:
+        line = next(line for line in said.splitlines() if line.startswith(str(Flow(source, to, "sctp", at=at or None))))
+        assert f" | {verdict}" in line
+        assert reason in line
+
+
 def test_random_clusters_agree_inside(installed: None) -> None:
     code, out, _ = netlab("lab", "verify", "--random", "2", "--seed", "9000", "--rules", "2", "--kernel", "uml")
     assert "cannot send" not in out, "SCTP is sent in there"
@@ -421,7 +476,7 @@ def test_a_lab_that_stays_is_used_as_one_on_the_running_kernel(installed: None, 
         assert lab("exec", *name, "pod/web-0", "--", "uname", "-r")[1].strip() in os.listdir(uml.MODULES)
         code, out, err = lab("trace", *name, "web-0", "svc/api")
         assert (code, err) == (0, "")
-        assert "as netlab says; so are rules, devices and connections:\n" in out
+        assert "as netlab says; so are rules (by their counters), devices and connections\n" in out
         assert lab("exec", *name, "pod/web-0") == (
             2,
             "",
