@@ -182,7 +182,7 @@ def test_flannel_enforces_no_policy(tmp_path: Path) -> None:
 
 def test_every_check_has_a_case() -> None:
     cases = {mark.args[1][n][0] for mark in test_a_check_says.pytestmark for n in range(len(mark.args[1]))}
-    assert cases | {"no-policy-engine"} == set(CHECKS)
+    assert cases | {"no-policy-engine", "proxy-mode-and-release"} == set(CHECKS)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,3 +205,46 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert 'did you mean "dns-cut-off"?' in capsys.readouterr().err
     assert main(["lint", "--checks"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(CHECKS)
+
+
+def a_node(version: str, name: str = "node-1") -> str:
+    return f"apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nstatus: {{nodeInfo: {{kubeletVersion: {version}}}}}\n---\n"
+
+
+@pytest.mark.parametrize(
+    ("mode", "version", "says"),
+    [
+        ("iptables", "v1.35.0", ""),
+        ("ipvs", "v1.34.3", "note: IPVS mode is deprecated since v1.35"),
+        ("ipvs", "v1.35.0", "warning: IPVS mode is deprecated since v1.35"),
+        ("ipvs", "", "note: IPVS mode is deprecated since v1.35"),
+        ("userspace", "v1.25.16", "note: userspace mode: removed in v1.26"),
+        ("userspace", "v1.26.0", "error: v1.26 has no userspace mode: removed in v1.26"),
+        ("nftables", "v1.28.1", "error: v1.28 has no nftables mode: it is alpha in v1.29"),
+        ("nftables", "v1.30.5", "note: nftables mode is alpha, behind the gate NFTablesProxyMode in v1.30"),
+        ("nftables", "v1.32.0-rc.1", "note: nftables mode is beta in v1.32"),
+        ("nftables", "v1.33.0+k3s1", ""),
+        ("nftables", "", ""),
+    ],
+)
+def test_a_mode_and_the_release_of_the_nodes(tmp_path: Path, mode: str, version: str, says: str) -> None:
+    file = tmp_path / "in.yaml"
+    conf = f'{{mode: "{mode}"}}'
+    about = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kube-proxy, namespace: kube-system}\n"
+    config = f"{about}data: {{config.conf: '{conf}'}}\n"
+    file.write_text((a_node(version) if version else "") + BASE + config)
+    found = [f for f in lint(load([str(file)])) if f.check == "proxy-mode-and-release"]
+    assert [(f.ref.file, f.ref.line is not None) for f in found] == [(str(file), True)] * bool(says)
+    assert "".join(f"{f.severity.value}: {f.what}" for f in found).startswith(says)
+    assert says or not found
+
+
+@pytest.mark.parametrize(("version", "says"), [("v1.30.9", False), ("v1.35.2", True), ("", False)])
+def test_rules_of_another_release_are_an_assumption(tmp_path: Path, version: str, says: bool) -> None:
+    file = tmp_path / "in.yaml"
+    file.write_text((a_node(version) if version else "") + BASE)
+    told = [a for a in load([str(file)], None, Overrides(proxy_mode="nftables")).assumptions if "nftables rules" in a]
+    expected = "kube-proxy's nftables rules are those of v1.30, the nodes run v1.35.2: --kube-proxy-version says whose"
+    assert told == [expected] * says
+    chosen = load([str(file)], None, Overrides(proxy_mode="nftables", kube_proxy_version="1.34")).assumptions
+    assert not any("nftables rules" in a for a in chosen)

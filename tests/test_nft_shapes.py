@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -194,6 +195,45 @@ def test_a_document_is_its_rules_read_one_by_one(seed: int) -> None:
     drawn.sort(key=lambda rule: RULES.index(next(each for each in RULES if each["chain"] == rule["chain"])))
     good = [rule for rule in drawn if not isinstance(read_rules([rule]), str)]
     assert rules_of(read_rules(good)) == [each for rule in good for each in rules_of(read_rules([rule]))]
+
+
+# -- broken input ------------------------------------------------------------------------------------------------------
+
+LEAVES = [None, True, -1, 2**70, "x", "10.0.0.256", "@", "@nobody", "", [], {}, [[]], {"a": 1}, [None, None]]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_wrong_value_anywhere_is_read_or_told(seed: int) -> None:
+    """Whatever stands in the place of a value: an InputError at its path, or a table that was read; never a traceback."""
+    random = Random(seed)
+    document = json.loads((DATA / random.choice(["inet.json", "more.json"])).read_text())
+    at: Any = document["nftables"]
+    while True:
+        key = random.choice(list(at) if isinstance(at, dict) else range(len(at)))
+        if not isinstance(at[key], dict | list) or not at[key] or random.random() < 0.1:
+            at[key] = random.choice(LEAVES)
+            break
+        at = at[key]
+    assert told(lambda: read_json(json.dumps(document), "nft.json")).startswith("nft.json")
+
+
+def told(read: Callable[[], object]) -> str:
+    """What is wrong, with the file's name in front; the name where nothing is."""
+    try:
+        read()
+    except InputError as error:
+        return str(error)
+    return "nft.json:0"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["inet.nft", "more.nft", "inet.json"]), st.floats(0, 1, exclude_max=True), st.sampled_from(["", "x", "}"]))
+def test_text_that_is_cut_off_is_one_error_with_its_line(file: str, where: float, tail: str) -> None:
+    text = (DATA / file).read_text()
+    text = text[: int(len(text) * where)] + tail
+    read = read_json if file.endswith("json") else read_text
+    assert re.match(r"nft.json(:\d+|, )", told(lambda: read(text, "nft.json")))
 
 
 # -- the memory itself -------------------------------------------------------------------------------------------------

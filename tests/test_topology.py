@@ -268,7 +268,10 @@ def test_the_kube_proxy_config_map(read):
         True,
         True,
         (prefix("10.0.0.0/8"),),
+        ref=found.proxy.ref,
     )
+    assert found.proxy.ref is not None
+    assert found.proxy.ref.object == "ConfigMap kube-system/kube-proxy"
     assert found.pod_cidrs == found.proxy.cluster_cidrs
     assert not [a for a in found.assumptions if "kube-proxy" in a]
     assert found.notes == ()

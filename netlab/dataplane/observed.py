@@ -110,7 +110,7 @@ def read_directory(directory: str) -> tuple[dict[str, str], list[str]]:
         # nft.c nft_is_table_compatible: chains that nft made there are passed over
         if strange and "nft.json" not in texts and "nft" not in texts:
             notes.append(f"{directory}: {name} does not show what nft put into {', '.join(strange)}: it is not looked at")
-    empty = [name for name in texts if name in ("iptables-save", "ip6tables-save") and not texts[name].strip()]
+    empty = [name for name in texts if name in ("iptables-save", "ip6tables-save", "nft") and not texts[name].strip()]
     if empty:  # what iptables-nft-save prints where there are no rules, and what a failed sudo leaves
         notes.append(f"{directory}: {' and '.join(empty)}: empty, so the node is taken to have no such rules")
     return texts, notes
@@ -142,6 +142,8 @@ def _read(path: str) -> str:
         return data.decode()
     except ValueError:
         name = os.path.basename(path)
+        if data[:2] == b"\x1f\x8b":
+            raise InputError("is compressed (gzip)", Ref(file=path), f"unpack it: gunzip < {name} > {name}.text") from None
         raise InputError("is not text", Ref(file=path), f'save it with "{FILES[name]} > {name}"') from None
 
 

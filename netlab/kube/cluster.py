@@ -128,6 +128,7 @@ class Proxy(msgspec.Struct, frozen=True):
     strict_arp: bool = False  # ipvs.strictARP
     exclude_cidrs: tuple[Prefix, ...] = ()  # ipvs.excludeCIDRs: virtual services there are not cleaned up
     version: str = "1.30"  # whose rules: Kubernetes' minor version
+    ref: Ref | None = None  # the ConfigMap that says the mode
 
 
 class Cluster(msgspec.Struct, frozen=True):

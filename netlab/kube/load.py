@@ -216,6 +216,7 @@ def _node(declared: Declared, document: Document, namespace: str) -> None:
         ready=_is_ready(status.conditions),
         unschedulable=bool(spec.unschedulable),
         taints=tuple((t.key, t.value or "", t.effect) for t in spec.taints or ()),
+        version=(status.node_info.kubelet_version or "") if status.node_info else "",
     )
 
 

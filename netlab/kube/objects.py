@@ -6,6 +6,7 @@ API in snake case. Nothing here computes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -30,7 +31,7 @@ class Object(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Node(Object, frozen=True, kw_only=True):
-    """A node: `pod_cidrs` one per family, `internal_ips` in the order of status.addresses."""
+    """A node: `pod_cidrs` one per family, `internal_ips` in the order of status.addresses, `version` that of its kubelet."""
 
     pod_cidrs: tuple[Prefix, ...] = ()
     internal_ips: tuple[Ip, ...] = ()
@@ -38,6 +39,13 @@ class Node(Object, frozen=True, kw_only=True):
     ready: bool = True
     unschedulable: bool = False
     taints: tuple[tuple[str, str, str], ...] = ()  # key, value, effect
+    version: str = ""
+
+    @property
+    def release(self) -> tuple[int, int] | None:
+        """(1, 30) of v1.30.5; None where it is not known."""
+        found = re.match(r"v?(\d+)\.(\d+)", self.version)
+        return (int(found[1]), int(found[2])) if found is not None else None
 
     @property
     def zone(self) -> str | None:

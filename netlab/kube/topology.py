@@ -675,6 +675,7 @@ def _proxy(declared: Declared, topology: Topology, overrides: Overrides, pod_cid
     doc, conf = topology.proxy, declared.kube_proxy
     default = Proxy()
     mode = overrides.proxy_mode or doc.mode
+    ref = declared.kube_proxy_ref if mode is None and conf is not None else None
     if mode is not None and mode not in PROXY_MODES:
         hint = did_you_mean(mode, PROXY_MODES) or f"known: {', '.join(PROXY_MODES)}"
         raise InputError(f'--proxy-mode: unknown mode "{mode}"', None, hint)
@@ -700,12 +701,17 @@ def _proxy(declared: Declared, topology: Topology, overrides: Overrides, pod_cid
     if not excluded and virtual is not None and virtual.exclude_cidrs:
         excluded = _config_cidrs(declared, ",".join(virtual.exclude_cidrs), "ipvs.excludeCIDRs")
 
+    version = overrides.kube_proxy_version or doc.version
+    if mode == "nftables" and version is None:
+        says += _rules_of_another_release(declared, default.version)
+
     def pick(stated: Any, configured: Any, otherwise: Any) -> Any:
         return stated if stated is not None else configured if configured is not None else otherwise
 
     return Proxy(
         mode=mode,
-        version=overrides.kube_proxy_version or doc.version or default.version,
+        version=version or default.version,
+        ref=ref,
         cluster_cidrs=cluster_cidrs,
         detect_local_mode=doc.detect_local_mode or (conf.detect_local_mode if conf else None) or default.detect_local_mode,
         masquerade_bit=pick(doc.masquerade_bit, tables.masquerade_bit if tables else None, default.masquerade_bit),
@@ -722,6 +728,16 @@ def _proxy(declared: Declared, topology: Topology, overrides: Overrides, pod_cid
         strict_arp=pick(doc.strict_arp, virtual.strict_arp if virtual else None, default.strict_arp),
         exclude_cidrs=excluded,
     )
+
+
+def _rules_of_another_release(declared: Declared, version: str) -> list[str]:
+    """What to say where the nodes run another release than the one whose rules are written."""
+    nodes = [node for node in declared.nodes.values() if node.release is not None]
+    others = sorted({node.version for node in nodes if node.release != tuple(map(int, version.split(".")))})
+    if not others:
+        return []
+    theirs = ", ".join(others)
+    return [f"kube-proxy's nftables rules are those of v{version}, the nodes run {theirs}: --kube-proxy-version says whose"]
 
 
 def _scheduler(doc: _ProxyDoc, declared: Declared) -> str | None:

@@ -77,9 +77,14 @@ class NodeSpec(Wire, frozen=True):
     taints: list[Taint] | None = None
 
 
+class NodeSystemInfo(Wire, frozen=True):
+    kubelet_version: str | None = None
+
+
 class NodeStatus(Wire, frozen=True):
     addresses: list[NodeAddress] | None = None
     conditions: list[Condition] | None = None
+    node_info: NodeSystemInfo | None = None
 
 
 class Node(Any_, frozen=True):

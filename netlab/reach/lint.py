@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from netlab.dataplane.proxy.modes import UPSTREAM
 from netlab.errors import did_you_mean
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Pod, Service, ServicePort
 from netlab.kube.selectors import labels_match
 from netlab.reach import lint_policies as policies
 from netlab.reach.finding import Finding, Severity
+from netlab.refs import Ref
 
 Check = Callable[[Cluster], Iterator[Finding]]
 
@@ -144,11 +146,39 @@ def local_policy_without_local_endpoints(cluster: Cluster) -> Iterator[Finding]:
         )
 
 
+def proxy_mode_and_release(cluster: Cluster) -> Iterator[Finding]:
+    """kube-proxy's mode in a release that does not have it yet, or has no more, or will not for long."""
+    mode = cluster.proxy.mode
+    releases = [node.release for node in cluster.nodes.values() if node.release is not None]
+    oldest, newest = (min(releases), max(releases)) if releases else ((0, 0), (0, 0))
+    found: tuple[Severity, str, str] | None = None
+    match mode:
+        case "userspace" if newest >= (1, 26):
+            what = f"v{newest[0]}.{newest[1]} has no userspace mode: {UPSTREAM[mode]}"
+            found = Severity.ERROR, what, "use iptables or nftables"
+        case "userspace":
+            found = Severity.NOTE, f"userspace mode: {UPSTREAM[mode]}", "use iptables or nftables"
+        case "ipvs" if newest >= (1, 35):
+            found = Severity.WARNING, f"IPVS mode is {UPSTREAM[mode]}", "move to nftables"
+        case "ipvs":
+            found = Severity.NOTE, f"IPVS mode is {UPSTREAM[mode]}", "move to nftables, stable since v1.33"
+        case "nftables" if releases and oldest < (1, 29):
+            what = f"v{oldest[0]}.{oldest[1]} has no nftables mode: it is alpha in v1.29, stable since v1.33 (KEP-3866)"
+            found = Severity.ERROR, what, "use iptables"
+        case "nftables" if releases and oldest < (1, 33):
+            stage = "alpha, behind the gate NFTablesProxyMode" if oldest < (1, 31) else "beta"
+            what = f"nftables mode is {stage} in v{oldest[0]}.{oldest[1]}; it is stable since v1.33 (KEP-3866)"
+            found = Severity.NOTE, what, "take v1.33 or later where it matters"
+    if found is not None:
+        yield Finding("proxy-mode-and-release", *found, "kube-proxy", cluster.proxy.ref or Ref())
+
+
 CHECKS: dict[str, Check] = {
     "service-selects-no-pod": service_selects_no_pod,
     "service-without-endpoints": service_without_endpoints,
     "target-port-undeclared": target_port_undeclared,
     "local-policy-without-local-endpoints": local_policy_without_local_endpoints,
+    "proxy-mode-and-release": proxy_mode_and_release,
     "policy-selects-no-pod": policies.policy_selects_no_pod,
     "peer-selects-nobody": policies.peer_selects_nobody,
     "rule-adds-nothing": policies.rule_adds_nothing,

@@ -8,6 +8,7 @@ JSON of nft 1.0.6 leaves out `dynamic`, `typeof`, and the comments of tables and
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ import msgspec
 
 from netlab.errors import InputError, did_you_mean
 from netlab.linux import nft as n
+from netlab.linux.addr import Ip, ip
 from netlab.linux.hook import Hook
 from netlab.linux.nft import Element, Expression, NftChain, NftObject, NftRule, NftSet, NftTable, Statement, Value
 from netlab.linux.text import nft_words as words
@@ -27,6 +29,9 @@ SCHEMA: Final = 1
 _OBJECTS: Final = (
     "counter", "quota", "limit", "ct helper", "ct timeout", "ct expectation", "synproxy", "secmark", "flowtable",
 )  # fmt: skip
+_ADDRESSES: Final = {"ipv4_addr": 4, "ipv6_addr": 6}
+_LIKE_ADDRESS: Final = re.compile(r"[\d.]+|[\dA-Fa-f:.]*:.*")
+_REJECTS: Final = ("", "icmp", "icmpv6", "icmpx", "tcp reset")
 _BINARY: Final = ("|", "^", "&", "<<", ">>")
 _ELEMENT_STATEMENTS: Final = ("counter", "quota", "limit", "last", "connlimit")
 _CUT: Final = "was the file cut off? dump it again: nft -j list ruleset"
@@ -162,7 +167,10 @@ class _Reader:
                     raise _Bad("an object of one key is expected", path)
                 ((kind, value),) = item.items()
                 if isinstance(value, msgspec.Raw):
-                    value = _object_of(kind, value)
+                    try:
+                        value = _object_of(kind, value)
+                    except ValueError:
+                        raise _Bad("a number in it is too large", f"{path}.{kind}", _CUT) from None
                 if not isinstance(value, dict):
                     raise _Bad("an object is expected", f"{path}.{kind}")
                 self._item(kind, value, f"{path}.{kind}")
@@ -231,7 +239,7 @@ class _Reader:
         name = _text(value, "name", path)
         if name in table.chains:
             raise _Bad(f"chain {name} is there twice", path, "give one dump of one node")
-        hook = value.get("hook")
+        hook = _text(value, "hook", path) if "hook" in value else None
         made = NftChain(name, comment=_optional(value, "comment"))
         if hook is not None:
             known = _HOOKS.get(hook) if table.family in ("ip", "ip6", "inet") else None
@@ -269,9 +277,7 @@ class _Reader:
         if is_map and (not isinstance(data, str) or not data):
             raise _Bad("a map has a type of data", f"{path}.map")
         datas = tuple(data.split(" . ")) if data else ()
-        elements = value.get("elem", [])
-        if not isinstance(elements, list):
-            raise _Bad("a list is expected", f"{path}.elem", _CUT)
+        elements = _list(value, "elem", path)
         flags = _strings(value.get("flags"), f"{path}.flags")
         kind = " . ".join(keys)
         data_kind = " . ".join(datas)
@@ -283,19 +289,19 @@ class _Reader:
         made: list[Element] = []
         for number, raw in enumerate(elements):
             made += _known(shapes, raw) or (read(raw, f"{path}.elem[{number}]"),)
-        statements = tuple(self._statement(s, f"{path}.stmt[{i}]")[0] for i, s in enumerate(value.get("stmt", [])))
+        statements = tuple(self._statement(s, f"{path}.stmt[{i}]")[0] for i, s in enumerate(_list(value, "stmt", path)))
         return NftSet(
             _text(value, "name", path),
             keys,
             datas,
             tuple(f for f in words.SET_FLAGS if f in flags),
             tuple(made),
-            value.get("timeout"),
-            value.get("size"),
+            _whole_or_none(value, "timeout", path),
+            _whole_or_none(value, "size", path),
             _optional(value, "comment"),
             policy=_optional(value, "policy"),
             auto_merge=bool(value.get("auto-merge", False)),
-            gc_interval=value.get("gc-interval"),
+            gc_interval=_whole_or_none(value, "gc-interval", path),
             statements=statements,
         )
 
@@ -314,7 +320,8 @@ class _Reader:
             inner = value["elem"]
             if not isinstance(inner, dict) or "val" not in inner:
                 raise _Bad("an element has a value", path, _CUT)
-            comment, timeout, expires = _optional(inner, "comment"), inner.get("timeout"), inner.get("expires")
+            comment = _optional(inner, "comment")
+            timeout, expires = _whole_or_none(inner, "timeout", path), _whole_or_none(inner, "expires", path)
             for name in _ELEMENT_STATEMENTS:
                 if name in inner:
                     statements.append(self._statement({name: inner[name]}, path)[0])
@@ -330,9 +337,7 @@ class _Reader:
         if chain not in table.chains:
             hint = did_you_mean(chain, table.chains) or "chains must come before their rules"
             raise _Bad(f"chain {chain} of table {table.family} {table.name} is not there", f"{path}.chain", hint)
-        listed = value.get("expr", [])
-        if not isinstance(listed, list):
-            raise _Bad("a list is expected", f"{path}.expr", _CUT)
+        listed = _list(value, "expr", path)
         statements: list[Statement] = []
         for number, raw in enumerate(listed):
             statements += _known(self.statements, raw) or self._statement(raw, f"{path}.expr[{number}]")
@@ -400,7 +405,7 @@ class _Reader:
         if value is None:
             return n.Counter()
         _object(value, path)
-        return n.Counter(int(value.get("packets", 0)), int(value.get("bytes", 0)))
+        return n.Counter(_whole(value, "packets", path), _whole(value, "bytes", path))
 
     def _nat(self, kind: str) -> Callable[[Any, str], Statement]:
         def read(value: Any, path: str) -> Statement:
@@ -413,7 +418,7 @@ class _Reader:
                 kind,
                 None if address is None else self._expression(address, f"{path}.addr"),
                 None if port is None else self._expression(port, f"{path}.port"),
-                value.get("family", ""),
+                _optional(value, "family"),
                 tuple(f for f in words.NAT_FLAGS if f in flags),
                 "prefix" in types,
             )
@@ -424,6 +429,8 @@ class _Reader:
         value = {} if value is None else value
         _object(value, path)
         kind, code = value.get("type", ""), value.get("expr", "")
+        if kind not in _REJECTS:
+            raise _Bad(f"unknown type {kind!r} of reject", f"{path}.type", did_you_mean(str(kind), _REJECTS))
         if (kind, code) == words.default_reject(self.family):
             return n.RejectStatement()
         return n.RejectStatement(kind, code if isinstance(code, str) else str(code))
@@ -437,7 +444,7 @@ class _Reader:
         if "data" in value:
             element = Element(element.key, self._data(value["data"], f"{path}.data", ""), element.comment, element.timeout)
         inner: list[Statement] = []
-        for number, raw in enumerate(value.get("stmt", [])):
+        for number, raw in enumerate(_list(value, "stmt", path)):
             inner += self._statement(raw, f"{path}.stmt[{number}]")
         return n.SetChange(_text(value, "op", path), name.removeprefix("@"), element, tuple(inner))
 
@@ -448,18 +455,19 @@ class _Reader:
         value = {} if value is None else value
         _object(value, path)
         return n.LogStatement(
-            _optional(value, "prefix"), _optional(value, "level"), value.get("group"), value.get("snaplen"),
-            value.get("queue-threshold"), _strings(value.get("flags"), f"{path}.flags"),
+            _optional(value, "prefix"), _optional(value, "level"), _whole_or_none(value, "group", path),
+            _whole_or_none(value, "snaplen", path), _whole_or_none(value, "queue-threshold", path),
+            _strings(value.get("flags"), f"{path}.flags"),
         )  # fmt: skip
 
     def _limit(self, value: Any, path: str) -> Statement:
         if isinstance(value, str):
             return n.Limit(name=value)
         _object(value, path)
-        unit = value.get("rate_unit", "packets")
+        unit = _optional(value, "rate_unit") or "packets"
         return n.Limit(
-            int(value.get("rate", 0)), value.get("per", "second"), int(value.get("burst", 0)), bool(value.get("inv", False)),
-            unit, value.get("burst_unit", "packets" if unit == "packets" else "bytes"),
+            _whole(value, "rate", path), _optional(value, "per") or "second", _whole(value, "burst", path),
+            bool(value.get("inv", False)), unit, _optional(value, "burst_unit") or ("packets" if unit == "packets" else "bytes"),
         )  # fmt: skip
 
     _STATEMENTS: Final[Mapping[str, Callable[[_Reader, Any, str], Statement]]] = {
@@ -490,6 +498,8 @@ class _Reader:
             case str():
                 if raw.startswith("@") and len(raw) > 1:
                     return n.SetName(raw[1:])
+                if kind in _ADDRESSES and raw != "*":
+                    _address(raw, path, kind)
                 return Value(int(raw)) if kind == "iface_index" and raw.isascii() and raw.isdigit() else Value(raw)
             case list():
                 return n.ListValue(tuple(self._expression(r, f"{path}[{i}]", kind) for i, r in enumerate(raw)))
@@ -524,8 +534,10 @@ class _Reader:
             case "symhash", {"mod": int(modulus), **more}:
                 return n.Hashed(None, modulus, None, _count(more.get("offset", 0)))
             case "prefix", {"addr": address, "len": int(length)}:
-                if not isinstance(address, str):
+                if not isinstance(address, str) or (kind not in _ADDRESSES and not _LIKE_ADDRESS.fullmatch(address)):
                     return n.UnknownExpression("", _dump(raw))
+                if not 0 <= length <= _address(address, path, kind).bits:
+                    raise _Bad(f"{address}/{length} has no valid prefix length", path)
                 return n.PrefixValue(address, length)
             case "range", [low, high]:
                 return n.RangeValue(self._expression(low, f"{path}[0]", kind), self._expression(high, f"{path}[1]", kind))
@@ -600,6 +612,32 @@ def _number(value: dict[str, Any], key: str, path: str) -> int:
     found = value.get(key)
     if not isinstance(found, int):
         raise _Bad(f"{key} is missing" if found is None else f"{key} must be a number", path, _CUT)
+    return found
+
+
+def _whole_or_none(value: dict[str, Any], key: str, path: str) -> int | None:
+    return _number(value, key, path) if value.get(key) is not None else None
+
+
+def _whole(value: dict[str, Any], key: str, path: str) -> int:
+    return _whole_or_none(value, key, path) or 0
+
+
+def _list(value: dict[str, Any], key: str, path: str) -> list[Any]:
+    found = value.get(key, [])
+    if not isinstance(found, list):
+        raise _Bad("a list is expected", f"{path}.{key}", _CUT)
+    return found
+
+
+def _address(text: str, path: str, kind: str = "") -> Ip:
+    try:
+        found = ip(text)
+    except ValueError:
+        found = None
+    if found is None or _ADDRESSES.get(kind, found.family) != found.family:
+        what = f"an IPv{_ADDRESSES[kind]} address" if kind in _ADDRESSES else "an address"
+        raise _Bad(f"{text!r} is not {what}", path, _CUT)
     return found
 
 

@@ -78,7 +78,11 @@ def read_text(text: str, file: str = "-") -> tuple[NftTable, ...]:
     Compare(left=Payload(protocol='ip', field='saddr'), op='==', right=PrefixValue(address='10.0.0.0', length=8))
     """
     with collector_off():
-        return _Reader(text, file).read()
+        reader = _Reader(text, file)
+        try:
+            return reader.read()
+        except RecursionError:
+            reader.bad("nested too deep", "give the output of nft list ruleset")
 
 
 def read_statements(text: str, family: str, ref: Ref | None = None) -> tuple[Statement, ...]:
@@ -945,7 +949,12 @@ class _Reader:
             return made
         if self.is_("/") and start.kind == "address":
             self.take()
-            return n.PrefixValue(str(made.value), self.number("a prefix length"))
+            length = self.number("a prefix length")
+            if ":" in start.text and start.text.count(":") == 5 and "::" not in start.text:
+                self.bad(f"{start.text!r} is not an address", None, start)  # of a device
+            if length > ip(start.text).bits:
+                self.bad(f"{start.text}/{length} has no valid prefix length", None, start)
+            return n.PrefixValue(str(made.value), length)
         if self.is_("-"):
             self.take()
             return n.RangeValue(made, self.single(kind))
