@@ -498,6 +498,18 @@ def test_admin_network_policies_have_tiers_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_chains_and_sets_are_made_once(tmp_path: Path) -> None:
+    """1,000 pods of 200 policies are rendered in well under a second: what pods share is one object."""
+    every, some = knp("{ingress: [{from: [{podSelector: {}}]}]}"), knp("{podSelector: {matchLabels: {app: api}}}", "q")
+    cluster = shop(tmp_path, every, some)
+    policies = FelixPolicies(cluster)
+    api, web = (policies.of(cluster.pods[f"default/{app}-0"], 4) for app in ("api", "web"))
+    assert policies.of(cluster.pods["default/api-0"], 4) is api
+    assert len(web.chains) == 1 < len(api.chains)
+    assert all(web.chains[name] is api.chains[name] for name in web.chains)
+    assert all(web.sets[name] is api.sets[name] for name in web.sets)
+
+
 def test_every_rule_knows_its_line(tmp_path: Path) -> None:
     cluster = shop(tmp_path, knp("{\n  ingress: [\n    {ports: [{port: 80}]},\n    {ports: [{port: 81}]}]}"))
     found = FelixPolicies(cluster).of(cluster.pods["default/api-0"], 4)

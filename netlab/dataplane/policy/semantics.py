@@ -444,6 +444,8 @@ def ports_match(index: PolicyIndex, flow: Flow, which: str, policy: Policy, rule
 def _named(index: PolicyIndex, flow: Flow, port: Port, ask: Ask) -> bool:
     """Whether a port's name means the flow's port: resolved at the destination pod, by name and protocol."""
     number = flow.destination.pod
+    if index.dialect.polices_hosts and (port.name, flow.protocol, flow.port) in index.host_ports.get(flow.destination.ip, ()):
+        return True  # a host endpoint may declare ports, too
     if number < 0 or (flow.destination.node and ask(Question.HOST_NETWORK) == "no"):
         return False
     found = [
