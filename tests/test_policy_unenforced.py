@@ -18,7 +18,7 @@ CALICO = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\nmetadata:
     [
         ("calico-vxlan", HEAD + "{podSelector: {}}", 1, "End of tier default. Drop if no policies passed packet"),
         ("calico-vxlan", HEAD + "{podSelector: {}, ingress: [{}]}", 0, "yes"),
-        ("calico-vxlan", CALICO + "{ingress: [{action: Allow, http: {methods: [GET]}}]}", 3, "leave it open"),
+        ("calico-vxlan", CALICO + "{ingress: [{action: Allow, http: {methods: [GET]}}]}", 3, "on what the HTTP request says"),
         ("canal", HEAD + "{podSelector: {matchLabels: {app: web}}}", 1, "End of tier default. Drop if no policies passed packet"),
         ("flannel-vxlan", HEAD + "{podSelector: {}}", 0, "not enforced"),
     ],

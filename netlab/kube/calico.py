@@ -15,7 +15,7 @@ import msgspec
 from netlab.errors import InputError
 from netlab.kube import calico_selector
 from netlab.kube import wire as w
-from netlab.kube.cluster import BgpPeer, Calico, IpPool
+from netlab.kube.cluster import BgpPeer, Calico, FelixOptions, IpPool
 from netlab.kube.documents import At, Document
 from netlab.kube.ipam import Ipam, shown_blocks
 from netlab.kube.objects import Node
@@ -43,6 +43,37 @@ _KINDS = {4: ("projectcalico.org/IPv4IPIPTunnelAddr", "projectcalico.org/IPv4VXL
           6: ("", "projectcalico.org/IPv6VXLANTunnelAddr")}  # fmt: skip
 
 
+class _FailsafePort(w.Wire, frozen=True):
+    port: int
+    protocol: str = "TCP"
+    net: str | None = None
+
+
+class _FelixSpec(w.Wire, frozen=True):
+    failsafe_in: tuple[_FailsafePort, ...] | None = msgspec.field(default=None, name="failsafeInboundHostPorts")
+    failsafe_out: tuple[_FailsafePort, ...] | None = msgspec.field(default=None, name="failsafeOutboundHostPorts")
+    vxlan_from_workloads: bool | None = msgspec.field(default=None, name="allowVXLANPacketsFromWorkloads")
+    ipip_from_workloads: bool | None = msgspec.field(default=None, name="allowIPIPPacketsFromWorkloads")
+    log_prefix: str | None = msgspec.field(default=None, name="logPrefix")
+
+
+class _FelixConfiguration(w.Any_, frozen=True):
+    spec: _FelixSpec | None = None
+
+
+# FelixConfiguration's other fields that decide about packets, with the values that change nothing (config_params.go).
+# defaultEndpointToHostAction is not here: calico-node's environment, in Calico's manifests and the operator's, wins with ACCEPT.
+_DECISIVE: Mapping[str, tuple[object, ...]] = {
+    "bpfEnabled": (False,), "chainInsertMode": ("Insert", "insert"), "disableConntrackInvalidCheck": (False,),
+    "floatingIPs": ("Disabled",), "flowLogsGoldmaneServer": ("",), "genericXDPEnabled": (False,), "interfacePrefix": ("cali",),
+    "iptablesFilterAllowAction": ("Accept",), "iptablesFilterDenyAction": ("Drop",), "iptablesMangleAllowAction": ("Accept",),
+    "iptablesMarkMask": (0xFFFF0000,), "iptablesNATOutgoingInterfaceFilter": ("",), "kubeNodePortRanges": (["30000:32767"],),
+    "natOutgoingAddress": ("",), "natPortRange": ("",), "nftablesMode": ("Disabled", "Auto"),
+    "serviceLoopPrevention": ("Disabled",), "sidecarAccelerationEnabled": (False,), "vxlanPort": (4789,), "vxlanVNI": (4096,),
+    "wireguardEnabled": (False,), "wireguardEnabledV6": (False,), "workloadSourceSpoofing": ("Disabled",),
+}  # fmt: skip
+
+
 class Found(msgspec.Struct):
     """What the input holds of Calico; lives inside `Declared`."""
 
@@ -55,6 +86,7 @@ class Found(msgspec.Struct):
     environment: dict[str, str] = {}  # of the calico-node container
     backend: str | None = None
     seen: list[str] = []
+    felix: dict[str, tuple[_FelixSpec, dict[str, Any], At]] = {}  # of FelixConfigurations, by name
 
 
 # -- objects -----------------------------------------------------------------------------------------------------------
@@ -237,6 +269,53 @@ def _read_configuration(declared: Declared, document: Document, namespace: str) 
     declared.calico.seen.append("BGPConfiguration default")
 
 
+def _read_felix(declared: Declared, document: Document, namespace: str) -> None:
+    """`default` is for all nodes, `node.NAME` for one."""
+    body = document.decode(_FelixConfiguration)
+    name, at = _named(document, body)
+    if name == "default" or name.startswith("node."):
+        declared.calico.felix[name] = (body.spec or _FelixSpec(), at.tree.get("spec") or {}, at)
+        declared.calico.seen.append(f"FelixConfiguration {name}")
+
+
+def settle_felix(found: Found) -> dict[str, FelixOptions]:
+    """Felix's options, "" for all nodes, and for every node that has a FelixConfiguration of its own."""
+    made = {"": _felix(FelixOptions(), "default", found)}
+    for name in found.felix:
+        if name != "default":
+            made[name.removeprefix("node.")] = _felix(made[""], name, found)
+    return made
+
+
+def _felix(options: FelixOptions, name: str, found: Found) -> FelixOptions:
+    if name not in found.felix:
+        return options
+    spec, tree, at = found.felix[name]
+    passed = [
+        f"{field} of FelixConfiguration {name} ({tree[field]})"
+        for field, ordinary in _DECISIVE.items()
+        if field in tree and tree[field] is not None and tree[field] not in ordinary
+    ]
+    changed: dict[str, object] = {"not_modelled": (*options.not_modelled, *passed)}
+    for field, key in (("failsafe_in", "failsafeInboundHostPorts"), ("failsafe_out", "failsafeOutboundHostPorts")):
+        ports: tuple[_FailsafePort, ...] | None = getattr(spec, field)
+        if ports is not None:
+            changed[field] = tuple(
+                (
+                    {"TCP": 6, "UDP": 17, "SCTP": 132}[
+                        at.one_of(port.protocol.upper(), ("TCP", "UDP", "SCTP"), f"spec.{key}[{i}].protocol")
+                    ],
+                    port.port,
+                    at.prefix(port.net, f"spec.{key}[{i}].net") if port.net else None,
+                )
+                for i, port in enumerate(ports)
+            )
+    for field in ("vxlan_from_workloads", "ipip_from_workloads", "log_prefix"):
+        if getattr(spec, field) is not None:
+            changed[field] = getattr(spec, field)
+    return msgspec.structs.replace(options, **changed)
+
+
 def _read_affinity(declared: Declared, document: Document, namespace: str) -> None:
     body = document.decode(_Affinity)
     _, at = _named(document, body)
@@ -289,6 +368,7 @@ READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Declared, Document, str],
     "BGPPeer": (API, _read_peer),
     "BGPConfiguration": (API, _read_configuration),
     "BlockAffinity": (API, _read_affinity),
+    "FelixConfiguration": (API, _read_felix),
     "Installation": (OPERATOR_API, _read_installation),
 }
 

@@ -93,12 +93,32 @@ class BgpPeer(msgspec.Struct, frozen=True):
     ref: Ref = Ref()
 
 
+class FelixOptions(msgspec.Struct, frozen=True):
+    """What FelixConfiguration says that decides about packets. Failsafe ports are (protocol number, port, net of the other end).
+
+    `not_modelled` are settings that decide, too, and that are passed over, by name.
+    """
+
+    failsafe_in: tuple[tuple[int, int, Prefix | None], ...] = tuple(
+        (p, port, None)
+        for p, port in ((6, 22), (17, 68), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
+    )
+    failsafe_out: tuple[tuple[int, int, Prefix | None], ...] = tuple(
+        (p, port, None)
+        for p, port in ((17, 53), (17, 67), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
+    )
+    vxlan_from_workloads: bool = False
+    ipip_from_workloads: bool = False
+    log_prefix: str = "calico-packet"
+    not_modelled: tuple[str, ...] = ()
+
+
 class Calico(msgspec.Struct, frozen=True):
     """What Calico's datastore holds: pools, the blocks of every node, how BGP distributes them.
 
     `blocks` maps a node to its blocks in order of their addresses. `backend` is calico-node's CALICO_NETWORKING_BACKEND: "bird",
     "vxlan" (no BGP) or "none". `tunnels` maps a node to the addresses of its tunnel devices, one per family and kind that a pool
-    asks for, as ("ipip" or "vxlan", address).
+    asks for, as ("ipip" or "vxlan", address). `felix` are Felix's options, "" for all nodes, and for nodes that have their own.
     """
 
     pools: tuple[IpPool, ...] = ()
@@ -108,6 +128,11 @@ class Calico(msgspec.Struct, frozen=True):
     mesh: bool = True
     as_number: int = 64512
     peers: tuple[BgpPeer, ...] = ()
+    felix: Mapping[str, FelixOptions] = {}
+
+    def felix_of(self, node: str) -> FelixOptions:
+        """Felix's options on a node."""
+        return self.felix.get(node) or self.felix.get("") or FelixOptions()
 
     def pool_of(self, address: Ip) -> IpPool | None:
         """The pool that an address is of."""

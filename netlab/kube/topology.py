@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from netlab.errors import InputError, did_you_mean
-from netlab.kube.calico import BLOCK_SIZES, ENCAPSULATIONS, pools_of_environment, settle_calico
+from netlab.kube.calico import BLOCK_SIZES, ENCAPSULATIONS, pools_of_environment, settle_calico, settle_felix
 from netlab.kube.cluster import Calico, Cni, Fabric, FabricSegment, IpPool, Proxy
 from netlab.kube.documents import At, Document
 from netlab.kube.objects import Node
@@ -349,6 +349,8 @@ def settle(declared: Declared, overrides: Overrides) -> Setting:
     if cni.name == "calico":
         words = topology.cni.encapsulation
         calico = settle_calico(declared, nodes, pod_cidrs, topology.pools, words, cni.backend or None, says)
+    if cni.name in ("calico", "canal"):
+        calico = msgspec.structs.replace(calico, felix=settle_felix(declared.calico))
     proxy = _proxy(declared, topology, overrides, pod_cidrs, says)
     service_cidrs = _service_cidrs(declared, topology, overrides, {p.family for p in pod_cidrs}, says)
     return Setting(nodes, fabric, cni, proxy, pod_cidrs, service_cidrs, topology.sysctls, tuple(says), calico)

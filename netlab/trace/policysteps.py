@@ -2,9 +2,9 @@
 
     hop of the source pod:  sent, POLICY (egress) ...        hop of the destination pod:  in, POLICY (ingress), route, delivered
 
-Law: what is said is dataplane/policy's; a policy step changes no verdict, but where the engine's own rules are missing: then what
-it would stop is unknown. Where the cluster has no engine, the step says so, and what one would do. Read off the finished walk:
-who sent, what was translated, what arrived.
+Law: what is said is dataplane/policy's; a policy step changes no verdict, but where the engine's own rules are missing or
+cannot tell: then what it would stop is unknown. Where the cluster has no engine, the step says so, and what one would do. Read
+off the finished walk: who sent, what was translated, what arrived.
 """
 
 from __future__ import annotations
@@ -87,9 +87,10 @@ def _with_steps(branch: Branch, index: PolicyIndex, cni: str, asked: Asked) -> B
 
 
 def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
-    """What an engine would stop and the compiled rules do not: unknown, for they lack the rules that it makes of policies.
+    """What an engine would stop and the compiled rules do not: unknown.
 
-    Rules that were observed on a node are the engine's own, and are believed.
+    Rules that are rendered from the policies decide, but for what no rule can ask. Rules that were observed on a node are the
+    engine's own, and are believed.
     """
     if cni not in ENGINES or decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
         return branch
@@ -97,8 +98,13 @@ def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
         return branch
     if any(isinstance(step, HookStep) and step.origin == "observed" for hop in branch.hops for step in hop.steps):
         return branch
-    said = "would deny it" if decision.says is Says.DENIED else "leave it open"
-    reason = f"policies {said}, and the rules that {cni} makes of them are not modelled"
+    if cni in RENDERED:
+        asked = " and ".join(question.value for question in decision.open)
+        by = dict.fromkeys(half.policy.title for half in (decision.egress, decision.ingress) if half.policy is not None)
+        reason = f"it depends on {asked}, which no rule of {cni}'s can tell: {', '.join(by) or 'policies'} would ask it"
+    else:
+        said = "would deny it" if decision.says is Says.DENIED else "leave it open"
+        reason = f"policies {said}, and the rules that {cni} makes of them are not modelled"
     last = branch.hops[-1]
     hops = (*branch.hops[:-1], replace(last, steps=(*last.steps, UnknownStep(reason))))
     return replace(branch, verdict=Verdict.UNKNOWN, reason=reason, hops=hops)

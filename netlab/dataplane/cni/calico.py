@@ -61,7 +61,12 @@ def plugin(cluster: Cluster) -> Plugin:
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return _borrowed(calico, node, pods)
 
-    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, learned.remarks)
+    return Plugin(on_a_node, in_a_pod, rules, learned.outside, assumed, (*learned.remarks, *beside(cluster)))
+
+
+def beside(cluster: Cluster) -> tuple[str, ...]:
+    """What FelixConfigurations ask for, and is not rendered here."""
+    return tuple(dict.fromkeys(said for options in cluster.calico.felix.values() for said in options.not_modelled))
 
 
 def families(calico: Calico) -> list[int]:
@@ -303,6 +308,7 @@ def felix_of(cluster: Cluster, policies: FelixPolicies, node: Node, pods: Sequen
         tuple(endpoint_of(policies, pod, family) for pod in pods),
         hosts=hosts,
         ipvs=cluster.proxy.mode == "ipvs",
+        options=cluster.calico.felix_of(node.name),
         profiles=policies.profiles(hosts, family)[0],
         ipip=any(pool.ipip != "Never" for pool in pools),
         vxlan=any(pool.vxlan != "Never" for pool in pools),

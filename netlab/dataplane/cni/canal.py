@@ -61,10 +61,11 @@ def plugin(cluster: Cluster) -> Plugin:
         endpoints = tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)
         hosts = policies.hosts(node.name, interfaces(node), 4)
         profiles = policies.profiles(hosts, 4)[0]
-        felix = Felix(4, endpoints, hosts=hosts, ipvs=cluster.proxy.mode == "ipvs", profiles=profiles)
+        options = cluster.calico.felix_of(node.name)
+        felix = Felix(4, endpoints, hosts=hosts, ipvs=cluster.proxy.mode == "ipvs", options=options, profiles=profiles)
         return add_rules(with_flannel, felix)
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]
 
-    return Plugin(on_node, in_pod, rules, assumptions=assumed)
+    return Plugin(on_node, in_pod, rules, assumptions=assumed, not_modelled=calico.beside(cluster))

@@ -20,6 +20,7 @@ from hashlib import sha224, sha256
 import msgspec
 
 from netlab.dataplane.cni.wiring import destination, empty_table, source, with_chains
+from netlab.kube.cluster import FelixOptions
 from netlab.linux.addr import Prefix
 from netlab.linux.matches import (
     Addrtype,
@@ -281,7 +282,7 @@ class Felix(msgspec.Struct, frozen=True):
 
     `ipip` and `vxlan` say that some pool is encapsulated so (then the tunnel's packets are let in and out); `nat_outgoing` that
     some pool wants it; `tunnels` are the devices that have an address of their own. `profiles` are chains of profiles that host
-    endpoints name, as rules by the chain's name. `ipvs`: kube-proxy runs in ipvs mode.
+    endpoints name, as rules by the chain's name. `ipvs`: kube-proxy runs in ipvs mode. `options`: FelixConfiguration.
     """
 
     family: int
@@ -292,6 +293,7 @@ class Felix(msgspec.Struct, frozen=True):
     tunnels: tuple[str, ...] = ()
     hosts: tuple[HostInterface, ...] = ()
     ipvs: bool = False
+    options: FelixOptions = FelixOptions()
     profiles: Mapping[str, tuple[FelixRule, ...]] = {}
 
     def set_name(self, name: str) -> str:
@@ -459,8 +461,9 @@ def _filter(felix: Felix) -> _Chains:
     chains.update(_dispatch("cali-from-wl-dispatch", "cali-fw-", devices, in_interface, unknown))
     chains.update(_dispatch("cali-to-wl-dispatch", "cali-tw-", devices, out_interface, unknown))
     for endpoint in felix.endpoints:
-        chains[limited_name("cali-tw-", endpoint.device)] = _workload(endpoint, endpoint.policies.ingress, "cali-pri-", True)
-        chains[limited_name("cali-fw-", endpoint.device)] = _workload(endpoint, endpoint.policies.egress, "cali-pro-", False)
+        inward, outward = endpoint.policies.ingress, endpoint.policies.egress
+        chains[limited_name("cali-tw-", endpoint.device)] = _workload(endpoint, inward, "cali-pri-", _EVERYTHING)
+        chains[limited_name("cali-fw-", endpoint.device)] = _workload(endpoint, outward, "cali-pro-", felix.options)
         for name, allows in endpoint.profiles:
             for prefix, direction in (("cali-pri-", "ingress"), ("cali-pro-", "egress")):
                 chains[limited_name(prefix, name)] = _profile(f"Profile {name} {direction}", allows)
@@ -563,16 +566,19 @@ def _common_prefix(names: Sequence[str]) -> str:
     return first[:n]
 
 
-def _workload(endpoint: Endpoint, policies: Sequence[FelixRule], profile_prefix: str, encapsulated: bool) -> list[FelixRule]:
+_EVERYTHING = FelixOptions(vxlan_from_workloads=True, ipip_from_workloads=True)
+
+
+def _workload(
+    endpoint: Endpoint, policies: Sequence[FelixRule], profile_prefix: str, options: FelixOptions
+) -> list[FelixRule]:
     """A workload's chain for one direction (endpoints.go endpointIptablesChain). Accepted means: the mark is set on return."""
     rules = [*_TRACKED, rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))]
-    if not encapsulated:
-        rules += [
-            rule(
-                protocol(_UDP), dports(VXLAN_PORT), action=DROP, comments=["Drop VXLAN encapped packets originating in workloads"]
-            ),
-            rule(protocol(_IPIP), action=DROP, comments=["Drop IPinIP encapped packets originating in workloads"]),
-        ]
+    said = "encapped packets originating in workloads"
+    if not options.vxlan_from_workloads:
+        rules.append(rule(protocol(_UDP), dports(VXLAN_PORT), action=DROP, comments=[f"Drop VXLAN {said}"]))
+    if not options.ipip_from_workloads:
+        rules.append(rule(protocol(_IPIP), action=DROP, comments=[f"Drop IPinIP {said}"]))
     return [*rules, *policies, *_profiles([name for name, _ in endpoint.profiles], profile_prefix)]
 
 
@@ -637,7 +643,7 @@ def _ipvs(felix: Felix) -> _Chains:
                     action=goto(to_set),
                     comments=["To kubernetes NodePort service"],
                 )
-                for number, name in _NAMED.items()
+                for number, name in ((6, "tcp"), (17, "udp"))
             ),
             rule(in_set(here, "dst", True), action=jump(to_set), comments=["To kubernetes service"]),
         ],
@@ -676,24 +682,29 @@ def _ipvs(felix: Felix) -> _Chains:
 
 # -- host endpoints (endpoints.go HostEndpointTo...Chains, dispatch.go hostDispatchChains, static.go failsafe...Chain) ----
 
-# config_params.go: FailsafeInboundHostPorts, FailsafeOutboundHostPorts
-FAILSAFE_IN = ((6, 22), (17, 68), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
-FAILSAFE_OUT = ((17, 53), (17, 67), (6, 179), (6, 2379), (6, 2380), (6, 5473), (6, 6443), (6, 6666), (6, 6667))
-_NAMED = {6: "tcp", 17: "udp"}
+_NAMED = {6: "tcp", 17: "udp", 132: "sctp"}
 _IN, _OUT = "cali-failsafe-in", "cali-failsafe-out"
 
 
-def _failsafe(untracked: bool) -> _Chains:
+def _failsafe(felix: Felix, untracked: bool) -> _Chains:
     """Ports that are always open. The raw table lets their answers through, too: it does not know yet what belongs together."""
+    wanted = felix.options
 
-    def opened(side: str, number: int, port: int) -> FelixRule:
-        return rule(protocol(number, _NAMED[number]), ports(side, [PortRange(port, port)]), action=ACCEPT)
+    def opened(side: str, other: str, number: int, port: int, of: Prefix | None) -> FelixRule:
+        nets = [net(other, of)] if of is not None else []
+        return rule(protocol(number, _NAMED[number]), ports(side, [PortRange(port, port)]), *nets, action=ACCEPT)
 
     chains = {}
-    for name, asked, answered in ((_IN, FAILSAFE_IN, FAILSAFE_OUT), (_OUT, FAILSAFE_OUT, FAILSAFE_IN)):
-        chains[name] = [opened("dst", *each) for each in asked]
-        if untracked:
-            chains[name] += [opened("src", *each) for each in answered]
+    for name, other, asked, answered in (
+        (_IN, "src", wanted.failsafe_in, wanted.failsafe_out),
+        (_OUT, "dst", wanted.failsafe_out, wanted.failsafe_in),
+    ):
+        both = [*(("dst", *each) for each in asked), *(("src", *each) for each in (answered if untracked else ()))]
+        chains[name] = [
+            opened(side, other, number, port, of)
+            for side, number, port, of in both
+            if of is None or of.family == felix.family
+        ]
     return chains
 
 
@@ -712,7 +723,7 @@ def _filter_hosts(felix: Felix) -> _Chains:
         **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, felix.hosts),
         **_host_dispatch("cali-from-hep-forward", "cali-fhfw-", in_interface, felix.hosts),
         **_host_dispatch("cali-to-hep-forward", "cali-thfw-", out_interface, felix.hosts),
-        **_failsafe(False),
+        **_failsafe(felix, False),
     }
     for host in felix.hosts:
         normal, forward = host.normal, host.forward
@@ -747,7 +758,7 @@ def _mangle_hosts(felix: Felix) -> _Chains:
     chains: _Chains = {
         **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, before),
         **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, felix.hosts, [local]),
-        **_failsafe(False),
+        **_failsafe(felix, False),
     }
     clear = rule(action=clear_mark(MARK_ACCEPT | MARK_PASS))
     for host in felix.hosts:
@@ -777,7 +788,7 @@ def _raw_hosts(felix: Felix) -> _Chains:
     chains: _Chains = {
         **_host_dispatch("cali-from-host-endpoint", "cali-fh-", in_interface, hosts),
         **_host_dispatch("cali-to-host-endpoint", "cali-th-", out_interface, hosts),
-        **_failsafe(True),
+        **_failsafe(felix, True),
     }
     for host in hosts:
         policies = host.untracked or Policies()

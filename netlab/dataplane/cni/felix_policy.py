@@ -127,7 +127,9 @@ class Sets(msgspec.Struct, frozen=True):
     not_named: tuple[str, ...] = ()
 
 
-def rendered(each: cp.Rule, family: int, sets: Callable[[cp.Rule, str], Sets]) -> list[FelixRule]:
+def rendered(
+    each: cp.Rule, family: int, sets: Callable[[cp.Rule, str], Sets], log_prefix: str = "calico-packet"
+) -> list[FelixRule]:
     """The iptables rules of one rule for a family; none where it is about the other family.
 
     What one iptables rule cannot say (more than 15 ports, several nets, nets and others excepted, named ports) is said by blocks
@@ -190,7 +192,7 @@ def rendered(each: cp.Rule, family: int, sets: Callable[[cp.Rule, str], Sets]) -
     match += _icmp(each.not_icmp, family, True)
     if blocks.rules:
         match.append(mark_is(MARK_SCRATCH0))
-    made = [*blocks.rules, *_acted(each.action, match, each.ref)]
+    made = [*blocks.rules, *_acted(each.action, match, each.ref, log_prefix)]
     named_as = (f"name={each.name}",) if each.name else ()
     return [msgspec.structs.replace(r, comments=named_as) for r in made] if named_as else made
 
@@ -222,11 +224,11 @@ class _Blocks:
         self.rules += [rule(*match, action=clear_mark(MARK_SCRATCH0), ref=self.ref) for match in matches]
 
 
-def _acted(action: str, match: Sequence[Part], ref: Ref) -> list[FelixRule]:
+def _acted(action: str, match: Sequence[Part], ref: Ref, log_prefix: str) -> list[FelixRule]:
     """A rule and its action (CombineMatchAndActionsForProtoRule): the match sets a mark, the mark is acted upon."""
     match action:
         case "log":
-            return [rule(*match, action=log("calico-packet"), ref=ref)]
+            return [rule(*match, action=log(log_prefix), ref=ref)]
         case "deny":
             bit, then = MARK_DROP, DROP
         case "next-tier":
@@ -269,11 +271,16 @@ def _icmp(wanted: p.IcmpMatch | None, family: int, negate: bool) -> Iterator[Par
 
 
 def policy_rules(
-    rules: Sequence[cp.Rule], family: int, sets: Callable[[cp.Rule, str], Sets], comment: str, ref: Ref
+    rules: Sequence[cp.Rule],
+    family: int,
+    sets: Callable[[cp.Rule, str], Sets],
+    comment: str,
+    ref: Ref,
+    log_prefix: str = "calico-packet",
 ) -> tuple[FelixRule, ...]:
     """A policy's chain for one direction (ProtoRulesToIptablesRules): RETURNs at the end do nothing and are left out; the
     first rule carries the policy's name, one that does nothing if need be."""
-    made = [found for each in rules for found in rendered(each, family, sets)]
+    made = [found for each in rules for found in rendered(each, family, sets, log_prefix)]
     while made and made[-1].action is RETURN:
         made.pop()
     first = made[0] if made else FelixRule(ref=ref)
@@ -288,6 +295,7 @@ class FelixPolicies:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._log_prefix = cluster.calico.felix_of("").log_prefix
         self._pods: tuple[Pod, ...] = tuple(pod for pod in cluster.pods.values() if pod.ips)
         self._workloads: Ids = frozenset(n for n, pod in enumerate(self._pods) if not pod.host_network)
         self._labels, self._every = calico_endpoints(cluster, self._pods)
@@ -384,7 +392,8 @@ class FelixPolicies:
             profile = self._cluster.policy_objects.profiles.get(name, DEFAULT_ALLOW if name == DEFAULT_ALLOW.name else _NOBODY_S)
             for prefix, direction, rules in (("cali-pri-", "ingress", profile.ingress), ("cali-pro-", "egress", profile.egress)):
                 made = [cp.of_calico_rule(each, "") for each in rules]
-                found = policy_rules(made, family, sets, f"Profile {name} {direction}", profile.ref)
+                comment = f"Profile {name} {direction}"
+                found = policy_rules(made, family, sets, comment, profile.ref, self._log_prefix)
                 chains[limited_name(prefix, name)] = found
         made_sets = [self._set(unique, family) for unique in sorted(used)]
         return chains, {each.name: each for each in made_sets}
@@ -458,7 +467,7 @@ class FelixPolicies:
 
             rules = policy.ingress if direction == cp.INGRESS else policy.egress
             comment = f"Policy {policy.name} {direction.lower()}"
-            self._chains[name, family] = policy_rules(rules, family, sets, comment, policy.ref)
+            self._chains[name, family] = policy_rules(rules, family, sets, comment, policy.ref, self._log_prefix)
             self._used[name] = frozenset(used) | self._used.get(name, frozenset())
         chains[name] = self._chains[name, family]
         return name

@@ -179,6 +179,12 @@ class PolicyIndex:
         }
 
     @cached_property
+    def host_ports(self) -> dict[Ip, frozenset[tuple[str, int, int]]]:
+        """The ports (name, protocol, number) that host endpoints declare, by each of their expected addresses."""
+        hosts = self.cluster.policy_objects.host_endpoints.values()
+        return {address: frozenset(host.ports) for host in hosts for address in host.expected_ips}
+
+    @cached_property
     def _labels(self) -> LabelIndex:
         return LabelIndex(pod.labels for pod in self.pods)
 

@@ -27,13 +27,6 @@ IPIP = 4
 VXLAN_PORT = 4789
 _POLICED = (TCP, UDP, SCTP)
 
-# felix config_params.go: FailsafeInboundHostPorts, FailsafeOutboundHostPorts
-FAILSAFE: Mapping[str, frozenset[tuple[int, int]]] = {
-    INGRESS: frozenset((TCP, p) for p in (22, 179, 2379, 2380, 5473, 6443, 6666, 6667)) | {(UDP, 68)},
-    EGRESS: frozenset((TCP, p) for p in (179, 2379, 2380, 5473, 6443, 6666, 6667)) | {(UDP, 53), (UDP, 67)},
-}
-
-
 class Says(enum.Enum):
     """A verdict of policies."""
 
@@ -264,7 +257,9 @@ def _exempt(index: PolicyIndex, flow: Flow, which: str, end: End, selected: Sequ
     """What is decided before any policy is looked at."""
     # felix/rules/endpoints.go: a workload's own tunnels are dropped first, unless the configuration allows them
     tunnel = flow.protocol == IPIP or (flow.protocol == UDP and flow.port == VXLAN_PORT)
-    if which == EGRESS and tunnel and ask(Question.TUNNELS) == "no":
+    options = index.cluster.calico.felix_of(index.pods[end.pod].node_name)
+    opened = options.ipip_from_workloads if flow.protocol == IPIP else options.vxlan_from_workloads
+    if which == EGRESS and tunnel and not opened and ask(Question.TUNNELS) == "no":
         return _End(Says.DENIED, Because.TUNNEL)
     if not selected:
         return _UNSELECTED
@@ -444,6 +439,8 @@ def ports_match(index: PolicyIndex, flow: Flow, which: str, policy: Policy, rule
 def _named(index: PolicyIndex, flow: Flow, port: Port, ask: Ask) -> bool:
     """Whether a port's name means the flow's port: resolved at the destination pod, by name and protocol."""
     number = flow.destination.pod
+    if index.dialect.polices_hosts and (port.name, flow.protocol, flow.port) in index.host_ports.get(flow.destination.ip, ()):
+        return True  # a host endpoint may declare ports, too
     if number < 0 or (flow.destination.node and ask(Question.HOST_NETWORK) == "no"):
         return False
     found = [
@@ -509,7 +506,9 @@ def _at_host(index: PolicyIndex, flow: Flow, which: str, end: End, ask: Ask) -> 
     selected = index.applied_to_host(which, name)
     if unmodelled := next((q for q in selected if q.unmodelled), None):
         return Half(which, end, Says.UNDEFINED, Because.HOST_ENDPOINT, selected, unmodelled)
-    if (flow.protocol, flow.port) in FAILSAFE[which]:
+    options = index.cluster.calico.felix_of(end.node)
+    safe = options.failsafe_out if which == EGRESS else options.failsafe_in
+    if any((flow.protocol, flow.port) == (p, port) and (net is None or other.ip in net) for p, port, net in safe):
         return Half(which, end, Says.ALLOWED, Because.FAILSAFE, selected)
     if flow.established and ask(Question.ESTABLISHED) == "no":
         return Half(which, end, Says.ALLOWED, Because.ESTABLISHED, selected)
