@@ -1,0 +1,135 @@
+"""Two ways to one answer: what the walked rules did with a connection, and what the policies say of it, held against each other.
+
+    Trace --(steps in cali-fw-, cali-tw- and the chains of policies)--> what the rules did at each end
+    Trace --(who sent, what arrived)--> semantics.decide -----------------> what the policies say at each end
+
+Law: dataplane/policy/semantics.py knows no rules, and the rules here are only read off the finished walk; so an error in either
+shows. At an end that the packet did not get to nothing is compared, and it is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+
+from netlab.dataplane.policy.index import EGRESS, INGRESS
+from netlab.dataplane.policy.semantics import Because, Half, decide
+from netlab.kube.objects import Pod
+from netlab.linux.packet import PROTOCOL_NUMBERS
+from netlab.trace.flows import Flow
+from netlab.trace.policysteps import Asked, connection
+from netlab.trace.query import Tracer
+from netlab.trace.steps import Branch, Delivered, Dropped, RuleStep, Trace
+
+# The chains of Felix's that judge what a workload sends, and what it is sent (felix/rules/rule_defs.go)
+_CHAINS = {"cali-fw-": EGRESS, "cali-po-": EGRESS, "cali-go-": EGRESS, "cali-pro-": EGRESS}
+_CHAINS |= {"cali-tw-": INGRESS, "cali-pi-": INGRESS, "cali-gi-": INGRESS, "cali-pri-": INGRESS}
+CHAINS = tuple(_CHAINS)
+
+
+class Parting(msgspec.Struct, frozen=True):
+    """A flow at one end of which the rules did not do what the policies say."""
+
+    flow: Flow
+    direction: str
+    rules: str  # what the walked rules did: "allowed", "denied", "" where they were not asked and should have been
+    says: str
+    why: str
+    last: str  # the last rule that was hit there
+
+    def __str__(self) -> str:
+        return (
+            f"{self.flow}\n  rules     {self.direction} {self.rules or 'not asked'}: {self.last}\n"
+            f"  policies  {self.direction} {self.says}: {self.why}"
+        )
+
+
+class Agreement(msgspec.Struct):
+    """What was compared: halves (one direction at one end) by what both said, those that no packet got to, and partings."""
+
+    halves: Counter[str] = msgspec.field(default_factory=Counter)
+    partings: list[Parting] = msgspec.field(default_factory=list)
+
+    def add(self, other: Agreement) -> None:
+        """Take in what was found of other flows."""
+        self.halves.update(other.halves)
+        self.partings += other.partings
+
+    @property
+    def compared(self) -> int:
+        """How many halves both have judged."""
+        return sum(count for what, count in self.halves.items() if "not asked" not in what)
+
+
+def agreement(tracer: Tracer, flow: Flow, trace: Trace) -> Agreement:
+    """Compare every branch of a trace.
+
+    Parameters
+    ----------
+    tracer : Tracer
+        Of a cluster whose policies Calico enforces.
+    flow : Flow
+        What was asked.
+    trace : Trace
+        What the tracer answered.
+    """
+    found = Agreement()
+    for branch in trace.branches:
+        for what, parting in _compare(tracer, flow, trace, branch):
+            found.halves[what] += 1
+            if parting is not None:
+                found.partings.append(parting)
+    return found
+
+
+def walked(branch: Branch) -> dict[str, tuple[str, RuleStep]]:
+    """What the rules did in each direction, and the last rule hit there; a direction that was not asked is not there."""
+    found: dict[str, tuple[str, RuleStep]] = {}
+    for hop in branch.hops:
+        last: str | None = None
+        for step in hop.steps:
+            if isinstance(step, RuleStep):
+                last = next((which for prefix, which in _CHAINS.items() if step.chain.startswith(prefix)), None)
+                if last is not None:
+                    found[last] = ("allowed", step)
+            elif isinstance(step, Dropped) and last is not None:
+                found[last] = ("denied", found[last][1])
+    return found
+
+
+def _compare(tracer: Tracer, flow: Flow, trace: Trace, branch: Branch) -> Iterator[tuple[str, Parting | None]]:
+    index = tracer.policies
+    pod = _source(tracer, trace)
+    asked = connection(branch, index, Asked(PROTOCOL_NUMBERS.get(trace.protocol.lower(), 0), pod))
+    if asked is None:
+        yield "nothing was sent", None
+        return
+    did = walked(branch)
+    decision = decide(index, asked)
+    arrived = any(isinstance(step, Delivered) for step in branch.hops[-1].steps)
+    for half in (decision.egress, decision.ingress):
+        which = half.direction.lower()
+        rules, step = did.get(half.direction, ("", None))
+        unpoliced = half.because in (Because.NO_POD, Because.ITSELF, Because.OWN_NODE)
+        if not rules and not arrived:
+            yield f"{which} not asked: the packet did not get there", None
+        elif not rules and unpoliced:
+            yield f"{which} {half.because.value}", None
+        elif rules == half.says.value:
+            yield f"{which} {rules}", None
+        else:
+            last = "" if step is None else f"-A {step.chain} rule {step.number}: {step.rule}"
+            yield f"{which} parted", Parting(flow, which, rules, half.says.value, _why(half), last)
+
+
+def _source(tracer: Tracer, trace: Trace) -> Pod | None:
+    return tracer.cluster.pods.get(trace.source.name)
+
+
+def _why(half: Half) -> str:
+    policy = f", {half.policy.title}" if half.policy is not None else ""
+    rule = f" rule {half.rule.number}" if half.rule is not None else ""
+    tier = f", tier {half.tier}" if half.tier else ""
+    return f"{half.because.value}{tier}{policy}{rule}"
