@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
@@ -19,6 +20,7 @@ from netlab.errors import InputError
 
 if TYPE_CHECKING:
     from netlab.kube.cluster import Cluster
+    from netlab.lab.random_clusters import RandomReport
     from netlab.lab.running import Description
     from netlab.linux.network import Network
     from netlab.trace.query import Tracer
@@ -228,6 +230,9 @@ def verify(
             group=LAB, negative=(), help="The random clusters have network policies (and Calico, or what --cni says of its like)."
         ),
     ] = False,
+    save: Annotated[
+        Path | None, Parameter(group=LAB, metavar="DIR", help="With --policies: write clusters that show a disagreement there.")
+    ] = None,
     rulesets: Annotated[
         int, Parameter(group=LAB, metavar="N", help="Instead: N random rulesets, 60 conversations through each.")
     ] = 0,
@@ -276,7 +281,7 @@ def verify(
     if kernel == "none":
         if not policies or rulesets:
             raise InputError("--kernel none goes with --random N --policies: all else is compared with a kernel")
-        return _random_policies(cluster, random, seed, flows)
+        return _random_policies(cluster, random, seed, flows, save)
     per_cluster = 60 if flows is None else flows
     if random and cluster.cni == "calico-ipip" and not (rulesets or cluster.filename or cluster.observed):
         from netlab.lab import umlchoice, umllab
@@ -289,7 +294,7 @@ def verify(
             raise InputError("--random and --rulesets make their own clusters and rules", hint="leave out -f and --observed")
         if kernel == "uml":
             return _random_in_uml(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables)
-        return _verify_random(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables, nftables)
+        return _verify_random(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables, nftables, save)
     flows = 500 if flows is None else flows
     if nftables:
         raise InputError("--nftables goes with --rulesets", hint="netlab lab verify --rulesets 50 --nftables")
@@ -348,7 +353,7 @@ def _random_in_uml(
     return umllab.once(inside, (sys.stdout.buffer, sys.stderr.buffer), stdin=None, modules=modules(needs))
 
 
-def _random_policies(flags: ClusterFlags, random: int, seed: int, flows: int | None) -> int:
+def _random_policies(flags: ClusterFlags, random: int, seed: int, flows: int | None, save: Path | None) -> int:
     """Rules against policies in random clusters, without a kernel."""
     from netlab.lab.random_clusters import compare_policies
 
@@ -356,7 +361,15 @@ def _random_policies(flags: ClusterFlags, random: int, seed: int, flows: int | N
     cni = _policed(flags)
     found = compare_policies(random, seed, flows=60 if flows is None else flows, cni=cni, progress=lambda done, _: show(done))
     emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
+    _save(found, save, cni)
     return 1 if found.disagreements else 0
+
+
+def _save(found: RandomReport, folder: Path | None, cni: str) -> None:
+    from netlab.lab.random_clusters import save_cases
+
+    for path in save_cases(found, folder, cni) if folder is not None else ():
+        emit(f"written: {path}")
 
 
 def _policed(flags: ClusterFlags) -> str:
@@ -379,6 +392,7 @@ def _verify_random(
     rules: int,
     iptables: str,
     nftables: bool,
+    save: Path | None = None,
 ) -> int:
     """Random clusters, then random rulesets; the exit code is 1 if Linux disagrees with netlab on any packet."""
     if random < 0 or rulesets < 0:
@@ -402,6 +416,8 @@ def _verify_random(
             progress=lambda done, _: show(done),
         )
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
+        if policies:
+            _save(found, save, _policed(flags))
         failed = bool(found.disagreements)
     if rulesets:
         from netlab.lab.fuzz_rules import fuzz_rulesets

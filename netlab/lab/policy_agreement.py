@@ -10,18 +10,23 @@ shows. At an end that the packet did not get to nothing is compared, and it is c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
 from netlab.dataplane.policy.index import EGRESS, INGRESS
 from netlab.dataplane.policy.semantics import Because, Half, decide
 from netlab.kube.objects import Pod
+from netlab.lab.rulepath import Place
+from netlab.linux.netns import NetnsKind
+from netlab.linux.network import Network
 from netlab.linux.packet import PROTOCOL_NUMBERS
+from netlab.linux.rules import Ruleset
+from netlab.linux.targets import Drop
 from netlab.trace.flows import Flow
 from netlab.trace.policysteps import Asked, connection
 from netlab.trace.query import Tracer
-from netlab.trace.steps import Branch, Delivered, Dropped, RuleStep, Trace
+from netlab.trace.steps import Branch, Delivered, Dropped, Hop, RuleStep, Trace
 
 # The chains of Felix's that judge what a workload sends, and what it is sent (felix/rules/rule_defs.go)
 _CHAINS = {"cali-fw-": EGRESS, "cali-po-": EGRESS, "cali-go-": EGRESS, "cali-pro-": EGRESS}
@@ -44,6 +49,81 @@ class Parting(msgspec.Struct, frozen=True):
             f"{self.flow}\n  rules     {self.direction} {self.rules or 'not asked'}: {self.last}\n"
             f"  policies  {self.direction} {self.says}: {self.why}"
         )
+
+
+class Uncounted(msgspec.Struct, frozen=True):
+    """A rule that drops: how many flows must end there by netlab's account, and how many packets Linux counted."""
+
+    place: Place
+    flows: int
+    packets: int
+
+    def __str__(self) -> str:
+        node, table, chain, number = self.place
+        return f"{node}: -t {table} -A {chain} rule {number} drops: netlab {self.flows} flows, Linux {self.packets} packets"
+
+
+class Drops(msgspec.Struct):
+    """Where flows are denied: the rules at which flows must end (one branch), and those at which they may (of several).
+
+    A flow that was denied is one that did not come in time; that the rule has counted its packet is the proof.
+    """
+
+    must: Counter[tuple[int, Place]] = msgspec.field(default_factory=Counter)
+    may: set[tuple[int, Place]] = msgspec.field(default_factory=set)
+
+    def add(self, trace: Trace) -> None:
+        """Take in a flow that was sent."""
+        family = 6 if ":" in trace.destination.ip else 4
+        for branch in trace.branches:
+            for hop in branch.hops:
+                ended = _denied(hop)
+                if ended is not None:
+                    place = (family, (hop.where, ended.table, ended.chain, ended.number))
+                    self.may.add(place)
+                    if len(trace.branches) == 1:
+                        self.must[place] += 1
+
+    def compare(self, hit: Mapping[tuple[int, Place], int], dropping: Collection[tuple[int, Place]]) -> list[Uncounted]:
+        """Rules that counted fewer packets than flows ended there, and rules at which none should have ended.
+
+        Parameters
+        ----------
+        hit : mapping
+            What Linux counted, by family and place.
+        dropping : collection
+            The rules of the chains of policies that drop.
+        """
+        short = [Uncounted(p, n, hit.get((f, p), 0)) for (f, p), n in sorted(self.must.items()) if hit.get((f, p), 0) < n]
+        beyond = [Uncounted(p, 0, hit[f, p]) for f, p in sorted(dropping) if (f, p) in hit and (f, p) not in self.may]
+        return short + beyond
+
+
+def _denied(hop: Hop) -> RuleStep | None:
+    """The rule of a policy's or workload's chain at which the packet was dropped in this namespace."""
+    last: RuleStep | None = None
+    for step in hop.steps:
+        if isinstance(step, RuleStep):
+            last = step if step.chain.startswith(CHAINS) else None
+        elif isinstance(step, Dropped) and last is not None:
+            return last
+    return None
+
+
+def dropping(network: Network) -> frozenset[tuple[int, Place]]:
+    """The rules of the chains of workloads and policies that drop, by family and place."""
+    return frozenset(
+        (family, (node, table.name, chain.name, number))
+        for node, space in network.namespaces.items()
+        if space.kind is NetnsKind.NODE
+        for family, ruleset in space.rulesets.items()
+        if isinstance(ruleset, Ruleset)
+        for table in ruleset.tables
+        for chain in table.chains.values()
+        if chain.name.startswith(CHAINS)
+        for number, rule in enumerate(chain.rules, 1)
+        if isinstance(rule.target, Drop)
+    )
 
 
 class Agreement(msgspec.Struct):

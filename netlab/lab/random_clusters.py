@@ -27,9 +27,10 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.load import SERVICE_LABEL, ZONE_LABEL, load
 from netlab.kube.objects import Pod
 from netlab.kube.topology import Overrides
-from netlab.lab.host import Lab
+from netlab.lab.host import Lab, Seen
 from netlab.lab.plan import make_plan
-from netlab.lab.policy_agreement import CHAINS, Agreement, Parting, agreement
+from netlab.lab.policy_agreement import CHAINS, Agreement, Drops, Parting, Uncounted, agreement, dropping
+from netlab.lab.policy_cases import parts, save, shrunk
 from netlab.lab.random_policies import policy_flows, with_policies
 from netlab.lab.rulepath import PathDisagreement, PathReport, Place, counters, verify_paths
 from netlab.lab.verify import FIRST_PORT, Disagreement, Report, lab_network, verify
@@ -649,20 +650,21 @@ class Found(msgspec.Struct, frozen=True):
     """A disagreement and the seed whose cluster showed it."""
 
     seed: int
-    what: Disagreement | PathDisagreement | Parting
+    what: Disagreement | PathDisagreement | Parting | Uncounted
 
     def __str__(self) -> str:
         return f"cluster {self.seed}: {self.what}"
 
 
 _FIGURES = ("clusters", "flows", "agreed", "unknown", "unsupported", "rules", "hits", "paths", "paths_agreed", "path_rules",
-            "policies", "policy_rules", "policy_hits")  # fmt: skip
+            "policies", "policy_rules", "policy_hits", "drops")  # fmt: skip
 
 
 class RandomReport(msgspec.Struct):
     """What was compared: `rules` counts the distinct rules of all clusters that a packet hit in Linux; `paths` the flows whose
     counters were compared rule by rule, `path_rules` the rules that these hit; `policies` were in the clusters, `policy_rules` of
-    the rules that were hit are Felix's of workloads and policies, `halves` what rules and policies agree on."""
+    the rules that were hit are Felix's of workloads and policies, `drops` flows ended at a rule that counted
+    them, `halves`: what rules and policies agree on."""
 
     clusters: int = 0
     flows: int = 0
@@ -677,6 +679,7 @@ class RandomReport(msgspec.Struct):
     policies: int = 0
     policy_rules: int = 0
     policy_hits: int = 0
+    drops: int = 0
     how: str = ""  # rules were compared
     crossings: int = 0
     entries: int = 0
@@ -737,7 +740,8 @@ class RandomReport(msgspec.Struct):
         if self.policies:
             text += f"\n{self.policies} policies"
             if self.rules:
-                text += f"; {self.policy_hits} hits on {self.policy_rules} rules of workloads and policies"
+                text += f"; {self.policy_hits} hits on {self.policy_rules} rules of workloads and policies, "
+                text += f"{self.drops} flows ended at rules that counted them"
             text += "\nrules and policies: " + ", ".join(f"{count} {what}" for what, count in sorted(self.halves.items()))
         if self.again:
             text += f"\n{len(self.again)} flows agreed at the second try"
@@ -847,21 +851,27 @@ def _compare(
     network = lab_network(cluster, tracer.network)
     wanted = wanted_flows(cluster, seed, flows, policies)
     report = RandomReport(clusters=1, policies=_policies(cluster) if policies else 0)
+    drops = Drops()
 
-    def predicted(flow: Flow, trace: Trace) -> None:
+    def told(flow: Flow, trace: Trace, seen: Seen) -> None:
         if policies:
             report.add_agreement(seed, agreement(tracer, flow, trace))
+            if seen.result != "unsupported":
+                drops.add(trace)
 
     with Lab.start(make_plan(network, variant=variant)) as lab:
         for entered, share in entries(cluster, network, lab, wanted):
-            report.add_flows(seed, verify(tracer, lab, share, predicted=predicted))
+            report.add_flows(seed, verify(tracer, lab, share, told=told))
             if rules:
                 few = share[: -(-rules * len(share) // len(wanted))]
                 report.add_paths(seed, verify_paths(tracer, entered, lab, few, variant))
         hit = _hit(lab, network, variant)
     report.rules, report.hits = len(hit), sum(hit.values())
-    of_policies = [count for (_, place), count in hit.items() if place[2].startswith(CHAINS)]
-    report.policy_rules, report.policy_hits = len(of_policies), sum(of_policies)
+    if policies:
+        of_policies = [count for (_, place), count in hit.items() if place[2].startswith(CHAINS)]
+        report.policy_rules, report.policy_hits = len(of_policies), sum(of_policies)
+        report.drops = sum(drops.must.values())
+        report.disagreements += [Found(seed, found) for found in drops.compare(hit, dropping(network))]
     return report
 
 
@@ -892,6 +902,27 @@ def compare_policies(
             report.add_agreement(seed + n, agreement(tracer, flow, trace))
         progress(n + 1, report)
     return report
+
+
+def save_cases(report: RandomReport, folder: Path, cni: str, most: int = 10) -> list[Path]:
+    """Write the clusters of the first disagreements to files, one flow each.
+
+    Where rules and policies part, the file is made as small as it still shows it; where Linux differs, it is the whole cluster.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for n, found in enumerate(report.disagreements):
+        if len(written) == most:
+            break
+        if isinstance(found.what, Uncounted):
+            continue
+        documents = [json.loads(text) for text in random_documents(found.seed, cni, policies=True).split("\n---\n")]
+        flow = found.what.flow
+        if isinstance(found.what, Parting):
+            documents = shrunk(documents, lambda fewer: parts(fewer, flow))  # noqa: B023
+        written.append(folder / f"cluster-{found.seed}-{n}.yaml")
+        save(written[-1], documents, flow, str(found.what))
+    return written
 
 
 def wanted_flows(cluster: Cluster, seed: int, count: int, policies: bool) -> list[Flow]:

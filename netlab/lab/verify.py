@@ -197,7 +197,7 @@ def verify(
     wanted: Sequence[Flow],
     *,
     progress: Callable[[int], None] = lambda done: None,
-    predicted: Callable[[Flow, Trace], None] = lambda flow, trace: None,
+    told: Callable[[Flow, Trace, Seen], None] = lambda flow, trace, seen: None,
 ) -> Report:
     """Predict and perform flows, and compare.
 
@@ -211,8 +211,8 @@ def verify(
         What to send.
     progress : callable
         Told how many flows are done.
-    predicted : callable
-        Shown every flow with what netlab says of it.
+    told : callable
+        Told of every flow what netlab says and what Linux did at the first try.
     """
     report = Report()
     port = 0
@@ -224,7 +224,7 @@ def verify(
         lab.listen(assumed_listeners(tracer.network, [trace for _, trace, _ in batch]))
         seen = lab.probe([shot(*asked) for asked in batch])
         for (flow, trace, _), what in zip(batch, seen, strict=True):
-            predicted(flow, trace)
+            told(flow, trace, what)
             port += 1
             _judge(report, lab, flow, trace, what, FIRST_PORT + port % PORTS)
         progress(min(start + BATCH, len(wanted)))
