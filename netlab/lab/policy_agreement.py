@@ -14,8 +14,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
-from netlab.dataplane.policy.index import EGRESS, INGRESS
+from netlab.dataplane.policy.index import EGRESS, INGRESS, PolicyIndex
 from netlab.dataplane.policy.semantics import Because, Half, decide
+from netlab.dataplane.policy.semantics import Flow as Connection
 from netlab.kube.objects import Pod
 from netlab.lab.rulepath import Place
 from netlab.linux.netns import NetnsKind
@@ -192,7 +193,7 @@ def _compare(tracer: Tracer, flow: Flow, trace: Trace, branch: Branch) -> Iterat
     for half in (decision.egress, decision.ingress):
         which = half.direction.lower()
         rules, step = did.get(half.direction, ("", None))
-        unpoliced = half.because in (Because.NO_POD, Because.ITSELF, Because.OWN_NODE)
+        unpoliced = half.because in (Because.NO_POD, Because.ITSELF) or (half is decision.ingress and _from_its_node(index, asked))
         if not rules and not arrived:
             yield f"{which} not asked: the packet did not get there", None
         elif not rules and unpoliced:
@@ -202,6 +203,12 @@ def _compare(tracer: Tracer, flow: Flow, trace: Trace, branch: Branch) -> Iterat
         else:
             last = "" if step is None else f"-A {step.chain} rule {step.number}: {step.rule}"
             yield f"{which} parted", Parting(flow, which, rules, half.says.value, _why(half), last)
+
+
+def _from_its_node(index: PolicyIndex, asked: Connection) -> bool:
+    """What a host itself sends to a pod of its own is not policed: cali-OUTPUT returns for `-o cali+` (felix/rules/static.go)."""
+    source = asked.seen or asked.source
+    return asked.destination.pod >= 0 and source.node == index.pods[asked.destination.pod].node_name
 
 
 def _source(tracer: Tracer, trace: Trace) -> Pod | None:
