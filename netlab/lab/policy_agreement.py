@@ -193,11 +193,12 @@ def _compare(tracer: Tracer, flow: Flow, trace: Trace, branch: Branch) -> Iterat
     for half in (decision.egress, decision.ingress):
         which = half.direction.lower()
         rules, step = did.get(half.direction, ("", None))
-        unpoliced = half.because in (Because.NO_POD, Because.ITSELF) or (half is decision.ingress and _from_its_node(index, asked))
-        if not rules and not arrived:
-            yield f"{which} not asked: the packet did not get there", None
-        elif not rules and unpoliced:
+        itself = asked.source.pod == asked.destination.pod and asked.service is None
+        unpoliced = half.because is Because.NO_POD or itself or (half is decision.ingress and _from_its_node(index, asked))
+        if not rules and unpoliced:
             yield f"{which} {half.because.value}", None
+        elif not rules and not arrived:
+            yield f"{which} not asked: the packet did not get there", None
         elif rules == half.says.value:
             yield f"{which} {rules}", None
         else:

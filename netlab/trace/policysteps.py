@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from netlab.dataplane.policy import words
 from netlab.dataplane.policy.dialect import CALICO, DIALECTS, Dialect
 from netlab.dataplane.policy.index import EGRESS, End, PolicyIndex
-from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Says, decide, depends
+from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Says, as_sent, decide, depends
 from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip, ip
 from netlab.linux.packet import ECHO_REQUEST, ICMPV6, V6_ECHO_REQUEST
@@ -118,33 +118,64 @@ def _inserted(hop: Hop, at: int, step: PolicyStep) -> Hop:
 
 
 def connection(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
-    """The connection as policies see it; None where nothing was sent."""
+    """The connection as policies see it; None where nothing was sent.
+
+    Rules of policies stand before those that masquerade: on the destination's own node the source is who came to that node.
+    """
     sent = next((s for s in branch.hops[0].steps if isinstance(s, Sent)), None) if branch.hops else None
     if sent is None or not sent.packet.destination:
         return None
     address, called = ip(sent.packet.source), ip(sent.packet.destination)
     destination, port = called, sent.packet.dport
-    masqueraded = ""  # the node that gave the packet another source
+    masqueraded: list[tuple[int, Ip]] = []  # the hop where the packet got another source, and that
     seen = address
-    for hop in branch.hops:
+    translated = -1  # the hop of the first DNAT
+    for n, hop in enumerate(branch.hops):
         for step in hop.steps:
             if isinstance(step, Natted) and not step.reverse:
                 before, after = (_sockets(text) for text in (step.before, step.after))
                 if step.kind == "dnat" and before[1][0] == destination:
                     destination, port = after[1]
+                    translated = n if translated < 0 else translated
                 elif step.kind == "snat" and before[0][0] == seen:
-                    seen, masqueraded = after[0][0], hop.where
+                    seen = after[0][0]
+                    masqueraded.append((n, seen))
             elif isinstance(step, Delivered):
                 destination, port = ip(step.packet.destination), step.packet.dport
     chosen = address if address.value else None  # without a route no source address was chosen
-    source = index.pod(asked.source, address.family, chosen) if asked.source is not None else index.end(address)
-    to = _end(index, destination, port, asked.protocol)
-    # rules of policies stand before those that masquerade: on the destination's own node the source is still who it was
+    source = _source(branch, index, asked, address, chosen)
+    to = source if destination.is_loopback else _end(index, destination, port, asked.protocol)
     node = index.pods[to.pod].node_name if to.pod >= 0 else to.node
-    other = index.end(seen) if masqueraded and masqueraded != node else None
+    last = max((n for n, hop in enumerate(branch.hops) if hop.where == node), default=len(branch.hops))
+    before_it = [found for n, found in masqueraded if n < last]
+    other = index.end(before_it[-1]) if before_it else None
     service = called if destination != called else None
     echo = V6_ECHO_REQUEST if asked.protocol == ICMPV6 else ECHO_REQUEST
-    return Flow(source, to, asked.protocol, port, other, service, sent.packet.sport, echo)
+    # egress is judged on the source's own node: what another translates later has the address there that was called
+    own = index.pods[source.pod].node_name if source.pod >= 0 else source.node
+    sent_to = None
+    if translated >= 0 and branch.hops[translated].where != own:
+        sent_to = _end(index, called, sent.packet.dport, asked.protocol)
+    return Flow(
+        source,
+        to,
+        asked.protocol,
+        port,
+        other,
+        service,
+        sent.packet.sport,
+        echo,
+        sent_to=sent_to,
+        sent_port=sent.packet.dport,
+    )
+
+
+def _source(branch: Branch, index: PolicyIndex, asked: Asked, address: Ip, chosen: Ip | None) -> End:
+    """Who sent it: a node also by addresses that many have (127.0.0.1)."""
+    if asked.source is not None:
+        return index.pod(asked.source, address.family, chosen)
+    first = branch.hops[0]
+    return End(address, node=first.where, name=first.where) if first.kind == "node" else index.end(address)
 
 
 def _end(index: PolicyIndex, address: Ip, port: int, protocol: int) -> End:
@@ -189,7 +220,8 @@ def _step(
     if not half.selected and half.says is Says.ALLOWED:
         return PolicyStep(text, direction=which, says="allowed")
     peer = f"a pod of {service}" if service and half.direction == EGRESS else ""
-    said = words.verdict(index, flow, half, decision, peer, would=not enforced)
+    judged = as_sent(flow) if half.direction == EGRESS else flow
+    said = words.verdict(index, judged, half, decision, peer, would=not enforced)
     turned = words.turns(index.dialect, depends(index, flow, decision)) if decision.asked and not decision.open else ""
     said += f"; {turned}" if turned else ""
     if enforced:
