@@ -7,17 +7,24 @@ tests/kernel/test_verify_random.py.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from pathlib import Path
 
 import pytest
 
+from netlab.dataplane.cni import calico_policies, felix_policy
+from netlab.dataplane.policy import index, semantics
 from netlab.kube.calico_selector import Not
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import IPBlock, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule
 from netlab.kube.policies import CalicoPolicy, CalicoRule, ClusterNetworkPolicy, EntityRule, PortRange
-from netlab.lab.random_clusters import random_cluster, random_documents, wanted_flows
+from netlab.lab.policy_agreement import agreement
+from netlab.lab.policy_cases import read
+from netlab.lab.random_clusters import compare_policies, random_cluster, random_documents, save_cases, wanted_flows
 from netlab.linux.addr import Ip
+from netlab.trace.flows import predict
+from netlab.trace.query import Tracer
 
 MANY = range(120)
 
@@ -181,3 +188,61 @@ def test_a_seed_names_the_same_policies_for_ever() -> None:
     assert random_documents(7, "calico", True) == random_documents(7, "calico", True)
     assert len({random_documents(seed, "calico", True) for seed in MANY}) == len(MANY)
     assert wanted_flows(cluster(7), 7, 40, True) == wanted_flows(cluster(7), 7, 40, True)
+
+
+# -- two ways to one answer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cni", "first", "count"), [("calico", 7000, 24), ("canal", 7100, 8), ("calico-ipip", 7200, 8)])
+def test_the_rules_do_what_the_policies_say(cni: str, first: int, count: int) -> None:
+    report = compare_policies(count, first, flows=60, cni=cni)
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.clusters == count
+    assert report.flows > 50 * count
+    for said in ("egress allowed", "egress denied", "ingress allowed", "ingress denied"):
+        assert report.halves[said] > 5 * count
+
+
+def broken(*_: object, **__: object) -> bool:
+    return True
+
+
+def first_split(ranges: Sequence[PortRange], whole: Callable[..., list[object]] = felix_policy.split_ports) -> list[object]:
+    return whole(ranges)[:1]
+
+
+def nothing(*_: object, **__: object) -> None:
+    return None
+
+
+MISTAKES: dict[str, tuple[object, str, object]] = {
+    "policies that look at no port": (semantics, "ports_match", broken),
+    "policies that look at no peer": (semantics, "peers_match", broken),
+    "policies that know no except": (semantics, "_in_nets", lambda peer, address: semantics._within(address, peer.nets)),
+    "policies in another order": (index, "NETWORK_POLICY_ORDER", 2.0),
+    "rules without the ports beyond the fifteenth": (felix_policy, "split_ports", first_split),
+    "rules without excepted nets": (felix_policy._Blocks, "negative", nothing),
+    "rules for whom a namespaced selector is everywhere": (calico_policies, "_selected", lambda s, n, _: calico_policies.Entity(selector=s)),
+    "rules for a tier that passes": (felix_policy, "DROP", felix_policy.RETURN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_on_either_side_is_found(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, name, wrong = MISTAKES[mistake]
+    monkeypatch.setattr(where, name, wrong)
+    assert any(compare_policies(1, 7000 + n, flows=60).disagreements for n in range(24))
+
+
+def test_a_case_is_made_small_and_can_be_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(felix_policy, "DROP", felix_policy.RETURN)
+    report = next(r for n in range(9) if (r := compare_policies(1, 7000 + n, flows=30)).disagreements)
+    written = save_cases(report, tmp_path, "calico", most=1)
+    found, flow = read(written[0])
+    many = len(found.policies) + len(found.policy_objects.calico) + len(found.policy_objects.cluster)
+    assert many <= 2
+    tracer = Tracer(found)
+    assert agreement(tracer, flow, predict(tracer, flow, 33000)).partings
+    monkeypatch.undo()
+    tracer = Tracer(read(written[0])[0])
+    assert not agreement(tracer, flow, predict(tracer, flow, 33000)).partings

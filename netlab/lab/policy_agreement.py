@@ -33,10 +33,19 @@ from netlab.trace.steps import Branch, Delivered, Dropped, Hop, RuleStep, Trace
 _CHAINS = {"cali-fw-": EGRESS, "cali-po-": EGRESS, "cali-go-": EGRESS, "cali-pro-": EGRESS}
 _CHAINS |= {"cali-tw-": INGRESS, "cali-pi-": INGRESS, "cali-gi-": INGRESS, "cali-pri-": INGRESS}
 CHAINS = tuple(_CHAINS)
+_OF_POLICIES = ("cali-pi-", "cali-po-")
+
+
+class Walked(msgspec.Struct, frozen=True):
+    """What the rules did in one direction, "allowed" or "denied"; the last rule that was hit there, and the last of a policy."""
+
+    did: str
+    last: RuleStep
+    of_policy: RuleStep | None = None
 
 
 class Parting(msgspec.Struct, frozen=True):
-    """A flow at one end of which the rules did not do what the policies say."""
+    """A flow at one end of which the rules did not do what the policies say, or another rule did it."""
 
     flow: Flow
     direction: str
@@ -165,18 +174,19 @@ def agreement(tracer: Tracer, flow: Flow, trace: Trace) -> Agreement:
     return found
 
 
-def walked(branch: Branch) -> dict[str, tuple[str, RuleStep]]:
-    """What the rules did in each direction, and the last rule hit there; a direction that was not asked is not there."""
-    found: dict[str, tuple[str, RuleStep]] = {}
+def walked(branch: Branch) -> dict[str, Walked]:
+    """What the rules did in each direction; one that was not asked is not there."""
+    found: dict[str, Walked] = {}
     for hop in branch.hops:
-        last: str | None = None
+        which: str | None = None
         for step in hop.steps:
             if isinstance(step, RuleStep):
-                last = next((which for prefix, which in _CHAINS.items() if step.chain.startswith(prefix)), None)
-                if last is not None:
-                    found[last] = ("allowed", step)
-            elif isinstance(step, Dropped) and last is not None:
-                found[last] = ("denied", found[last][1])
+                which = next((which for prefix, which in _CHAINS.items() if step.chain.startswith(prefix)), None)
+                if which is not None:
+                    before = found[which].of_policy if which in found else None
+                    found[which] = Walked("allowed", step, step if step.chain.startswith(_OF_POLICIES) else before)
+            elif isinstance(step, Dropped) and which is not None:
+                found[which] = msgspec.structs.replace(found[which], did="denied")
     return found
 
 
@@ -192,18 +202,29 @@ def _compare(tracer: Tracer, flow: Flow, trace: Trace, branch: Branch) -> Iterat
     arrived = any(isinstance(step, Delivered) for step in branch.hops[-1].steps)
     for half in (decision.egress, decision.ingress):
         which = half.direction.lower()
-        rules, step = did.get(half.direction, ("", None))
+        walk = did.get(half.direction)
+        rules = walk.did if walk is not None else ""
         itself = asked.source.pod == asked.destination.pod and asked.service is None
         unpoliced = half.because is Because.NO_POD or itself or (half is decision.ingress and _from_its_node(index, asked))
         if not rules and unpoliced:
             yield f"{which} {half.because.value}", None
         elif not rules and not arrived:
             yield f"{which} not asked: the packet did not get there", None
-        elif rules == half.says.value:
+        elif walk is not None and rules == half.says.value and _same_rule(walk, half):
             yield f"{which} {rules}", None
         else:
-            last = "" if step is None else f"-A {step.chain} rule {step.number}: {step.rule}"
+            step = walk.of_policy or walk.last if walk is not None else None
+            last = "" if step is None else f"-A {step.chain} rule {step.number} ({step.ref}): {step.rule}"
             yield f"{which} parted", Parting(flow, which, rules, half.says.value, _why(half), last)
+
+
+def _same_rule(walk: Walked, half: Half) -> bool:
+    """Whether the rule that decided was made of the policy's rule that says so; at a tier's end none was."""
+    if half.because is Because.TIER_END:
+        return walk.last.chain.startswith(("cali-fw-", "cali-tw-"))
+    if half.because is not Because.RULE or half.rule is None:
+        return True
+    return walk.of_policy is not None and walk.of_policy.ref == half.rule.ref
 
 
 def _from_its_node(index: PolicyIndex, asked: Connection) -> bool:

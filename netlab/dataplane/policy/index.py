@@ -54,8 +54,8 @@ _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, 
 class Peer(msgspec.Struct, frozen=True):
     """What a rule asks of one end; all that is given must hold.
 
-    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets. `block`:
-    the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
+    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets and host endpoints.
+    `block`: the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
     """
 
     pods: Ids | None = None
