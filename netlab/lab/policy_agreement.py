@@ -25,7 +25,7 @@ from netlab.linux.packet import PROTOCOL_NUMBERS
 from netlab.linux.rules import Ruleset
 from netlab.linux.targets import Drop
 from netlab.trace.flows import Flow
-from netlab.trace.policysteps import Asked, connection
+from netlab.trace.policysteps import Asked, connection, enforces
 from netlab.trace.query import Tracer
 from netlab.trace.steps import Branch, Delivered, Dropped, Hop, RuleStep, Trace
 
@@ -206,7 +206,9 @@ def _compare(tracer: Tracer, flow: Flow, trace: Trace, branch: Branch) -> Iterat
         rules = walk.did if walk is not None else ""
         itself = asked.source.pod == asked.destination.pod and asked.service is None
         unpoliced = half.because is Because.NO_POD or itself or (half is decision.ingress and _from_its_node(index, asked))
-        if not rules and unpoliced:
+        if not rules and not enforces(index.cluster, asked.source.ip.family):
+            yield f"{which} not enforced for this family", None
+        elif not rules and unpoliced:
             yield f"{which} {half.because.value}", None
         elif not rules and not arrived:
             yield f"{which} not asked: the packet did not get there", None

@@ -30,6 +30,7 @@ _NAMESPACE_LABELS: dict[str, tuple[str, ...]] = {
 }
 _ACCOUNTS = ("default", "robot")
 _NUMBERS = (8080, 9090, 53, 5432, 7777, 80, 443, 9)
+_MANY = 18
 _NAMES = ("p0", "p1", "web", "dns", "side", "nobody")
 _RANGES = ((8000, 9100), (1, 65535), (53, 5432), (8080, 8080), (5000, 5432), (9090, 9999), (1, 79), (10000, 65535))
 _OUTSIDE = {4: ("203.0.113.0/24", "203.0.113.7/32", "198.51.100.0/24"), 6: ("2001:db8::/64", "2001:db8:1::/64", "2001:db8::/32")}
@@ -263,8 +264,10 @@ class _Drawer:
         if self.chance(0.85):
             made[field] = [] if self.chance(0.05) else [self._peer() for _ in range(self.pick([(4, 1), (3, 2), (1, 3)]))]
         if self.chance(0.6):
-            count = self.pick([(1, 0), (8, 1), (6, 2), (3, 3), (1, 18)])
-            made["ports"] = [self._port() for _ in range(count)]
+            count = self.pick([(1, 0), (8, 1), (6, 2), (3, 3), (1, _MANY)])
+            protocol = self.random.choice(("TCP", "UDP"))
+            many = [{"protocol": protocol, "port": number} for number in self._many_numbers()]
+            made["ports"] = many if count == _MANY else [self._port() for _ in range(count)]
         return made
 
     def _peer(self) -> Doc:
@@ -277,6 +280,10 @@ class _Drawer:
                 return {"podSelector": self._pod_selector(), "namespaceSelector": self._namespace_selector()}
             case _:
                 return {"ipBlock": self._ip_block()}
+
+    def _many_numbers(self) -> list[int]:
+        """More ports than one multiport match takes, none beside another; those that somebody has stand behind the others."""
+        return self.random.sample(range(100, 5000, 3), _MANY - 3) + self.random.sample(_NUMBERS[:2] + _NUMBERS[3:5], 3)
 
     def _port(self) -> Doc:
         made: Doc = {}
@@ -435,10 +442,15 @@ class _Drawer:
             )
         if with_ports and end == "destination":
             if self.chance(0.6):
-                made["ports"] = [self._calico_port() for _ in range(self.pick([(4, 1), (3, 2), (1, 3), (1, 17)]))]
+                made["ports"] = self._calico_ports()
             if self.chance(0.15):
-                made["notPorts"] = [self._calico_port() for _ in range(self.pick([(4, 1), (2, 2), (1, 16)]))]
+                made["notPorts"] = self._calico_ports()
         return made
+
+    def _calico_ports(self) -> list[int | str]:
+        count = self.pick([(8, 1), (5, 2), (3, 3), (1, _MANY)])
+        found: list[int | str] = [self._calico_port() for _ in range(count)]
+        return [*self._many_numbers(), *found[:1]] if count == _MANY else found
 
     def _calico_port(self) -> int | str:
         match self.pick([(5, "number"), (3, "range"), (3, "name")]):
@@ -493,7 +505,7 @@ class _Drawer:
 
     def _cluster_peer(self, outside: bool, action: str) -> Doc:
         if outside:
-            match self.pick([(8, "networks"), (1, "nodes"), (1, "domains")]):
+            match self.pick([(7, "networks"), (2, "nodes"), (1, "domains")]):
                 case "nodes":
                     return {"nodes": {}}
                 case "domains" if action in ("Accept", "Allow"):
@@ -595,5 +607,7 @@ def _target(random: Random, pod: Pod, address: Ip) -> tuple[str, str]:
     if roll < 0.55 and pod.ports:
         port = random.choice(pod.ports)
         return address.port(port.container_port), port.protocol.lower()
+    if roll < 0.57:
+        return address.port(4789), "udp"  # VXLAN: Felix lets none out of a pod
     protocol = random.choices(("tcp", "udp", "sctp"), (12, 7, 1))[0]
     return address.port(random.choice((*_NUMBERS, 8000, 9100, 1, 65535))), protocol

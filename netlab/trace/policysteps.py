@@ -18,6 +18,7 @@ from netlab.dataplane.policy import words
 from netlab.dataplane.policy.dialect import CALICO, DIALECTS, Dialect
 from netlab.dataplane.policy.index import EGRESS, End, PolicyIndex
 from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Says, as_sent, decide, depends
+from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip, ip
 from netlab.linux.packet import ECHO_REQUEST, ICMPV6, V6_ECHO_REQUEST
@@ -55,6 +56,17 @@ def dialect_of(cni: str) -> Dialect:
     return DIALECTS[ENGINES[cni]] if cni in ENGINES else CALICO
 
 
+def enforces(cluster: Cluster, family: int) -> bool:
+    """Whether the cluster has an engine for an address family.
+
+    Felix leaves ip6tables alone where FELIX_IPV6SUPPORT is false: in Canal's manifest, and in Calico without a pool of IPv6.
+    """
+    name = cluster.cni.name
+    if name == "calico":
+        return any(pool.cidr.family == family for pool in cluster.calico.pools)
+    return name in ENGINES and (name != "canal" or family == 4)
+
+
 class Asked(msgspec.Struct, frozen=True):
     """A trace's question, as far as policies care: `service` names the service that was asked for, where there are several
     endpoints; `protocol` is the IP protocol's number."""
@@ -83,7 +95,8 @@ def _with_steps(branch: Branch, index: PolicyIndex, cni: str, asked: Asked) -> B
         came = [n + 1 for n, s in enumerate(steps) if isinstance(s, Received)]
         ends = [n for n, s in enumerate(steps) if isinstance(s, Delivered)]
         hops[-1] = _inserted(hops[-1], [*came, *ends, len(steps)][0], step)
-    return _unenforced(replace(branch, hops=tuple(hops)), decision, cni)
+    branch = replace(branch, hops=tuple(hops))
+    return _unenforced(branch, decision, cni) if enforces(index.cluster, flow.source.ip.family) else branch
 
 
 def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
@@ -91,7 +104,7 @@ def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
 
     Rules that were observed on a node are the engine's own, and are believed.
     """
-    if cni not in ENGINES or decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
+    if decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
         return branch
     if cni in RENDERED and not decision.open:
         return branch
@@ -211,7 +224,8 @@ def _step(
     index: PolicyIndex, flow: Flow, half: Half, decision: Decision, cni: str, service: str = ""
 ) -> PolicyStep | None:
     """One direction as a step; None at an end that policies do not concern."""
-    enforced = cni in ENGINES
+    family = flow.source.ip.family
+    enforced = enforces(index.cluster, family)
     which = half.direction.lower()
     titles = tuple(policy.title for policy in half.selected)
     if half.because is Because.NO_POD:
@@ -227,7 +241,8 @@ def _step(
     if enforced:
         text += f"; {said}"
     else:
-        text += f", but {cni} enforces none; an engine {said}" if cni != "none" else f", but no engine enforces it; one {said}"
+        none = f"none for IPv{family}" if cni in ENGINES else "none"
+        text += f", but {cni} enforces {none}; an engine {said}" if cni != "none" else f", but no engine enforces it; one {said}"
     return PolicyStep(
         text,
         ref=half.rule.ref if half.rule is not None else half.selected[0].ref if half.selected else None,
