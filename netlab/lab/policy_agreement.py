@@ -86,7 +86,8 @@ class Drops(msgspec.Struct):
         """Take in a flow that was sent."""
         family = 6 if ":" in trace.destination.ip else 4
         for branch in trace.branches:
-            for hop in branch.hops:
+            back = branch.reply.hops if branch.reply is not None else ()  # where the node knows no connection it dies as INVALID
+            for hop in (*branch.hops, *back):
                 ended = _denied(hop)
                 if ended is not None:
                     place = (family, (hop.where, ended.table, ended.chain, ended.number))
