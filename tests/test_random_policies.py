@@ -25,6 +25,7 @@ from netlab.lab.random_clusters import compare_policies, random_cluster, random_
 from netlab.linux.addr import Ip
 from netlab.trace.flows import predict
 from netlab.trace.query import Tracer
+from netlab.trace.steps import PolicyStep
 
 MANY = range(120)
 
@@ -232,6 +233,42 @@ def test_a_mistake_on_either_side_is_found(mistake: str, monkeypatch: pytest.Mon
     where, name, wrong = MISTAKES[mistake]
     monkeypatch.setattr(where, name, wrong)
     assert any(compare_policies(1, 7000 + n, flows=60).disagreements for n in range(24))
+
+
+CASES = Path(__file__).parent / "data" / "policy" / "cases"
+# what stands in the first lines of each file, and what rules and policies both say
+TAUGHT = {
+    "canal-leaves-ipv6-alone": {"egress not enforced for this family": 1, "ingress not enforced for this family": 1},
+    "loopback-is-the-sender": {"egress itself": 1, "ingress itself": 1},
+    "masqueraded-before-and-behind": {"egress allowed": 2, "ingress allowed": 1, "ingress no pod": 1},
+    "namespaces-take-in-network-sets": {"egress no pod": 1, "ingress denied": 1},
+    "node-port-on-loopback": {"egress no pod": 1, "ingress own node": 1},
+    "nodeport-on-another-node": {"egress allowed": 2, "ingress no pod": 2},
+    "not-nets-of-the-other-family": {"egress allowed": 1, "ingress denied": 1},
+    "not-nets-of-the-other-family-6": {"egress denied": 1, "ingress no pod": 1},
+    "not-selector-beside-a-selector": {"egress allowed": 1, "ingress allowed": 1},
+}
+
+
+def test_every_case_has_its_row() -> None:
+    assert {path.stem for path in CASES.glob("*.yaml")} == set(TAUGHT)
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_what_random_policies_taught(name: str) -> None:
+    found, flow = read(CASES / f"{name}.yaml")
+    tracer = Tracer(found)
+    both = agreement(tracer, flow, predict(tracer, flow, 33000))
+    assert "\n".join(map(str, both.partings)) == ""
+    assert both.halves == TAUGHT[name]
+
+
+def test_a_trace_says_that_only_one_family_is_policed() -> None:
+    found, flow = read(CASES / "canal-leaves-ipv6-alone.yaml")
+    (branch,) = predict(Tracer(found), flow, 33000).branches
+    steps = [step for hop in branch.hops for step in hop.steps if isinstance(step, PolicyStep)]
+    assert [step.enforced for step in steps] == [False, False]
+    assert all("but canal enforces none for IPv6; an engine would deny it" in step.text for step in steps)
 
 
 def test_a_case_is_made_small_and_can_be_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
