@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
@@ -19,6 +20,7 @@ from netlab.errors import InputError
 
 if TYPE_CHECKING:
     from netlab.kube.cluster import Cluster
+    from netlab.lab.random_clusters import RandomReport
     from netlab.lab.running import Description
     from netlab.linux.network import Network
     from netlab.trace.query import Tracer
@@ -212,14 +214,25 @@ def trace(
 @lab.command(sort_key=3)
 def verify(
     *,
-    flows: Annotated[int, Parameter(group=LAB, metavar="N", help="How many flows to send.")] = 500,
+    flows: Annotated[
+        int | None, Parameter(group=LAB, metavar="N", help="How many flows to send: 500, or 60 through each random cluster.")
+    ] = None,
     seed: Annotated[int, Parameter(group=LAB, metavar="S", help="Which flows: the same seed gives the same ones.")] = 1,
     rules: Annotated[
         int, Parameter(group=LAB, metavar="N", help="How many to send once more, alone, to compare rules, devices, connections.")
     ] = 50,
     random: Annotated[
-        int, Parameter(group=LAB, metavar="N", help="Instead: N random clusters, 60 random flows through each, by --seed.")
+        int, Parameter(group=LAB, metavar="N", help="Instead: N random clusters, random flows through each, by --seed.")
     ] = 0,
+    policies: Annotated[
+        bool,
+        Parameter(
+            group=LAB, negative=(), help="The random clusters have network policies (and Calico, or what --cni says of its like)."
+        ),
+    ] = False,
+    save: Annotated[
+        Path | None, Parameter(group=LAB, metavar="DIR", help="With --policies: write clusters that show a disagreement there.")
+    ] = None,
     rulesets: Annotated[
         int, Parameter(group=LAB, metavar="N", help="Instead: N random rulesets, 60 conversations through each.")
     ] = 0,
@@ -227,7 +240,14 @@ def verify(
         bool, Parameter(group=LAB, negative=(), help="The random rulesets are nft's own, not those of iptables.")
     ] = False,
     iptables: Iptables = "legacy",
-    kernel: Kernel = "auto",
+    kernel: Annotated[
+        Literal["auto", "host", "uml", "none"],
+        Parameter(
+            group=LAB,
+            help="The running kernel, user-mode Linux, auto: the latter where the former lacks something; or none, "
+            "with --policies: send nothing, hold the rules against what the policies say.",
+        ),
+    ] = "auto",
     cluster: ClusterFlags = ClusterFlags(),
 ) -> int:
     """Predict many flows, send them in a lab of their own, and print each on which netlab and Linux differ.
@@ -242,6 +262,8 @@ def verify(
       netlab lab verify -f cluster.json --flows 5000 --seed 7 --iptables nft
       netlab lab verify --random 100 --seed 1
       netlab lab verify --random 100 --cni calico
+      netlab lab verify --random 200 --policies --flows 100 --rules 0
+      netlab lab verify --random 200 --policies --kernel none
       netlab lab verify --rulesets 50 --seed 1 --iptables nft
       netlab lab verify --rulesets 50 --seed 1 --nftables
     """
@@ -252,21 +274,28 @@ def verify(
     from netlab.lab.rulepath import verify_paths
     from netlab.trace import flows as drawing
 
-    if flows < 1 or rules < 0:
+    if (flows is not None and flows < 1) or rules < 0:
         raise InputError("--flows must be at least 1, --rules at least 0")
+    if policies and not random:
+        raise InputError("--policies goes with --random", hint="netlab lab verify --random 50 --policies")
+    if kernel == "none":
+        if not policies or rulesets:
+            raise InputError("--kernel none goes with --random N --policies: all else is compared with a kernel")
+        return _random_policies(cluster, random, seed, flows, save)
+    per_cluster = 60 if flows is None else flows
     if random and cluster.cni == "calico-ipip" and not (rulesets or cluster.filename or cluster.observed):
         from netlab.lab import umlchoice, umllab
 
         if umlchoice.choose_kernel({"ipip"}, kernel).kernel == "uml":
-            asked = ["lab", "verify", "--random", str(random), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
-            asked += ["--kernel", "host", *_arguments(cluster)]
+            asked = _random_arguments(random, per_cluster, policies, seed, rules, iptables) + _arguments(cluster)
             return umllab.once(asked, (sys.stdout.buffer, sys.stderr.buffer), stdin=None, modules=umlchoice.modules({"ipip"}))
     if random or rulesets:
         if cluster.filename or cluster.observed:
             raise InputError("--random and --rulesets make their own clusters and rules", hint="leave out -f and --observed")
         if kernel == "uml":
-            return _random_in_uml(cluster, random, rulesets, seed, rules, iptables)
-        return _verify_random(cluster, random, rulesets, seed, rules, iptables, nftables)
+            return _random_in_uml(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables)
+        return _verify_random(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables, nftables, save)
+    flows = 500 if flows is None else flows
     if nftables:
         raise InputError("--nftables goes with --rulesets", hint="netlab lab verify --rulesets 50 --nftables")
     stdin = sys.stdin.read() if "-" in cluster.filename else None
@@ -301,7 +330,15 @@ def verify(
     return 1 if report.disagreements or counted.disagreements or not all(chance.fits for chance in chances) else 0
 
 
-def _random_in_uml(flags: ClusterFlags, random: int, rulesets: int, seed: int, rules: int, iptables: str) -> int:
+def _random_arguments(random: int, flows: int, policies: bool, seed: int, rules: int, iptables: str) -> list[str]:
+    """The command for random clusters as it runs inside user-mode Linux, but for the flags of clusters."""
+    made = ["lab", "verify", "--random", str(random), "--flows", str(flows), "--seed", str(seed), "--rules", str(rules)]
+    return [*made, *(["--policies"] if policies else []), "--iptables", iptables, "--kernel", "host"]
+
+
+def _random_in_uml(
+    flags: ClusterFlags, random: int, flows: int, policies: bool, rulesets: int, seed: int, rules: int, iptables: str
+) -> int:
     """The same command in user-mode Linux: with SCTP, and with iptables-legacy alone."""
     from netlab.lab import umllab
     from netlab.lab.umlchoice import choose_kernel, modules
@@ -312,12 +349,51 @@ def _random_in_uml(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
     if flags.proxy_mode == "ipvs":
         needs |= {"IPVS", "dummy", "ipset"}
     note(flags, f"in user-mode Linux: {choose_kernel(needs, 'uml').reason}")
-    inside = ["lab", "verify", "--random", str(random), "--seed", str(seed), "--rules", str(rules), "--iptables", iptables]
-    inside += ["--kernel", "host", *_arguments(flags)]
+    inside = _random_arguments(random, flows, policies, seed, rules, iptables) + _arguments(flags)
     return umllab.once(inside, (sys.stdout.buffer, sys.stderr.buffer), stdin=None, modules=modules(needs))
 
 
-def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, rules: int, iptables: str, nftables: bool) -> int:
+def _random_policies(flags: ClusterFlags, random: int, seed: int, flows: int | None, save: Path | None) -> int:
+    """Rules against policies in random clusters, without a kernel."""
+    from netlab.lab.random_clusters import compare_policies
+
+    show = progress(flags, random, "clusters")
+    cni = _policed(flags)
+    found = compare_policies(random, seed, flows=60 if flows is None else flows, cni=cni, progress=lambda done, _: show(done))
+    emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
+    _save(found, save, cni)
+    return 1 if found.disagreements else 0
+
+
+def _save(found: RandomReport, folder: Path | None, cni: str) -> None:
+    from netlab.lab.random_clusters import save_cases
+
+    for path in save_cases(found, folder, cni) if folder is not None else ():
+        emit(f"written: {path}")
+
+
+def _policed(flags: ClusterFlags) -> str:
+    """The network of random clusters with policies: one whose policies are enforced."""
+    from netlab.lab.random_clusters import POLICED
+
+    cni = flags.cni or "calico"
+    if cni not in POLICED:
+        raise InputError(f"--policies --cni {cni}: {cni} enforces none", hint="one of " + ", ".join(POLICED))
+    return cni
+
+
+def _verify_random(
+    flags: ClusterFlags,
+    random: int,
+    flows: int,
+    policies: bool,
+    rulesets: int,
+    seed: int,
+    rules: int,
+    iptables: str,
+    nftables: bool,
+    save: Path | None = None,
+) -> int:
     """Random clusters, then random rulesets; the exit code is 1 if Linux disagrees with netlab on any packet."""
     if random < 0 or rulesets < 0:
         raise InputError("--random and --rulesets must be at least 0")
@@ -331,13 +407,17 @@ def _verify_random(flags: ClusterFlags, random: int, rulesets: int, seed: int, r
         found = verify_random(
             random,
             seed,
+            flows=flows,
             rules=min(rules, 8),
             variant=iptables,
             mode=flags.proxy_mode,
-            cni=flags.cni,
+            cni=_policed(flags) if policies else flags.cni,
+            policies=policies,
             progress=lambda done, _: show(done),
         )
         emit("".join(f"{difference}\n\n" for difference in found.disagreements) + found.summary)
+        if policies:
+            _save(found, save, _policed(flags))
         failed = bool(found.disagreements)
     if rulesets:
         from netlab.lab.fuzz_rules import fuzz_rulesets

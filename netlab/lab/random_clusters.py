@@ -4,7 +4,7 @@
 
 Law: a seed names one cluster and its flows for ever: nothing but `random.Random(seed)` decides. Clusters are such as an API
 server would store, the broken ones too: endpoints that are gone, not ready or nobody's, wrong ports, policies without a local
-endpoint, addresses claimed twice. The network policies of a cluster and workloads beyond Deployments are not drawn here.
+endpoint, addresses claimed twice. Network policies come from random_policies.py; workloads beyond Deployments are not drawn.
 """
 
 from __future__ import annotations
@@ -27,15 +27,19 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.load import SERVICE_LABEL, ZONE_LABEL, load
 from netlab.kube.objects import Pod
 from netlab.kube.topology import Overrides
-from netlab.lab.host import Lab
+from netlab.lab.host import Lab, Seen
 from netlab.lab.plan import make_plan
+from netlab.lab.policy_agreement import CHAINS, Agreement, Drops, Parting, Uncounted, agreement, dropping
+from netlab.lab.policy_cases import parts, save, shrunk
+from netlab.lab.random_policies import policy_flows, with_policies
 from netlab.lab.rulepath import PathDisagreement, PathReport, Place, counters, verify_paths
-from netlab.lab.verify import Disagreement, Report, lab_network, verify
+from netlab.lab.verify import FIRST_PORT, Disagreement, Report, lab_network, verify
 from netlab.linux.addr import Ip, ip, prefix
 from netlab.linux.netns import Netns, NetnsKind, Route
 from netlab.linux.network import Network
-from netlab.trace.flows import Flow, outside_hosts
+from netlab.trace.flows import Flow, outside_hosts, predict
 from netlab.trace.query import Request, Tracer
+from netlab.trace.steps import Trace
 
 T = TypeVar("T")
 Doc = dict[str, Any]
@@ -55,7 +59,7 @@ _PATIENCE, _NEIGHBOURS_GO = 20, 6.0  # tries; seconds until neighbours may be fo
 # -- clusters ----------------------------------------------------------------------------------------------------------
 
 
-def random_cluster(seed: int, mode: str | None = None, cni: str | None = None) -> Cluster:
+def random_cluster(seed: int, mode: str | None = None, cni: str | None = None, policies: bool = False) -> Cluster:
     """The cluster of a seed, through the same loader as any other input.
 
     Parameters
@@ -68,25 +72,30 @@ def random_cluster(seed: int, mode: str | None = None, cni: str | None = None) -
         Its network instead of flannel's VXLAN on one segment: "flannel" with any modelled backend, "calico" with any
         encapsulation but IPIP, "calico-ipip", "canal"; often on two segments with a router between. Pods, services and
         addresses of pods stay.
+    policies : bool
+        With a few more pods, and with network policies of every kind.
 
     Returns
     -------
     Cluster
         1 to 4 nodes, up to 4 pods on each, up to 8 services.
     """
-    return load(["-"], io.StringIO(random_documents(seed, cni)), Overrides(proxy_mode=mode))
+    return load(["-"], io.StringIO(random_documents(seed, cni, policies)), Overrides(proxy_mode=mode))
 
 
-def random_documents(seed: int, cni: str | None = None) -> str:
+def random_documents(seed: int, cni: str | None = None, policies: bool = False) -> str:
     """The same cluster as text that ``netlab -f`` reads: JSON documents, one a line, parted by ``---``."""
     made = _Maker(Random(f"cluster {seed}")).documents()
     if cni is not None:
         made = _with_network(made, cni, Random(f"network {cni} {seed}"))
+    if policies:
+        made = with_policies(made, Random(f"policies {seed}"))
     return "\n---\n".join(json.dumps(document) for document in made) + "\n"
 
 
 IPIP = "calico-ipip"  # of its own, because not every kernel has tunl0
 NETWORKS = ("flannel", "calico", IPIP, "canal")
+POLICED = ("calico", IPIP, "canal")  # those with an engine
 
 
 def _with_network(documents: list[Doc], cni: str, random: Random) -> list[Doc]:
@@ -641,18 +650,21 @@ class Found(msgspec.Struct, frozen=True):
     """A disagreement and the seed whose cluster showed it."""
 
     seed: int
-    what: Disagreement | PathDisagreement
+    what: Disagreement | PathDisagreement | Parting | Uncounted
 
     def __str__(self) -> str:
         return f"cluster {self.seed}: {self.what}"
 
 
-_FIGURES = ("clusters", "flows", "agreed", "unknown", "unsupported", "rules", "hits", "paths", "paths_agreed", "path_rules")
+_FIGURES = ("clusters", "flows", "agreed", "unknown", "unsupported", "rules", "hits", "paths", "paths_agreed", "path_rules",
+            "policies", "policy_rules", "policy_hits", "drops")  # fmt: skip
 
 
 class RandomReport(msgspec.Struct):
     """What was compared: `rules` counts the distinct rules of all clusters that a packet hit in Linux; `paths` the flows whose
-    counters were compared rule by rule, `path_rules` the rules that these hit."""
+    counters were compared rule by rule, `path_rules` the rules that these hit; `policies` were in the clusters, `policy_rules` of
+    the rules that were hit are Felix's of workloads and policies, `drops` flows ended at a rule that counted
+    them, `halves`: what rules and policies agree on."""
 
     clusters: int = 0
     flows: int = 0
@@ -664,10 +676,15 @@ class RandomReport(msgspec.Struct):
     paths: int = 0
     paths_agreed: int = 0
     path_rules: int = 0
+    policies: int = 0
+    policy_rules: int = 0
+    policy_hits: int = 0
+    drops: int = 0
     how: str = ""  # rules were compared
     crossings: int = 0
     entries: int = 0
     verdicts: Counter[str] = msgspec.field(default_factory=Counter)
+    halves: Counter[str] = msgspec.field(default_factory=Counter)
     again: list[Found] = msgspec.field(default_factory=list)  # agreed at the second try
     disagreements: list[Found] = msgspec.field(default_factory=list)
 
@@ -679,6 +696,7 @@ class RandomReport(msgspec.Struct):
         self.crossings += other.crossings
         self.entries += other.entries
         self.verdicts.update(other.verdicts)
+        self.halves.update(other.halves)
         self.again += other.again
         self.disagreements += other.disagreements
 
@@ -702,15 +720,29 @@ class RandomReport(msgspec.Struct):
         self.entries += one.entries
         self.disagreements += [Found(seed, found) for found in one.disagreements]
 
+    def add_agreement(self, seed: int, one: Agreement) -> None:
+        """Take in what rules and policies say of one cluster's flows."""
+        self.halves.update(one.halves)
+        self.disagreements += [Found(seed, found) for found in one.partings]
+
     @property
     def summary(self) -> str:
         """A few lines of figures."""
         what = ", ".join(f"{count} {name}" for name, count in sorted(self.verdicts.items()))
-        text = f"{self.clusters} random clusters, {self.flows} flows: {self.agreed} agree ({what}), "
-        text += f"{len(self.disagreements)} disagree\n{self.hits} hits on {self.rules} rules"
+        agree = f"{self.agreed} agree ({what})" if self.agreed else what
+        text = f"{self.clusters} random clusters, {self.flows} flows: {agree}, "
+        text += f"{len(self.disagreements)} disagree"
+        if self.rules:
+            text += f"\n{self.hits} hits on {self.rules} rules"
         if self.paths:
             text += f"; {self.paths} flows sent alone, {self.paths_agreed} agree: {self.path_rules} rules {self.how}, "
             text += f"{self.crossings} device crossings, {self.entries} connections"
+        if self.policies:
+            text += f"\n{self.policies} policies"
+            if self.rules:
+                text += f"; {self.policy_hits} hits on {self.policy_rules} rules of workloads and policies, "
+                text += f"{self.drops} flows ended at rules that counted them"
+            text += "\nrules and policies: " + ", ".join(f"{count} {what}" for what, count in sorted(self.halves.items()))
         if self.again:
             text += f"\n{len(self.again)} flows agreed at the second try"
         if self.unknown:
@@ -729,6 +761,7 @@ def verify_random(
     variant: str = "legacy",
     mode: str | None = None,
     cni: str | None = None,
+    policies: bool = False,
     progress: Callable[[int, RandomReport], None] = lambda done, report: None,
 ) -> RandomReport:
     """Stand random clusters up one after the other, and compare random flows through each.
@@ -749,12 +782,14 @@ def verify_random(
         kube-proxy's mode: iptables if left out.
     cni : str, optional
         Which network they have: see `random_cluster`.
+    policies : bool
+        With network policies; then what the rules did is also held against what the policies say.
     progress : callable
         Told how many clusters are done, and the report so far.
     """
     report = RandomReport()
     for n in range(count):
-        report.add(verify_one(seed + n, flows=flows, rules=rules, variant=variant, mode=mode, cni=cni))
+        report.add(verify_one(seed + n, flows=flows, rules=rules, variant=variant, mode=mode, cni=cni, policies=policies))
         progress(n + 1, report)
     return report
 
@@ -767,6 +802,7 @@ def verify_one(
     variant: str = "legacy",
     mode: str | None = None,
     cni: str | None = None,
+    policies: bool = False,
 ) -> RandomReport:
     """Compare one random cluster; once more where the machine could not hold all its neighbours meanwhile.
 
@@ -780,7 +816,7 @@ def verify_one(
     """
     for _ in range(_PATIENCE):
         before = _times_full()
-        report = _compare(seed, flows, rules, variant, mode, cni)
+        report = _compare(seed, flows, rules, variant, mode, cni, policies)
         if _times_full() == before:
             return report
         time.sleep(_NEIGHBOURS_GO)
@@ -802,22 +838,101 @@ def _times_full() -> int:
 
 
 def _compare(
-    seed: int, flows: int, rules: int, variant: str, mode: str | None = None, cni: str | None = None
+    seed: int,
+    flows: int,
+    rules: int,
+    variant: str,
+    mode: str | None = None,
+    cni: str | None = None,
+    policies: bool = False,
 ) -> RandomReport:
-    cluster = random_cluster(seed, mode, cni)
+    cluster = random_cluster(seed, mode, cni, policies)
     tracer = Tracer(cluster)
     network = lab_network(cluster, tracer.network)
-    wanted = sendable(cluster, random_flows(cluster, seed, flows))
-    report = RandomReport(clusters=1)
+    wanted = wanted_flows(cluster, seed, flows, policies)
+    report = RandomReport(clusters=1, policies=_policies(cluster) if policies else 0)
+    drops = Drops()
+
+    def told(flow: Flow, trace: Trace, seen: Seen) -> None:
+        if policies:
+            report.add_agreement(seed, agreement(tracer, flow, trace))
+            if seen.result != "unsupported":
+                drops.add(trace)
+
     with Lab.start(make_plan(network, variant=variant)) as lab:
         for entered, share in entries(cluster, network, lab, wanted):
-            report.add_flows(seed, verify(tracer, lab, share))
+            report.add_flows(seed, verify(tracer, lab, share, told=told))
             if rules:
                 few = share[: -(-rules * len(share) // len(wanted))]
                 report.add_paths(seed, verify_paths(tracer, entered, lab, few, variant))
         hit = _hit(lab, network, variant)
     report.rules, report.hits = len(hit), sum(hit.values())
+    if policies:
+        of_policies = [count for (_, place), count in hit.items() if place[2].startswith(CHAINS)]
+        report.policy_rules, report.policy_hits = len(of_policies), sum(of_policies)
+        report.drops = sum(drops.must.values())
+        report.disagreements += [Found(seed, found) for found in drops.compare(hit, dropping(network))]
     return report
+
+
+def compare_policies(
+    count: int,
+    seed: int,
+    *,
+    flows: int = 60,
+    cni: str = "calico",
+    progress: Callable[[int, RandomReport], None] = lambda done, report: None,
+) -> RandomReport:
+    """Predict alone: do the rules of random clusters do what their policies say? Nothing is sent.
+
+    Parameters
+    ----------
+    count, seed, flows, cni, progress
+        As `verify_random` takes them.
+    """
+    report = RandomReport()
+    for n in range(count):
+        cluster = random_cluster(seed + n, cni=cni, policies=True)
+        tracer = Tracer(cluster)
+        report.add(RandomReport(clusters=1, policies=_policies(cluster)))
+        for flow in wanted_flows(cluster, seed + n, flows, True):
+            trace = predict(tracer, flow, FIRST_PORT)
+            report.flows += 1
+            report.verdicts[trace.verdict.value] += 1
+            report.add_agreement(seed + n, agreement(tracer, flow, trace))
+        progress(n + 1, report)
+    return report
+
+
+def save_cases(report: RandomReport, folder: Path, cni: str, most: int = 10) -> list[Path]:
+    """Write the clusters of the first disagreements to files, one flow each.
+
+    Where rules and policies part, the file is made as small as it still shows it; where Linux differs, it is the whole cluster.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for n, found in enumerate(report.disagreements):
+        if len(written) == most:
+            break
+        if isinstance(found.what, Uncounted):
+            continue
+        documents = [json.loads(text) for text in random_documents(found.seed, cni, policies=True).split("\n---\n")]
+        flow = found.what.flow
+        if isinstance(found.what, Parting):
+            documents = shrunk(documents, lambda fewer: parts(fewer, flow))  # noqa: B023
+        written.append(folder / f"cluster-{found.seed}-{n}.yaml")
+        save(written[-1], documents, flow, str(found.what))
+    return written
+
+
+def wanted_flows(cluster: Cluster, seed: int, count: int, policies: bool) -> list[Flow]:
+    """What is sent through a random cluster; where there are policies, half of it goes from pods to pods."""
+    near = policy_flows(cluster, seed, count // 2) if policies else []
+    return sendable(cluster, [*near, *random_flows(cluster, seed, count - len(near))])
+
+
+def _policies(cluster: Cluster) -> int:
+    return len(cluster.policies) + len(cluster.policy_objects.calico) + len(cluster.policy_objects.cluster)
 
 
 def entries(cluster: Cluster, network: Network, lab: Lab, wanted: Iterable[Flow]) -> Iterator[tuple[Network, list[Flow]]]:

@@ -206,6 +206,7 @@ def verify(
     wanted: Sequence[Flow],
     *,
     progress: Callable[[int], None] = lambda done: None,
+    told: Callable[[Flow, Trace, Seen], None] = lambda flow, trace, seen: None,
 ) -> Report:
     """Predict and perform flows, and compare.
 
@@ -219,6 +220,8 @@ def verify(
         What to send.
     progress : callable
         Told how many flows are done.
+    told : callable
+        Told of every flow what netlab says and what Linux did at the first try.
     """
     report = Report()
     port = 0
@@ -230,6 +233,7 @@ def verify(
         lab.listen(assumed_listeners(tracer.network, [trace for _, trace, _ in batch]))
         seen = lab.probe([shot(*asked) for asked in batch])
         for (flow, trace, _), what in zip(batch, seen, strict=True):
+            told(flow, trace, what)
             port += 1
             _judge(report, lab, flow, trace, what, FIRST_PORT + port % PORTS)
         progress(min(start + BATCH, len(wanted)))

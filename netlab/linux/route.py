@@ -214,8 +214,8 @@ def select_source(netns: Netns, dev: str, towards: Ip, universe: bool = False) -
     """The address that a packet leaving through `dev` takes (devinet.c inet_select_addr; IPv6: RFC 6724 rules 2, 5, 8).
 
     The first address of the device in whose subnet `towards` lies, else the device's first, else the first of any other
-    device, in the order of their indexes: there no subnet is preferred. `universe`: addresses of scope global alone will do,
-    even towards 127.0.0.1 (MASQUERADE).
+    device, in the order of their indexes: there no subnet is preferred. IPv6 takes the device's link-local address where no
+    device has any other. `universe`: addresses of scope global alone will do, even towards 127.0.0.1 (MASQUERADE).
     """
     device = netns.devices.get(dev)
     others = [d for d in netns.devices.values() if d.name != dev]
@@ -231,6 +231,8 @@ def select_source(netns: Netns, dev: str, towards: Ip, universe: bool = False) -
             if towards.value & mask_of(4, address.length) == address.ip.value & mask_of(4, address.length):
                 return address.ip
         return usable[0].ip
+    if towards.family == 6 and device is not None:  # rule 2 prefers wider scopes, but does without
+        return next((a.ip for a in device.addresses if a.ip.is_link_local), None)
     return None
 
 

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from netlab.dataplane.policy import words
 from netlab.dataplane.policy.dialect import CALICO, DIALECTS, Dialect
 from netlab.dataplane.policy.index import EGRESS, End, PolicyIndex
-from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Says, decide, depends
+from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Says, as_sent, decide, depends
+from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip, ip
 from netlab.linux.packet import ECHO_REQUEST, ICMPV6, V6_ECHO_REQUEST
@@ -55,6 +56,17 @@ def dialect_of(cni: str) -> Dialect:
     return DIALECTS[ENGINES[cni]] if cni in ENGINES else CALICO
 
 
+def enforces(cluster: Cluster, family: int) -> bool:
+    """Whether the cluster has an engine for an address family.
+
+    Felix leaves ip6tables alone where FELIX_IPV6SUPPORT is false: in Canal's manifest, and in Calico without a pool of IPv6.
+    """
+    name = cluster.cni.name
+    if name == "calico":
+        return any(pool.cidr.family == family for pool in cluster.calico.pools)
+    return name in ENGINES and (name != "canal" or family == 4)
+
+
 class Asked(msgspec.Struct, frozen=True):
     """A trace's question, as far as policies care: `service` names the service that was asked for, where there are several
     endpoints; `protocol` is the IP protocol's number."""
@@ -70,7 +82,7 @@ def with_policies(branches: Sequence[Branch], index: PolicyIndex, cni: str, aske
 
 
 def _with_steps(branch: Branch, index: PolicyIndex, cni: str, asked: Asked) -> Branch:
-    flow = _flow(branch, index, asked)
+    flow = connection(branch, index, asked)
     if flow is None:
         return branch
     decision = decide(index, flow)
@@ -83,7 +95,8 @@ def _with_steps(branch: Branch, index: PolicyIndex, cni: str, asked: Asked) -> B
         came = [n + 1 for n, s in enumerate(steps) if isinstance(s, Received)]
         ends = [n for n, s in enumerate(steps) if isinstance(s, Delivered)]
         hops[-1] = _inserted(hops[-1], [*came, *ends, len(steps)][0], step)
-    return _unenforced(replace(branch, hops=tuple(hops)), decision, cni)
+    branch = replace(branch, hops=tuple(hops))
+    return _unenforced(branch, decision, cni) if enforces(index.cluster, flow.source.ip.family) else branch
 
 
 def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
@@ -92,7 +105,7 @@ def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
     Rules that are rendered from the policies decide, but for what no rule can ask. Rules that were observed on a node are the
     engine's own, and are believed.
     """
-    if cni not in ENGINES or decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
+    if decision.says is Says.ALLOWED or branch.verdict is not Verdict.DELIVERED:
         return branch
     if cni in RENDERED and not decision.open:
         return branch
@@ -123,34 +136,65 @@ def _inserted(hop: Hop, at: int, step: PolicyStep) -> Hop:
     return replace(hop, steps=steps)
 
 
-def _flow(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
-    """The connection as policies see it; None where nothing was sent."""
+def connection(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
+    """The connection as policies see it; None where nothing was sent.
+
+    Rules of policies stand before those that masquerade: on the destination's own node the source is who came to that node.
+    """
     sent = next((s for s in branch.hops[0].steps if isinstance(s, Sent)), None) if branch.hops else None
     if sent is None or not sent.packet.destination:
         return None
     address, called = ip(sent.packet.source), ip(sent.packet.destination)
     destination, port = called, sent.packet.dport
-    masqueraded = ""  # the node that gave the packet another source
+    masqueraded: list[tuple[int, Ip]] = []  # the hop where the packet got another source, and that
     seen = address
-    for hop in branch.hops:
+    translated = -1  # the hop of the first DNAT
+    for n, hop in enumerate(branch.hops):
         for step in hop.steps:
             if isinstance(step, Natted) and not step.reverse:
                 before, after = (_sockets(text) for text in (step.before, step.after))
                 if step.kind == "dnat" and before[1][0] == destination:
                     destination, port = after[1]
+                    translated = n if translated < 0 else translated
                 elif step.kind == "snat" and before[0][0] == seen:
-                    seen, masqueraded = after[0][0], hop.where
+                    seen = after[0][0]
+                    masqueraded.append((n, seen))
             elif isinstance(step, Delivered):
                 destination, port = ip(step.packet.destination), step.packet.dport
     chosen = address if address.value else None  # without a route no source address was chosen
-    source = index.pod(asked.source, address.family, chosen) if asked.source is not None else index.end(address)
-    to = _end(index, destination, port, asked.protocol)
-    # rules of policies stand before those that masquerade: on the destination's own node the source is still who it was
+    source = _source(branch, index, asked, address, chosen)
+    to = source if destination.is_loopback else _end(index, destination, port, asked.protocol)
     node = index.pods[to.pod].node_name if to.pod >= 0 else to.node
-    other = index.end(seen) if masqueraded and masqueraded != node else None
+    last = max((n for n, hop in enumerate(branch.hops) if hop.where == node), default=len(branch.hops))
+    before_it = [found for n, found in masqueraded if n < last]
+    other = index.end(before_it[-1]) if before_it else None
     service = called if destination != called else None
     echo = V6_ECHO_REQUEST if asked.protocol == ICMPV6 else ECHO_REQUEST
-    return Flow(source, to, asked.protocol, port, other, service, sent.packet.sport, echo)
+    # egress is judged on the source's own node: what another translates later has the address there that was called
+    own = index.pods[source.pod].node_name if source.pod >= 0 else source.node
+    sent_to = None
+    if translated >= 0 and branch.hops[translated].where != own:
+        sent_to = _end(index, called, sent.packet.dport, asked.protocol)
+    return Flow(
+        source,
+        to,
+        asked.protocol,
+        port,
+        other,
+        service,
+        sent.packet.sport,
+        echo,
+        sent_to=sent_to,
+        sent_port=sent.packet.dport,
+    )
+
+
+def _source(branch: Branch, index: PolicyIndex, asked: Asked, address: Ip, chosen: Ip | None) -> End:
+    """Who sent it: a node also by addresses that many have (127.0.0.1)."""
+    if asked.source is not None:
+        return index.pod(asked.source, address.family, chosen)
+    first = branch.hops[0]
+    return End(address, node=first.where, name=first.where) if first.kind == "node" else index.end(address)
 
 
 def _end(index: PolicyIndex, address: Ip, port: int, protocol: int) -> End:
@@ -186,7 +230,8 @@ def _step(
     index: PolicyIndex, flow: Flow, half: Half, decision: Decision, cni: str, service: str = ""
 ) -> PolicyStep | None:
     """One direction as a step; None at an end that policies do not concern."""
-    enforced = cni in ENGINES
+    family = flow.source.ip.family
+    enforced = enforces(index.cluster, family)
     which = half.direction.lower()
     titles = tuple(policy.title for policy in half.selected)
     if half.because is Because.NO_POD:
@@ -195,13 +240,15 @@ def _step(
     if not half.selected and half.says is Says.ALLOWED:
         return PolicyStep(text, direction=which, says="allowed")
     peer = f"a pod of {service}" if service and half.direction == EGRESS else ""
-    said = words.verdict(index, flow, half, decision, peer, would=not enforced)
+    judged = as_sent(flow) if half.direction == EGRESS else flow
+    said = words.verdict(index, judged, half, decision, peer, would=not enforced)
     turned = words.turns(index.dialect, depends(index, flow, decision)) if decision.asked and not decision.open else ""
     said += f"; {turned}" if turned else ""
     if enforced:
         text += f"; {said}"
     else:
-        text += f", but {cni} enforces none; an engine {said}" if cni != "none" else f", but no engine enforces it; one {said}"
+        none = f"none for IPv{family}" if cni in ENGINES else "none"
+        text += f", but {cni} enforces {none}; an engine {said}" if cni != "none" else f", but no engine enforces it; one {said}"
     return PolicyStep(
         text,
         ref=half.rule.ref if half.rule is not None else half.selected[0].ref if half.selected else None,

@@ -709,22 +709,30 @@ class Walk:
         return self._flow_hashes.setdefault((packet.protocol, *ends), len(self._flow_hashes) + 1)
 
     def _vxlan_rcv(self, skb: Skb) -> Outcome | None:
-        """vxlan_rcv: None where no tunnel end here takes the packet."""
+        """vxlan_rcv: None where no tunnel end here takes the packet.
+
+        The kernel's own socket has the port on all addresses; what carries no VNI, or none of its devices', it drops in silence.
+        """
         packet = skb.packet
-        if packet.inner is None or packet.protocol != UDP:
+        if packet.protocol != UDP:
             return None
+        taker = ""
         for device in skb.netns.devices.values():
             vxlan = device.vxlan
-            if vxlan is None or vxlan.port != packet.dport or vxlan.vni != packet.vni or not device.up:
+            if vxlan is None or vxlan.port != packet.dport or vxlan.local.family != packet.family or not device.up:
                 continue
-            if vxlan.local.family != packet.family:
+            taker = device.name
+            if packet.inner is None or vxlan.vni != packet.vni:
                 continue
             inner = replace(packet.inner, mark=packet.mark)
             self.emit(skb.netns.name, Decapsulated(device.name, vxlan.vni, self._header(inner)))
             if inner.dst_mac != device.mac:
                 return self._drop(skb.netns.name, f"inner frame for MAC {inner.dst_mac}, {device.name} has {device.mac}")
             return self._ip_rcv(Skb(inner, skb.netns, device.name))
-        return None
+        if not taker:
+            return None
+        what = "no VXLAN packet" if packet.vni is None else f"of VNI {packet.vni}, which no device here has"
+        return self._drop(skb.netns.name, f"UDP {packet.dport} is the port of {taker}, and this is {what}")
 
     # -- IPVS ----------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ runs as many clusters as one likes.
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
+from netlab.lab.policy_agreement import Drops
+from netlab.lab.policy_cases import read
 from netlab.lab.random_clusters import entries, verify_random
 from netlab.lab.rulepath import verify_paths
 from netlab.lab.verify import lab_network, verify
@@ -22,6 +25,31 @@ from netlab.trace.flows import Flow, predict
 from netlab.trace.query import Tracer
 
 pytestmark = pytest.mark.usefixtures("kernel")
+
+CASES = Path(__file__).parents[1] / "data" / "policy" / "cases"
+CALICO = """
+apiVersion: netlab/v1
+kind: Topology
+cni: {name: calico, pools: [{cidr: 10.244.0.0/16, encapsulation: Never}]}
+nodes: [{name: node-1}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec: {nodeName: node-1}
+status: {phase: Running, podIP: 10.244.0.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: api}
+spec: {nodeName: node-1}
+status: {phase: Running, podIP: 10.244.0.3}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny-all}
+spec: {podSelector: {}}
+"""
 
 
 @pytest.mark.parametrize(("variant", "first"), [("legacy", 40), ("nft", 50)])
@@ -34,6 +62,42 @@ def test_linux_does_what_netlab_says_of_random_clusters(variant: str, first: int
     assert min(report.verdicts[verdict] for verdict in ("delivered", "dropped", "rejected")) > 30
     assert report.rules > 300
     assert report.paths_agreed == report.paths > 10
+
+
+@pytest.mark.parametrize(
+    ("variant", "cni", "first"), [("legacy", "calico", 7003), ("nft", "calico", 7013), ("legacy", "canal", 7023)]
+)
+def test_linux_does_what_netlab_says_of_random_policies(variant: str, cni: str, first: int) -> None:
+    report = verify_random(3, first, flows=80, rules=2, variant=variant, cni=cni, policies=True)
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.agreed + report.unsupported + report.unknown == report.flows > 150
+    assert report.unknown < 5
+    assert report.policies > 5
+    assert report.policy_rules > 50
+    assert report.drops > 10  # flows that were denied, and whose packets the rule that drops has counted
+    assert report.paths_agreed == report.paths > 1
+
+
+def test_a_denied_flow_that_no_rule_counted_is_found() -> None:
+    trace = predict(Tracer(opened(CALICO)), Flow("default/pod/web", "10.244.0.3:8080", "tcp"), 33000)
+    drops = Drops()
+    drops.add(trace)
+    (place,) = drops.must
+    assert drops.compare({place: 1}, [place]) == []
+    assert [found.packets for found in drops.compare({}, [place])] == [0]
+    other = (4, (place[1][0], "filter", "cali-fw-cali0", 9))
+    assert [found.flows for found in drops.compare({place: 1, other: 2}, [place, other])] == [0]
+
+
+@pytest.mark.parametrize("path", sorted(CASES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_linux_does_what_random_policies_taught(path: Path) -> None:
+    declared, flow = read(path)
+    tracer = Tracer(declared)
+    network = lab_network(declared, tracer.network)
+    with Lab.start(make_plan(network)) as lab:
+        (report,) = [verify(tracer, lab, share) for _, share in entries(declared, network, lab, [flow])]
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.agreed == 1
 
 
 # -- what they taught --------------------------------------------------------------------------------------------------
@@ -125,7 +189,25 @@ for six, four in (
     IPV4 = IPV4.replace(six, four)
 OFF = "sysctls: {net.ipv4.ip_forward: 0, net.ipv6.conf.all.forwarding: 0}\n---"
 IPV6_OFF, IPV4_OFF = IPV6.replace("---", OFF, 1), IPV4.replace("---", OFF, 1)
-TEXTS = {"dual-stack": DUAL, "IPv6": IPV6, "IPv4": IPV4, "IPv6, no forwarding": IPV6_OFF, "IPv4, no forwarding": IPV4_OFF}
+ONE_FAMILY = """
+apiVersion: netlab/v1
+kind: Topology
+cni:
+  name: calico
+  pools: [{cidr: 10.244.0.0/16, encapsulation: Never}, {cidr: "fd00:10:244::/56", encapsulation: Never}]
+fabric: {prefixes: [172.30.0.0/24, "fd00:172:30::/64"]}
+podCIDRs: [10.244.0.0/16, "fd00:10:244::/56"]
+serviceCIDRs: [10.96.0.0/16, "fd00:10:96::/112"]
+nodes: [{name: node-1, addresses: [172.30.0.11]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: default}
+spec: {nodeName: node-1}
+status: {podIP: 10.244.0.2, podIPs: [{ip: 10.244.0.2}, {ip: "fd00:10:244::2"}], phase: Running}
+"""
+TEXTS = {"dual-stack": DUAL, "one family": ONE_FAMILY, "IPv6": IPV6, "IPv4": IPV4}
+TEXTS |= {"IPv6, no forwarding": IPV6_OFF, "IPv4, no forwarding": IPV4_OFF}
 
 # (what, cluster, flow, words of the reason)
 ROWS = [
@@ -148,6 +230,11 @@ ROWS = [
     ("a node that does not forward bridges what it translated to a pod beside the asker",
      IPV6_OFF, Flow("default/pod/web", "[fd00:10:96::30]:80", "udp"), ""),
     ("with IPv4 it does not", IPV4_OFF, Flow("default/pod/web", "10.96.0.30:80", "udp"), "does not forward"),
+    ("the port of a VXLAN device is the kernel's: what is no VXLAN packet vanishes there",
+     DUAL, Flow("node/node-1", "192.168.50.12:8472", "udp"), "UDP 8472 is the port of flannel.1"),
+    ("on another port it is refused", DUAL, Flow("node/node-1", "192.168.50.12:8473", "udp"), "nothing listens"),
+    ("a node without an IPv6 address answers with a link-local one",
+     ONE_FAMILY, Flow("default/pod/web", "2001:db8::7", "icmp"), "no route to 2001:db8::7"),
 ]  # fmt: skip
 
 

@@ -54,8 +54,8 @@ _ACTIONS = {"Allow": Action.ALLOW, "Accept": Action.ALLOW, "Deny": Action.DENY, 
 class Peer(msgspec.Struct, frozen=True):
     """What a rule asks of one end; all that is given must hold.
 
-    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets. `block`:
-    the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
+    `pods`, `hosts` and `sets` are what one selector selects: pods by number, nodes by name, prefixes of sets and host endpoints.
+    `block`: the nets are those of an ipBlock. `service`: addresses with protocol and port (0: any). `nobody`: it matches nothing.
     """
 
     pods: Ids | None = None
@@ -388,7 +388,8 @@ class PolicyIndex:
             where = selector_words(peer.pods.namespaces)
             what = (selector_words(peer.pods.pods) if peer.pods.pods is not None else "") or "all pods"
             words = f"{what} {f'in namespaces with {where}' if where else 'in all namespaces'}"
-            return Peer(pods=pods, words=words, keys=_keys(peer.pods.pods))
+            sets = self._beside_pods(peer.pods.namespaces) if peer.pods.pods is None else ()
+            return Peer(pods=pods, sets=sets, words=words, keys=_keys(peer.pods.pods))
         if peer.nodes is not None:
             names = tuple(self.cluster.nodes)
             chosen = LabelIndex(node.labels for node in self.cluster.nodes.values()).select(peer.nodes)
@@ -400,6 +401,27 @@ class PolicyIndex:
         if peer.domain_names:
             return Peer(by_name=True, words=", ".join(peer.domain_names))
         return Peer(nobody=True, words="a peer of a kind that is not known")
+
+    def _beside_pods(self, namespaces: LabelSelector) -> tuple[Prefix, ...]:
+        """Addresses of NetworkSets and host endpoints that a peer of whole namespaces takes in, to Calico.
+
+        Only a selector of pods is narrowed to pods (libcalico-go conversion/clusternetworkpolicy.go, `selector = ""`). What has
+        no namespace has no labels of one, and is selected by NotIn and DoesNotExist; the empty selector is what has a namespace.
+        """
+        if CALICO_GROUP not in self.dialect.reads:
+            return ()
+        objects = self.cluster.policy_objects
+        chosen = {self._namespaces[n] for n in self._namespace_labels.select(namespaces)}
+        empty = not namespaces.match_labels and not namespaces.match_expressions
+        everywhere = not empty and bool(LabelIndex([{}]).select(namespaces))
+        nets = [
+            net
+            for each in objects.network_sets.values()
+            if (each.namespace in chosen if each.namespace else everywhere)
+            for net in each.nets
+        ]
+        hosts = [host_prefix(a) for endpoint in objects.host_endpoints.values() if everywhere for a in endpoint.expected_ips]
+        return tuple(sorted([*nets, *hosts]))
 
     # -- Calico --------------------------------------------------------------------------------------------------------
 
@@ -491,11 +513,14 @@ class PolicyIndex:
         if not (parts or end.nets or end.not_nets or end.not_selector is not None):
             return None
         pods, sets = (None, tuple[Prefix, ...]())
-        if parts:
-            pods, sets = self._split(frozenset.intersection(*parts), every)
         not_pods, not_sets = (NOBODY, tuple[Prefix, ...]())
-        if end.not_selector is not None:
-            not_pods, not_sets = self._split(labels.calico(end.not_selector.root), every)
+        excluded = labels.calico(end.not_selector.root) if end.not_selector is not None else NOBODY
+        if parts:
+            # with a selector, notSelector takes from what that has selected, and not from addresses: what a NetworkSet holds
+            # stays, though a pod of that address is excluded (felix/calc/rule_scanner.go combineMatchesIfPossible)
+            pods, sets = self._split(frozenset.intersection(*parts) - excluded, every)
+        else:
+            not_pods, not_sets = self._split(excluded, every)
         return Peer(
             pods=pods,
             sets=sets,

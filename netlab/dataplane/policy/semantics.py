@@ -56,7 +56,8 @@ class Flow(msgspec.Struct, frozen=True):
     """A new connection between two ends, `port` as the endpoint sees it.
 
     `seen`: the source as the destination sees it, where it was masqueraded on the way. `service`: the ClusterIP that the client
-    called, if it called one. `established`: the connection was made before the policies.
+    called, if it called one. `sent_to` and `sent_port`: the destination as the source's own node sees it, where another node
+    translates it (a NodePort there). `established`: the connection was made before the policies.
     """
 
     source: End
@@ -69,6 +70,8 @@ class Flow(msgspec.Struct, frozen=True):
     icmp_type: int = 8
     icmp_code: int = 0
     established: bool = False
+    sent_to: End | None = None
+    sent_port: int = 0
 
 
 class Half(msgspec.Struct, frozen=True):
@@ -243,8 +246,16 @@ def _both(index: PolicyIndex, flow: Flow, ask: Ask) -> tuple[Half, Half]:
     return direction(index, flow, EGRESS, ask), direction(index, flow, INGRESS, ask)
 
 
+def as_sent(flow: Flow) -> Flow:
+    """The connection as the source's own node sees it, where egress is judged."""
+    if flow.sent_to is None:
+        return flow
+    return msgspec.structs.replace(flow, destination=flow.sent_to, port=flow.sent_port, service=None, sent_to=None)
+
+
 def direction(index: PolicyIndex, flow: Flow, which: str, ask: Ask) -> Half:
     """What is said for one direction: egress at the source, ingress at the destination."""
+    flow = as_sent(flow) if which == EGRESS else flow
     end = flow.source if which == EGRESS else flow.destination
     selected = index.applied(which, end.pod) if end.pod >= 0 else ()
     if end.pod < 0 or (end.node and not (selected and ask(Question.HOST_NETWORK) == "yes")):
