@@ -11,20 +11,24 @@ A pod's connection to itself is left out of a cell that has other pairs.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
-from netlab.kube.names import Workload, parse_endpoint, resolve
+from netlab.kube.names import SHORT, Workload, parse_endpoint, resolve
 from netlab.kube.objects import Pod, Service
 from netlab.linux.packet import protocol_name
+from netlab.reach.spread import spread
+from netlab.refs import Ref
 from netlab.trace.query import Request, Tracer
-from netlab.trace.steps import Trace, Verdict
+from netlab.trace.steps import Branch, PolicyStep, Trace, Verdict
 
 GROUPINGS = ("workloads", "pods", "namespaces")
 INTERNET = "internet"
+_FEW = 400  # cells: less than that is not worth a fork
 
 
 class Answer(enum.Enum):
@@ -57,8 +61,29 @@ class Column(msgspec.Struct, frozen=True, rename="camel"):
         return f"{self.name}:{self.port}{proto}"
 
 
+class Decider(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What policy decided in one direction: the rule of a policy (`rule`, from 1), or all `policies` that select the end, none of
+    whose rules allows. `says` is "allowed", "denied" or "undefined"; `refs` are where the rule, or each policy, is written."""
+
+    direction: str
+    says: str
+    policies: tuple[str, ...]
+    rule: int | None = None
+    refs: tuple[Ref, ...] = ()
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One pair of a cell that says "some": its verdict, and the endpoints that were reached."""
+
+    sender: str
+    target: str
+    verdict: str
+    reached: tuple[str, ...]
+
+
 class Cell(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One answer with its reason (the first that says no or unknown) and how many of its pairs delivered."""
+    """One answer with its reason (the first that says no or unknown), how many of its pairs delivered, and the policies by which
+    it is so; `outcomes` where pairs differ."""
 
     source: str
     destination: Column
@@ -66,6 +91,16 @@ class Cell(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     reason: str = ""
     delivered: int = 0
     pairs: int = 0
+    policies: tuple[Decider, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Row(msgspec.Struct, frozen=True):
+    """The cells of one source, and what its traces assume and do not model."""
+
+    cells: tuple[Cell, ...]
+    assumptions: tuple[str, ...]
+    not_modelled: tuple[str, ...]
 
 
 class Matrix(msgspec.Struct, frozen=True, rename="camel"):
@@ -80,7 +115,7 @@ class Matrix(msgspec.Struct, frozen=True, rename="camel"):
 
 def groups(cluster: Cluster, by: str, namespaces: Sequence[str] = ()) -> list[Group]:
     """The cluster's pods that have an address, grouped by "workloads", "pods" or "namespaces", in order of their names."""
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for key in sorted(cluster.pods):
         pod = cluster.pods[key]
         if not pod.ips or (namespaces and pod.namespace not in namespaces):
@@ -89,13 +124,21 @@ def groups(cluster: Cluster, by: str, namespaces: Sequence[str] = ()) -> list[Gr
             continue
         match by:
             case "pods":
-                name = key
+                name, kind = key, ""
             case "namespaces":
-                name = pod.namespace
+                name, kind = pod.namespace, ""
             case _:
-                name = workload_name(pod)
-        found.setdefault(name, []).append(key)
-    return [Group(name, tuple(pods)) for name, pods in sorted(found.items())]
+                name, kind = workload_name(pod), pod.owner.partition(" ")[0] or "Pod"
+        found.setdefault((name, kind), []).append(key)
+    names = Counter(name for name, _ in found)
+    # a Deployment and a StatefulSet of one name are two rows, each as one would have to write it
+    spelled = {which: which[0] if names[which[0]] == 1 else _with_kind(*which) for which in found}
+    return sorted((Group(spelled[which], tuple(pods)) for which, pods in found.items()), key=lambda group: group.name)
+
+
+def _with_kind(name: str, kind: str) -> str:
+    namespace, _, own = name.partition("/")
+    return f"{namespace}/{SHORT.get(kind, kind.lower())}/{own}"
 
 
 def workload_name(pod: Pod) -> str:
@@ -158,6 +201,7 @@ def matrix(
     sources: Sequence[Group],
     destinations: Sequence[tuple[Column, Group]],
     progress: Callable[[int], None] = lambda done: None,
+    jobs: int = 1,
 ) -> Matrix:
     """Ask for every cell.
 
@@ -166,38 +210,63 @@ def matrix(
     tracer : Tracer
     sources : sequence of Group
     destinations : sequence of (Column, Group)
-        A column is asked at every pod of its group; a service (empty group) by its own name.
+        A column is asked at every pod of its group; a service or an address (empty group) by its own name.
     progress : callable
         Told how many cells are done.
+    jobs : int
+        How many processes ask.
     """
-    rows = []
+    found = ask(tracer, [(source, destinations) for source in sources], progress, jobs)
+    return Matrix(
+        tuple(s.name for s in sources),
+        tuple(c for c, _ in destinations),
+        tuple(row.cells for row in found),
+        tuple(dict.fromkeys(text for row in found for text in row.assumptions)),
+        tuple(dict.fromkeys(text for row in found for text in row.not_modelled)),
+    )
+
+
+def ask(
+    tracer: Tracer,
+    work: Sequence[tuple[Group, Sequence[tuple[Column, Group]]]],
+    progress: Callable[[int], None] = lambda done: None,
+    jobs: int = 1,
+) -> list[Row]:
+    """The cells of several rows, each with the columns that are wanted of it; what `matrix` and compare.py ask."""
+    cells = sum(len(wanted) for _, wanted in work)
+    if cells < _FEW:
+        jobs = 1
+    ready: list[Row] = []
+    if jobs > 1:
+        # the first row in this process: what it makes of the nodes and looks up is then there for all
+        ready = [_row(tracer, *work[0])]
+    count = len(work) - len(ready)
+    rest = spread(lambda n: _row(tracer, *work[len(ready) + n]), count, jobs, lambda n: progress(n * cells // len(work)))
+    progress(cells)
+    return [*ready, *rest]
+
+
+def _row(tracer: Tracer, source: Group, destinations: Sequence[tuple[Column, Group]]) -> Row:
+    row = []
     assumptions: dict[str, None] = {}
     not_modelled: dict[str, None] = {}
-    done = 0
-    for source in sources:
-        row = []
-        for column, group in destinations:
-            answers: list[Trace] = []
-            for sender, target in _pairs(source, column, group):
-                request = Request(sender, target, protocol=column.protocol.lower())
-                try:
-                    answers.append(tracer.trace(request))
-                except InputError as error:
-                    if len(source.pods) > 1 or len(group.pods) > 1:
-                        continue  # another family, a pod without address: this pair has no packet to send
-                    row.append(Cell(source.name, column, Answer.NONE, error.what))
-                    break
-            else:
-                row.append(_cell(source.name, column, answers))
-            for trace in answers:
-                assumptions.update(dict.fromkeys(trace.assumptions))
-                not_modelled.update(dict.fromkeys(trace.not_modelled))
-            done += 1
-            progress(done)
-        rows.append(tuple(row))
-    return Matrix(
-        tuple(s.name for s in sources), tuple(c for c, _ in destinations), tuple(rows), tuple(assumptions), tuple(not_modelled)
-    )
+    for column, group in destinations:
+        answers: list[tuple[str, str, Trace]] = []
+        for sender, target in _pairs(source, column, group):
+            request = Request(sender, target, protocol=column.protocol.lower())
+            try:
+                answers.append((sender, target, tracer.trace(request)))
+            except InputError as error:
+                if len(source.pods) > 1 or len(group.pods) > 1:
+                    continue  # another family, a pod without address: this pair has no packet to send
+                row.append(Cell(source.name, column, Answer.NONE, error.what))
+                break
+        else:
+            row.append(_cell(tracer, source.name, column, answers))
+        for _, _, trace in answers:
+            assumptions.update(dict.fromkeys(trace.assumptions))
+            not_modelled.update(dict.fromkeys(trace.not_modelled))
+    return Row(tuple(row), tuple(assumptions), tuple(not_modelled))
 
 
 def _pairs(source: Group, column: Column, group: Group) -> list[tuple[str, str]]:
@@ -213,18 +282,43 @@ def _pod(key: str) -> str:
     return f"{namespace}/pod/{name}"
 
 
-def _cell(source: str, column: Column, answers: Sequence[Trace]) -> Cell:
-    if not answers:
+def _cell(tracer: Tracer, source: str, column: Column, asked: Sequence[tuple[str, str, Trace]]) -> Cell:
+    if not asked:
         return Cell(source, column, Answer.NONE, "no packet can be sent")
-    verdicts = [t.verdict for t in answers]
+    verdicts = [t.verdict for _, _, t in asked]
+    branches = [b for _, _, t in asked for b in t.branches]
     yes = verdicts.count(Verdict.DELIVERED)
-    reason = next((b.reason for t in answers for b in t.branches if b.verdict is not Verdict.DELIVERED and b.reason), "")
-    if yes == len(answers):
+    reason = next((b.reason for b in branches if b.verdict is not Verdict.DELIVERED and b.reason), "")
+    outcomes: tuple[Outcome, ...] = ()
+    if yes == len(asked):
         answer, reason = Answer.YES, ""
     elif Verdict.UNKNOWN in verdicts:
         answer = Answer.UNKNOWN
     elif yes or Verdict.PARTIAL in verdicts:
         answer = Answer.SOME
+        outcomes = tuple(_outcome(sender, target, trace) for sender, target, trace in asked)
     else:
         answer = Answer.NO
-    return Cell(source, column, answer, reason or "", yes, len(answers))
+    policies = tuple(dict.fromkeys(d for b in branches for d in _deciders(tracer, b)))
+    return Cell(source, column, answer, reason or "", yes, len(asked), policies, outcomes)
+
+
+def _outcome(sender: str, target: str, trace: Trace) -> Outcome:
+    ends = {b.endpoint_name or b.endpoint or "" for b in trace.branches if b.verdict is Verdict.DELIVERED}
+    return Outcome(sender, target, trace.verdict.value, tuple(sorted(ends)))
+
+
+def _deciders(tracer: Tracer, branch: Branch) -> list[Decider]:
+    """The policies that a branch owes its verdict to: where it was stopped, the first that denies; else all that allow."""
+    steps = [s for hop in branch.hops for s in hop.steps if isinstance(s, PolicyStep) and s.enforced]
+    if branch.verdict is not Verdict.DELIVERED:
+        steps = [s for s in steps if s.says != "allowed"][:1]
+    found = []
+    for step in steps:
+        if step.policy:
+            found.append(Decider(step.direction, step.says, (step.policy,), step.rule, (step.ref or Ref(),)))
+        elif step.selected:
+            places = tracer.policies.places
+            refs = tuple(places.get(title, Ref()) for title in step.selected)
+            found.append(Decider(step.direction, step.says, step.selected, None, refs))
+    return found
