@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from netlab.dataplane.policy import words
+from netlab.dataplane.policy.index import PolicyIndex
+from netlab.dataplane.policy.semantics import Half, Says
 from netlab.errors import InputError, did_you_mean
 from netlab.kube.cluster import Cluster
 from netlab.kube.names import SHORT, Workload, parse_endpoint, resolve
@@ -23,8 +26,9 @@ from netlab.kube.objects import Pod, Service
 from netlab.linux.packet import protocol_name
 from netlab.reach.spread import spread
 from netlab.refs import Ref
+from netlab.trace.policysteps import ENGINES, judged
 from netlab.trace.query import Request, Tracer
-from netlab.trace.steps import Branch, PolicyStep, Trace, Verdict
+from netlab.trace.steps import Branch, Trace, Verdict
 
 GROUPINGS = ("workloads", "pods", "namespaces")
 INTERNET = "internet"
@@ -286,9 +290,14 @@ def _cell(tracer: Tracer, source: str, column: Column, asked: Sequence[tuple[str
     if not asked:
         return Cell(source, column, Answer.NONE, "no packet can be sent")
     verdicts = [t.verdict for _, _, t in asked]
-    branches = [b for _, _, t in asked for b in t.branches]
     yes = verdicts.count(Verdict.DELIVERED)
-    reason = next((b.reason for b in branches if b.verdict is not Verdict.DELIVERED and b.reason), "")
+    reason = ""
+    deciders: dict[Decider, None] = {}
+    for _, _, trace in asked:
+        for branch in trace.branches:
+            found, why = _decided(tracer, trace, branch)
+            deciders.update(dict.fromkeys(found))
+            reason = reason or (why or branch.reason or "" if branch.verdict is not Verdict.DELIVERED else "")
     outcomes: tuple[Outcome, ...] = ()
     if yes == len(asked):
         answer, reason = Answer.YES, ""
@@ -299,8 +308,7 @@ def _cell(tracer: Tracer, source: str, column: Column, asked: Sequence[tuple[str
         outcomes = tuple(_outcome(sender, target, trace) for sender, target, trace in asked)
     else:
         answer = Answer.NO
-    policies = tuple(dict.fromkeys(d for b in branches for d in _deciders(tracer, b)))
-    return Cell(source, column, answer, reason or "", yes, len(asked), policies, outcomes)
+    return Cell(source, column, answer, reason, yes, len(asked), tuple(deciders), outcomes)
 
 
 def _outcome(sender: str, target: str, trace: Trace) -> Outcome:
@@ -308,17 +316,32 @@ def _outcome(sender: str, target: str, trace: Trace) -> Outcome:
     return Outcome(sender, target, trace.verdict.value, tuple(sorted(ends)))
 
 
-def _deciders(tracer: Tracer, branch: Branch) -> list[Decider]:
-    """The policies that a branch owes its verdict to: where it was stopped, the first that denies; else all that allow."""
-    steps = [s for hop in branch.hops for s in hop.steps if isinstance(s, PolicyStep) and s.enforced]
-    if branch.verdict is not Verdict.DELIVERED:
-        steps = [s for s in steps if s.says != "allowed"][:1]
-    found = []
-    for step in steps:
-        if step.policy:
-            found.append(Decider(step.direction, step.says, (step.policy,), step.rule, (step.ref or Ref(),)))
-        elif step.selected:
-            places = tracer.policies.places
-            refs = tuple(places.get(title, Ref()) for title in step.selected)
-            found.append(Decider(step.direction, step.says, step.selected, None, refs))
-    return found
+def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[list[Decider], str]:
+    """The policies that a branch owes its verdict to, and in words why they deny it.
+
+    Where it was delivered, every rule that allows it; where it died, the first direction that denies it. Engines drop in silence:
+    who was refused in so many words was refused by somebody else.
+    """
+    index = tracer.policies
+    if tracer.cluster.cni.name not in ENGINES or not index.policies or branch.verdict is Verdict.REJECTED:
+        return [], ""
+    said = judged(trace, branch, index)
+    if said is None:
+        return [], ""
+    flow, decision = said
+    halves = (decision.egress, decision.ingress)
+    if branch.verdict is Verdict.DELIVERED:
+        return [_decider(index, half) for half in halves if half.policy is not None], ""
+    for half in halves:
+        if half.says is not Says.ALLOWED and half.selected:
+            text = f"{words.selection(index, half)}; {words.verdict(index, flow, half, decision)}"
+            return [_decider(index, half)], text if branch.verdict is Verdict.DROPPED else ""
+    return [], ""
+
+
+def _decider(index: PolicyIndex, half: Half) -> Decider:
+    direction, says = half.direction.lower(), half.says.value
+    if half.policy is not None:
+        rule, ref = (None, half.policy.ref) if half.rule is None else (half.rule.number, half.rule.ref)
+        return Decider(direction, says, (half.policy.title,), rule, (ref,))
+    return Decider(direction, says, tuple(p.title for p in half.selected), None, tuple(p.ref for p in half.selected))

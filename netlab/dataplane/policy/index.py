@@ -186,11 +186,6 @@ class PolicyIndex:
     def _namespace_labels(self) -> LabelIndex:
         return LabelIndex(namespace.labels for namespace in self.cluster.namespaces.values())
 
-    @cached_property
-    def places(self) -> Mapping[str, Ref]:
-        """Where each policy is written, by its title."""
-        return {policy.title: policy.ref for policy in self.policies}
-
     # -- ends ----------------------------------------------------------------------------------------------------------
 
     def pod(self, pod: Pod, family: int | None = None, address: Ip | None = None) -> End:
