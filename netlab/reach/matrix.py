@@ -19,10 +19,10 @@ import msgspec
 from netlab.dataplane.policy import words
 from netlab.dataplane.policy.index import PolicyIndex
 from netlab.dataplane.policy.semantics import Half, Says
-from netlab.errors import InputError, did_you_mean
+from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
-from netlab.kube.names import SHORT, Workload, parse_endpoint, resolve
-from netlab.kube.objects import Pod, Service
+from netlab.kube.names import SHORT
+from netlab.kube.objects import Pod
 from netlab.linux.packet import protocol_name
 from netlab.reach.spread import spread
 from netlab.refs import Ref
@@ -42,7 +42,7 @@ class Answer(enum.Enum):
     NO = "no"  # no pair does
     SOME = "some"  # pairs or branches differ
     UNKNOWN = "?"  # it depends on something that is not modelled
-    NONE = "-"  # nobody to ask: the only pair is a pod and itself
+    NONE = "-"  # no packet to send: other families, no address
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -148,32 +148,6 @@ def _with_kind(name: str, kind: str) -> str:
 def workload_name(pod: Pod) -> str:
     """`default/web` for a pod of Deployment web, else the pod's own name."""
     return f"{pod.namespace}/{pod.owner.partition(' ')[2]}" if pod.owner else pod.key
-
-
-def named(cluster: Cluster, text: str, namespace: str, by: str) -> list[Group]:
-    """The groups that a user means by a name: a workload, pod, service (as its pods), namespace (`shop/`) or `internet`."""
-    if text == INTERNET:
-        return [Group(INTERNET, ())]
-    if text.endswith("/"):
-        found = groups(cluster, by, (text.rstrip("/"),))
-        if not found:
-            near = did_you_mean(text.rstrip("/"), sorted({p.namespace for p in cluster.pods.values()}))
-            raise InputError(f'no pods in namespace "{text.rstrip("/")}"', hint=near)
-        return found
-    what = resolve(cluster, parse_endpoint(text), namespace, "source")
-    match what:
-        case Workload():
-            return [Group(f"{what.namespace}/{what.name}", tuple(p.key for p in what.pods))]
-        case Pod():
-            return [Group(what.key, (what.key,))]
-        case Service():
-            keys = [e.target_pod for s in cluster.slices.get(what.key, ()) for e in s.endpoints if e.target_pod]
-            pods = tuple(sorted(k for k in dict.fromkeys(keys) if k in cluster.pods))
-            if not pods:
-                raise InputError(f"service {what.key} has no pods that could send", what.ref)
-            return [Group(what.key, pods)]
-        case _:
-            raise InputError(f'"{text}" is not a row of the matrix', hint="name a workload, a pod, a namespace/ or internet")
 
 
 def columns(tracer: Tracer, of: Iterable[Group], services: bool, namespaces: Sequence[str] = ()) -> list[tuple[Column, Group]]:

@@ -2,8 +2,7 @@
 
     CLOSED
       every workload but default/frontend lost default/cartservice:7070, default/svc/cartservice:7070
-        after   ingress denied: NetworkPolicies default/cartservice, default/deny-all select it, none of their rules allows
-                cart.yaml:3, deny.yaml:1
+        after   denied (ingress): no rule of NetworkPolicy default/deny-all (deny.yaml:1) allows it
 
 Law: every form speaks of all changes; text shortens long lists ("and 7 more"), `wide` and JSON list everything. What is unknown
 is said, never left out. Folding is reach/fold.py's.
@@ -18,9 +17,9 @@ import msgspec
 
 from netlab.reach.compare import DIFFERENT, Change, Comparison, Kind, PolicyChange
 from netlab.reach.fold import Fold, fold
-from netlab.reach.matrix import Answer, Cell, Decider
-from netlab.refs import Ref
+from netlab.reach.matrix import Answer, Cell
 from netlab.render.columns import clean, table
+from netlab.render.deciders import decided, decider_json, place
 from netlab.render.jsonio import API_VERSION, unicode_only
 
 _MANY = 6  # names in a sentence, unless all are asked for
@@ -102,31 +101,6 @@ def because(one: Fold, wide: bool = False) -> Iterator[str]:
         yield f"because {reason}"
     if len(shown_reasons) < len(one.reasons):
         yield f"and for {len(one.reasons) - len(shown_reasons)} more reasons (-o wide)"
-
-
-def decided(decider: Decider) -> str:
-    """`ingress allowed by NetworkPolicy default/cartservice rule 1 (cart.yaml:12)`."""
-    places = [f" ({place(ref)})" for ref in decider.refs]
-    if decider.rule is not None or (len(decider.policies) == 1 and decider.says == "allowed"):
-        rule = f" rule {decider.rule}" if decider.rule is not None else ""
-        return f"{decider.direction} {decider.says} by {decider.policies[0]}{rule}{places[0]}"
-    kinds = {title.partition(" ")[0] for title in decider.policies}
-    if len(kinds) == 1 and len(decider.policies) > 1:
-        kind = kinds.pop()
-        named = [title.partition(" ")[2] + where for title, where in zip(decider.policies, places, strict=True)]
-        names = f"{kind[:-1]}ies " + ", ".join(named)
-    else:
-        names = ", ".join(title + where for title, where in zip(decider.policies, places, strict=True))
-    if len(decider.policies) == 1:
-        return f"{decider.direction} {decider.says}: {names} selects it, and none of its rules allows"
-    return f"{decider.direction} {decider.says}: {names} select it, and none of their rules allows"
-
-
-def place(ref: Ref) -> str:
-    """`deny.yaml:12`; where there is no line the object's place in the file."""
-    if ref.file is None:
-        return "not written anywhere"
-    return f"{ref.file}:{ref.line}" if ref.line is not None else ref.file + (f", {ref.path}" if ref.path else "")
 
 
 def _some(names: Sequence[str], wide: bool) -> str:
@@ -275,17 +249,6 @@ def _side(cell: Cell) -> dict[str, Any]:
         "pairs": cell.pairs,
         "reason": cell.reason or None,
         "policies": [decider_json(d) for d in cell.policies],
-    }
-
-
-def decider_json(d: Decider) -> dict[str, Any]:
-    """What a policy decided, as JSON's own types."""
-    return {
-        "direction": d.direction,
-        "says": d.says,
-        "policies": list(d.policies),
-        "rule": d.rule,
-        "where": [place(ref) for ref in d.refs],
     }
 
 
