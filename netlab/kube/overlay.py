@@ -352,7 +352,7 @@ def keep(declared: Declared, setting: Setting, before: Cluster, was: Declared) -
 def _keep_made(declared: Declared, before: Cluster, was: Declared, used: set[Ip]) -> None:
     """The pods that were made from the template of a workload that has not changed."""
     _, members = ownership(declared)
-    for key, workload in declared.workloads.items():
+    for key, workload in sorted(declared.workloads.items()):  # in the order in which they are made
         old = was.workloads.get(key)
         if old is None or members[key] or workload.owner:
             continue

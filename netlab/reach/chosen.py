@@ -1,7 +1,7 @@
-"""The rows and columns that a user names: `shop/`, `deploy/web`, `api:9000`, `svc/api`, `internet`, `10.0.0.7:80`, `node/n:10250`.
+"""The rows and columns that a user names: `shop/`, `deploy/web`, `api:9000`, `svc/api`, `internet`, `10.0.0.7:80`, `node/a:80`.
 
 Law: a name is a row or column, or an error; a port that is typed is asked whether or not something listens on it. As a
-destination `svc/api` is the service itself, reached through its endpoints; a name that both a workload and a service have is the workload.
+destination `svc/api` is the service itself, reached through its endpoints; a name of a workload and a service is the workload.
 """
 
 from __future__ import annotations

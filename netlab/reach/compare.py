@@ -34,7 +34,7 @@ class Kind(enum.Enum):
     CLOSED = "closed"  # less is
     CHANGED = "changed"  # unknown, or nobody to ask, on one side; other pods of the same workloads
     REDECIDED = "redecided"  # the same answer, by another policy or rule
-    UNDECIDED = "undecided"  # unknown on both sides, for different reasons: whether it differs is not known
+    UNDECIDED = "undecided"  # unknown on both sides, for different reasons or by other rules: whether it differs is not known
 
 
 DIFFERENT = (Kind.OPENED, Kind.CLOSED, Kind.CHANGED)
@@ -206,7 +206,7 @@ def _kind(before: Cell, after: Cell) -> Kind | None:
     """What became of a cell; None: nothing."""
     answers = (before.answer, after.answer)
     if before.answer is after.answer:
-        if before.answer is Answer.UNKNOWN and before.reason != after.reason:
+        if before.answer is Answer.UNKNOWN and (before.reason, _decided(before)) != (after.reason, _decided(after)):
             return Kind.UNDECIDED
         if before.answer is Answer.SOME and (more := _more(before, after)) is not None:
             return more

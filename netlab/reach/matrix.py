@@ -230,17 +230,14 @@ def _row(tracer: Tracer, source: Group, destinations: Sequence[tuple[Column, Gro
     not_modelled: dict[str, None] = {}
     for column, group in destinations:
         answers: list[tuple[str, str, Trace]] = []
+        refused = "no packet can be sent"
         for sender, target in _pairs(source, column, group):
             request = Request(sender, target, protocol=column.protocol.lower())
             try:
                 answers.append((sender, target, tracer.trace(request)))
             except InputError as error:
-                if len(source.pods) > 1 or len(group.pods) > 1:
-                    continue  # another family, a pod without address: this pair has no packet to send
-                row.append(Cell(source.name, column, Answer.NONE, error.what))
-                break
-        else:
-            row.append(_cell(tracer, source.name, column, answers))
+                refused = error.what  # another family, a pod without address: this pair has no packet to send
+        row.append(_cell(tracer, source.name, column, answers) if answers else Cell(source.name, column, Answer.NONE, refused))
         for _, _, trace in answers:
             assumptions.update(dict.fromkeys(trace.assumptions))
             not_modelled.update(dict.fromkeys(trace.not_modelled))
@@ -261,8 +258,6 @@ def _pod(key: str) -> str:
 
 
 def _cell(tracer: Tracer, source: str, column: Column, asked: Sequence[tuple[str, str, Trace]]) -> Cell:
-    if not asked:
-        return Cell(source, column, Answer.NONE, "no packet can be sent")
     verdicts = [t.verdict for _, _, t in asked]
     yes = verdicts.count(Verdict.DELIVERED)
     reason = ""

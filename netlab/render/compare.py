@@ -10,6 +10,7 @@ is said, never left out. Folding is reach/fold.py's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from netlab.render.jsonio import API_VERSION, unicode_only
 
 _MANY = 6  # names in a sentence, unless all are asked for
 _REASONS = 3
+_RULE = re.compile(r"(\S+ \S+) rule \d+ on \S+: -A ")
+_COMMENT = re.compile(r'--comment "((?:[^"\\]|\\.)*)"')
 _WORDS = {Answer.YES: "yes", Answer.NO: "no", Answer.SOME: "some", Answer.UNKNOWN: "unknown", Answer.NONE: "none"}
 
 
@@ -96,11 +99,25 @@ def because(one: Fold, wide: bool = False) -> Iterator[str]:
             yield f"{word if not n else '':6}  {decided(decider)}"
         if len(shown) < len(deciders):
             yield f"        and {len(deciders) - len(shown)} more rules (-o wide)"
-    shown_reasons = one.reasons if wide else one.reasons[:_REASONS]
+    reasons = one.reasons if wide else tuple(dict.fromkeys(_short(reason) for reason in one.reasons))
+    shown_reasons = reasons if wide else reasons[:_REASONS]
     for reason in shown_reasons:
         yield f"because {reason}"
-    if len(shown_reasons) < len(one.reasons):
-        yield f"and for {len(one.reasons) - len(shown_reasons)} more reasons (-o wide)"
+    if len(shown_reasons) < len(reasons):
+        yield f"and for {len(reasons) - len(shown_reasons)} more reasons (-o wide)"
+
+
+def _short(reason: str) -> str:
+    """A reason that quotes a rule by the rule's comment and chain: the same on every node.
+
+    >>> _short('filter KUBE-SERVICES rule 1 on node-1: -A KUBE-SERVICES -m comment --comment "a/db has no endpoints" -j REJECT')
+    '"a/db has no endpoints" (filter KUBE-SERVICES)'
+    """
+    found = _RULE.match(reason)
+    if found is None:
+        return reason
+    comments = _COMMENT.findall(reason)
+    return f'"{comments[-1]}" ({found[1]})' if comments else f"a rule of {found[1]}"
 
 
 def _some(names: Sequence[str], wide: bool) -> str:
