@@ -39,6 +39,7 @@ class Kind(enum.Enum):
 
 DIFFERENT = (Kind.OPENED, Kind.CLOSED, Kind.CHANGED)
 _MIRROR = {Kind.OPENED: Kind.CLOSED, Kind.CLOSED: Kind.OPENED}
+_OTHER = " (projectcalico.org)"  # where two kinds of NetworkPolicy share a name
 _RANK = {Answer.NO: 0, Answer.SOME: 1, Answer.YES: 2}
 
 
@@ -138,7 +139,8 @@ def compare(
     shared = [column for column in first.columns if column in second.columns]
     pairs = [(column, first.columns[column], second.columns[column]) for column in shared]
     pairs += [(column, group, group) for column, group in outside.destinations((before, after))]
-    same = (lambda source, column, group: False) if everything else _untouched(before, after)
+    altered = _altered(before.cluster, after.cluster)
+    same = (lambda source, column, group: False) if everything else _untouched(before, after, altered)
     work: list[tuple[tuple[Group, Group], list[tuple[Column, Group, Group]]]] = []
     for row in rows:
         wanted = [p for p in pairs if (row[0].pods or p[0].kind != "address") and not same(row[0], p[0], p[1])]
@@ -146,7 +148,7 @@ def compare(
             work.append((row, wanted))
     one = ask(before, [(row[0], [(c, g) for c, g, _ in wanted]) for row, wanted in work], progress, jobs)
     two = ask(after, [(row[1], [(c, g) for c, _, g in wanted]) for row, wanted in work], progress, jobs)
-    changes = [found for a, b in zip(one, two, strict=True) for found in _row(a, b)]
+    changes = [found for a, b in zip(one, two, strict=True) for found in _row(a, b, altered)]
     inside = sum(c.kind != "address" for c, _, _ in pairs)
     return Comparison(
         sources=tuple(row.name for row, _ in rows),
@@ -195,19 +197,21 @@ def _pods_behind(cluster: Cluster, column: Column, group: Group) -> set[str]:
 # -- cells -------------------------------------------------------------------------------------------------------------
 
 
-def _row(before: Row, after: Row) -> Iterable[Change]:
+def _row(before: Row, after: Row, altered: frozenset[str]) -> Iterable[Change]:
     for a, b in zip(before.cells, after.cells, strict=True):
-        kind = _kind(a, b)
+        kind = _kind(a, b, altered)
         if kind is not None:
             yield Change(kind, a, b)
 
 
-def _kind(before: Cell, after: Cell) -> Kind | None:
-    """What became of a cell; None: nothing."""
+def _kind(before: Cell, after: Cell, altered: frozenset[str] = frozenset()) -> Kind | None:
+    """What became of a cell; None: nothing. `altered` are policies that differ: two unknowns by one of them may, too."""
     answers = (before.answer, after.answer)
     if before.answer is after.answer:
-        if before.answer is Answer.UNKNOWN and (before.reason, _decided(before)) != (after.reason, _decided(after)):
-            return Kind.UNDECIDED
+        if before.answer is Answer.UNKNOWN:
+            other = (before.reason, _decided(before)) != (after.reason, _decided(after))
+            by = {title for decider in before.policies for title in decider.policies}
+            return Kind.UNDECIDED if other or by & altered else None
         if before.answer is Answer.SOME and (more := _more(before, after)) is not None:
             return more
         return Kind.REDECIDED if _decided(before) != _decided(after) else None
@@ -258,7 +262,7 @@ def _only(side: _Side, other: _Side, by: str) -> tuple[Thing, ...]:
 # -- what need not be asked --------------------------------------------------------------------------------------------
 
 
-def _untouched(before: Tracer, after: Tracer) -> Callable[[Group, Column, Group], bool]:
+def _untouched(before: Tracer, after: Tracer, altered: frozenset[str]) -> Callable[[Group, Column, Group], bool]:
     """Whether a cell depends on nothing that differs: the network is the same, and the policies at both of its ends are.
 
     An engine renders policies for each endpoint apart: egress rules at the source, ingress rules at the destination
@@ -270,7 +274,7 @@ def _untouched(before: Tracer, after: Tracer) -> Callable[[Group, Column, Group]
         return lambda source, column, group: True  # nobody enforces policies
     one, two = before.policies, after.policies
     bare = [{policy.title: bare_policy(policy) for policy in index.policies} for index in (one, two)]
-    equal = {title for title in bare[0] if bare[1].get(title) == bare[0][title]}
+    equal = {title for title in bare[0] if bare[1].get(title) == bare[0][title]} - altered
     hosts = {p.title for index in (one, two) for p in index.policies if p.host_endpoints or p.unmodelled}
     if not hosts <= equal or [bare_value(t) for t in one.tiers] != [bare_value(t) for t in two.tiers]:
         return lambda source, column, group: False
@@ -359,8 +363,15 @@ def _declared(cluster: Cluster) -> dict[str, Any]:
     named = [(f"{p.kind} {p.key}", p) for p in objects.calico.values()]
     others = [(f"{p.kind} {p.key}", p) for p in objects.cluster.values()]
     for title, p in (*named, *others):
-        found[title if title not in found else f"{title} (projectcalico.org)"] = p
+        found[title if title not in found else title + _OTHER] = p
     return found
+
+
+def _altered(before: Cluster, after: Cluster) -> frozenset[str]:
+    """The titles of the policies that differ as they are written."""
+    one, two = _declared(before), _declared(after)
+    titles = [t for t in {**one, **two} if t not in one or t not in two or bare_value(one[t]) != bare_value(two[t])]
+    return frozenset(title.removesuffix(_OTHER) for title in titles)
 
 
 def _why(title: str, tracers: Sequence[Tracer], policies: Sequence[Any], stays: int) -> str:
@@ -370,7 +381,7 @@ def _why(title: str, tracers: Sequence[Tracer], policies: Sequence[Any], stays: 
         return f"{cni} enforces no policies" if cni != "none" else "nothing enforces policies"
     if all(getattr(p, "staged", False) for p in policies if p is not None):
         return "it is staged: never enforced"
-    compiled = [(t, p) for t in tracers for p in t.policies.policies if p.title == title.removesuffix(" (projectcalico.org)")]
+    compiled = [(t, p) for t in tracers for p in t.policies.policies if p.title == title.removesuffix(_OTHER)]
     if not compiled:
         return f"{ENGINES[cni]} does not read it"
     selected = sorted({t.policies.pods[n].key for t, p in compiled for n in p.pods})
