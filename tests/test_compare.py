@@ -39,7 +39,10 @@ def service(name: str, port: int, target: int, selector: str = "", kind: str = "
     )
 
 
-def policy(name: str, spec: str, kind: str = "NetworkPolicy", group: str = "networking.k8s.io/v1", namespace: str = "shop") -> str:
+K8S = "networking.k8s.io/v1"
+
+
+def policy(name: str, spec: str, kind: str = "NetworkPolicy", group: str = K8S, namespace: str = "shop") -> str:
     where = f", namespace: {namespace}" if namespace else ""
     return f"apiVersion: {group}\nkind: {kind}\nmetadata: {{name: {name}{where}}}\nspec: {spec}\n"
 
@@ -67,7 +70,10 @@ WORKLOADS = [
 DB = "{matchLabels: {app: db}}"
 DENY_DB = policy("deny-db", f"{{podSelector: {DB}}}")
 DENY_ALL = policy("deny-all", "{podSelector: {}}")
-API_TO_DB = policy("api-to-db", f"{{podSelector: {DB}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: api}}}}}}], ports: [{{port: 5432}}]}}]}}")
+API_TO_DB = policy(
+    "api-to-db",
+    f"{{podSelector: {DB}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: api}}}}}}], ports: [{{port: 5432}}]}}]}}",
+)
 API_TO_DB_WRONG = API_TO_DB.replace("5432", "5433")
 NOBODY = policy("nobody", "{podSelector: {matchLabels: {app: cache}}}")
 FRONT_OUT = policy(
@@ -84,7 +90,8 @@ NOT_FROM_API = policy(
 )
 STAGED = policy("staged", "{selector: app == 'db'}", "StagedNetworkPolicy", "projectcalico.org/v3")
 FROM_HOSTS = policy(
-    "from-hosts", "{podSelector: {matchLabels: {app: front}}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}, {podSelector: {}}]}]}"
+    "from-hosts",
+    "{podSelector: {matchLabels: {app: front}}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}, {podSelector: {}}]}]}",
 )
 
 
@@ -213,7 +220,11 @@ ROWS: list[tuple[str, list[str], list[str], list[str]]] = [
         "a staged policy does nothing",
         SHOP,
         [*SHOP, STAGED],
-        ["POLICIES", "+ StagedNetworkPolicy shop/staged no flow changes: it is staged: never enforced", "27 flows: no difference"],
+        [
+            "POLICIES",
+            "+ StagedNetworkPolicy shop/staged no flow changes: it is staged: never enforced",
+            "27 flows: no difference",
+        ],
     ),
     (
         "a service selects nobody any more",
@@ -315,7 +326,8 @@ def test_only_what_the_change_concerns_is_asked(tmp_path: Path) -> None:
     found = compared(tmp_path, SHOP, [*SHOP, DENY_DB])
     assert (found.answers, found.asked) == (27, 8)  # four sources to the database's port and its service
     assert compared(tmp_path, SHOP, [*SHOP, NOBODY]).asked == 0
-    assert compared(tmp_path, SHOP, [*SHOP, FRONT_OUT]).asked < compared(tmp_path, SHOP, [*SHOP, FRONT_OUT], everything=True).asked
+    every = compared(tmp_path, SHOP, [*SHOP, FRONT_OUT], everything=True)
+    assert compared(tmp_path, SHOP, [*SHOP, FRONT_OUT]).asked < every.asked == every.answers
 
 
 @pytest.mark.parametrize("by", ["pods", "namespaces"])
@@ -339,8 +351,13 @@ POOL = [
     NOT_FROM_API,
     STAGED,
     FROM_HOSTS,
-    policy("egress-dns", "{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}, {to: [{podSelector: {}}]}]}"),
-    policy("named", f"{{podSelector: {DB}, ingress: [{{from: [{{namespaceSelector: {{}}}}], ports: [{{port: 5000, endPort: 6000}}]}}]}}"),
+    policy(
+        "egress-dns",
+        "{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}, {to: [{podSelector: {}}]}]}",
+    ),
+    policy(
+        "range", f"{{podSelector: {DB}, ingress: [{{from: [{{namespaceSelector: {{}}}}], ports: [{{port: 5000, endPort: 6000}}]}}]}}"
+    ),
     policy(
         "admin",
         "{priority: 10, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: "
@@ -486,7 +503,8 @@ def test_files_in_common_and_folders(shop: Path, capsys: pytest.CaptureFixture[s
     assert code == 1
     assert "- NetworkPolicy shop/nobody" in said
     assert "+ NetworkPolicy shop/api-to-db" in said
-    code, said, _ = run(capsys, "-f", "shop.yaml", "-f", "policies/", "--without", "shop/netpol/api-to-db", "--with", "policies/db.yaml")
+    both = ["--without", "shop/netpol/api-to-db", "--with", "policies/db.yaml"]
+    code, said, _ = run(capsys, "-f", "shop.yaml", "-f", "policies/", *both)
     assert (code, "gained" in said) == (1, True)  # removed after it was applied
 
 

@@ -113,19 +113,29 @@ def apply(base: Declared, change: Declared) -> None:
 def _workload(base: Declared, key: str, workload: Workload) -> list[Labels]:
     """Replace a workload; its pods go where its controller would make others. Returns whose labels came or went."""
     old = base.workloads.get(key)
-    base.workloads[key] = workload
-    parts = (workload.replicas, workload.selector, workload.template)
-    if old is not None and (old.replicas, old.selector, old.template) == parts:
-        base.workloads[key] = replace(workload, reported=old.reported)
-        return []
-    touched: list[Labels] = [(workload.namespace, workload.template.labels)]
-    return touched + _drop_pods(base, workload.namespace, workload.kind, workload.name)
+    template = workload.template
+    pods = [base.pods[name] for name in _owned(base, workload.namespace, workload.kind, workload.name)]
+    if old is not None:
+        same = (old.replicas, old.selector, old.template) == (workload.replicas, workload.selector, template)
+    else:  # the dump has its pods without it
+        like = all(template.labels.items() <= p.labels.items() and p.ports == template.ports for p in pods)
+        same = bool(pods) and len(pods) == workload.replicas and like
+    touched: list[Labels] = []
+    if not same:
+        touched = [(workload.namespace, template.labels)]
+        touched += _drop_pods(base, workload.namespace, workload.kind, workload.name)
+    base.workloads[key] = replace(workload, reported=same and (old is None or old.reported))
+    return touched
+
+
+def _owned(base: Declared, namespace: str, kind: str, name: str) -> list[str]:
+    owners, _ = ownership(base)
+    return [key for key, owner in owners.items() if owner == f"{kind} {name}" and base.pods[key].namespace == namespace]
 
 
 def _drop_pods(base: Declared, namespace: str, kind: str, name: str) -> list[Labels]:
     """Take out the pods of a workload and what stands between (ReplicaSets, Jobs)."""
-    owners, _ = ownership(base)
-    gone = [key for key, owner in owners.items() if owner == f"{kind} {name}" and base.pods[key].namespace == namespace]
+    gone = _owned(base, namespace, kind, name)
     touched: list[Labels] = [(namespace, base.pods[key].labels) for key in gone]
     for key in gone:
         _forget_pod(base, key)
@@ -307,7 +317,10 @@ def _no_such(base: Declared, text: str, kind: str, namespace: str, name: str) ->
     else:
         near = [f"{w.namespace}/{w.name}" for w in base.workloads.values() if w.kind == kind]
         near += [k.partition("/")[2] for k in base.cluster_policies if k.startswith(f"{kind}/")]
-    hint = did_you_mean(f"{namespace}/{name}", near) or did_you_mean(name, near)
+    elsewhere = [n for n in near if n.rpartition("/")[2] == name]
+    hint = did_you_mean(f"{namespace}/{name}", elsewhere or near) or did_you_mean(name, near)
+    if elsewhere:
+        hint = f"there is {' and '.join(elsewhere[:3])}"
     if hint is None:
         hint = f"there are: {', '.join(sorted(near)[:8])}" if near else f"the input has no {kind}"
     return InputError(f'--without {text}: no {kind} "{name}"', None, hint)
