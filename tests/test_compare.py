@@ -356,7 +356,8 @@ POOL = [
         "{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: 53, protocol: UDP}]}, {to: [{podSelector: {}}]}]}",
     ),
     policy(
-        "range", f"{{podSelector: {DB}, ingress: [{{from: [{{namespaceSelector: {{}}}}], ports: [{{port: 5000, endPort: 6000}}]}}]}}"
+        "range",
+        f"{{podSelector: {DB}, ingress: [{{from: [{{namespaceSelector: {{}}}}], ports: [{{port: 5000, endPort: 6000}}]}}]}}",
     ),
     policy(
         "admin",
