@@ -51,9 +51,10 @@ def fold(found: Comparison, kinds: Sequence[Kind]) -> list[Fold]:
     for (kind, answers, column), changes in by_destination.items():
         sources = frozenset(c.before.source for c in changes)
         itself = found.owners.get(column.name, frozenset()) - sources
-        before, after, reasons = _why(changes)
+        _, after, reasons = _why(changes)
         whole = sources | itself if len(sources) > 1 or not itself else sources
-        alike.setdefault((kind, answers, whole, before, after, reasons), []).append((column, changes))
+        # for what was decided before a change a line more will do, for what decides now it is another group
+        alike.setdefault((kind, answers, whole, after, reasons), []).append((column, changes))
     place = {column: n for n, column in enumerate(found.destinations)}
     folds = []
     for (kind, answers, *_), members in alike.items():  # type: ignore[assignment]
