@@ -19,6 +19,7 @@ from netlab.errors import InputError
 
 if TYPE_CHECKING:
     from netlab.kube.cluster import Cluster
+    from netlab.kube.topology import Overrides
     from netlab.trace.query import Request, Tracer
 
 STDIN = "-"
@@ -134,29 +135,45 @@ def progress(flags: ClusterFlags, total: int, what: str) -> Callable[[int], None
 
 def open_cluster(flags: ClusterFlags) -> Cluster:
     """Read what -f names, or the embedded topology, and say on stderr what was passed over."""
-    from netlab.kube import embedded
     from netlab.kube.load import load
-    from netlab.kube.topology import Overrides
 
-    paths = flags.filename
-    if not paths:
-        paths = (_relative(embedded.path_of_default()),)
-        note(flags, "no -f given: this is the example cluster that netlab carries (topologies/flannel-vxlan.yaml)")
-    cluster = load(
-        paths,
-        sys.stdin,
-        Overrides(
-            cni=flags.cni,
-            proxy_mode=flags.proxy_mode,
-            kube_proxy_version=flags.kube_proxy_version,
-            cluster_cidr=flags.cluster_cidr,
-            service_cidr=flags.service_cidr,
-            namespace=flags.namespace,
-        ),
-    )
+    cluster = load(flags.filename or _example(flags), sys.stdin, _overrides(flags))
     for text in cluster.notes:
         note(flags, text)
     return cluster
+
+
+def open_pair(
+    flags: ClusterFlags, before: tuple[str, ...], after: tuple[str, ...], changes: tuple[str, ...], without: tuple[str, ...]
+) -> tuple[Cluster, Cluster]:
+    """Two states: what -f names and `before`, against -f and `after` with `changes` and `without`."""
+    from netlab.kube.load import load_pair
+
+    common = flags.filename or (() if before else _example(flags))
+    pair = load_pair(common, before, after, changes, without, sys.stdin, _overrides(flags))
+    for text in dict.fromkeys([*pair[0].notes, *pair[1].notes]):
+        note(flags, text)
+    return pair
+
+
+def _example(flags: ClusterFlags) -> tuple[str, ...]:
+    from netlab.kube import embedded
+
+    note(flags, "no -f given: this is the example cluster that netlab carries (topologies/flannel-vxlan.yaml)")
+    return (_relative(embedded.path_of_default()),)
+
+
+def _overrides(flags: ClusterFlags) -> Overrides:
+    from netlab.kube.topology import Overrides
+
+    return Overrides(
+        cni=flags.cni,
+        proxy_mode=flags.proxy_mode,
+        kube_proxy_version=flags.kube_proxy_version,
+        cluster_cidr=flags.cluster_cidr,
+        service_cidr=flags.service_cidr,
+        namespace=flags.namespace,
+    )
 
 
 def open_tracer(flags: ClusterFlags) -> tuple[Cluster, Tracer]:

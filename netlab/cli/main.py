@@ -31,7 +31,7 @@ For example:
 COMMANDS = {  # each a module of this folder
     "can": "Can SOURCE reach DESTINATION? One line.",
     "trace": "Where the packet goes: every hop, every rule, every branch.",
-    "diff": "Does every flow get the same answer under two modes of kube-proxy?",
+    "diff": "What does a change do to who reaches whom?",
     "dump": "What a node or pod holds, in the tool's own syntax.",
     "check": "Check a list of expected flows: the network's unit tests.",
     "reach": "Who reaches whom, on every port that something listens on.",
@@ -96,10 +96,10 @@ def _run(program: str, arguments: list[str]) -> int:
     from netlab.errors import InputError
 
     command = next((a for a in arguments if not a.startswith("-")), None)
-    if command == "check":  # ROWS may be "-"; cyclopts takes a lone dash for an option
+    if command in ("check", "diff"):  # ROWS or a state may be "-"; cyclopts takes a lone dash for an option
         from netlab.cli.flags import PLAIN_STDIN, STDIN
 
-        after_option = {n + 1 for n, a in enumerate(arguments) if a in ("-f", "--filename")}
+        after_option = {n + 1 for n, a in enumerate(arguments) if a in ("-f", "--filename", "--with")}
         arguments = [PLAIN_STDIN if a == STDIN and n not in after_option else a for n, a in enumerate(arguments)]
     try:
         code = _app(program, command)(arguments)

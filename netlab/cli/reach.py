@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
 from netlab.cli.flags import OUTPUT, ClusterFlags, emit, note, open_tracer, progress
 from netlab.errors import InputError
 
-if TYPE_CHECKING:
-    from netlab.kube.cluster import Cluster
-    from netlab.reach import matrix as asking
-
 MATRIX = Group("Matrix", sort_key=0)
 
 
 def reach(
     *names: Annotated[
-        str, Parameter(help="SOURCES, or SOURCES to DESTINATIONS: workloads, pods, NAMESPACE/, internet. All if left out.")
+        str,
+        Parameter(
+            help="SOURCES, or SOURCES to DESTINATIONS: workloads, pods, services, nodes, addresses, NAMESPACE/, internet; a "
+            "destination with a port (api:9000) is asked there. All workloads and services if left out."
+        ),
     ],
     pods: Annotated[bool, Parameter(negative=(), group=MATRIX, help="Each pod for itself instead of workloads.")] = False,
     namespaces: Annotated[bool, Parameter(negative=(), group=MATRIX, help="A row and column per namespace.")] = False,
@@ -36,30 +36,33 @@ def reach(
     """Who reaches whom, on every port that something listens on.
 
     A cell is yes where every pod of the source reaches every pod (or endpoint) of the destination and hears the reply, no where
-    none does, "some" where they differ. `to` separates sources from destinations.
+    none does, "some" where they differ. `to` separates sources from destinations; svc/NAME there is the service itself.
     The exit code is 0; with --expect 1 where the matrix differs.
 
     For example:
       netlab reach
       netlab reach shop/ to shop/ -f cluster.json -o wide
-      netlab reach deploy/front internet to deploy/api db-0 -f cluster.json
+      netlab reach deploy/front internet to deploy/api svc/api:80 db-0:5432 -f cluster.json
       netlab reach -f cluster.json -o csv > expected.csv && netlab reach -f cluster.json --expect expected.csv
     """
     if pods and namespaces:
         raise InputError("--pods and --namespaces exclude each other")
-    from netlab.reach import matrix as asking
+    from netlab.reach import chosen
+    from netlab.reach.matrix import Answer, matrix
+    from netlab.reach.spread import processors
     from netlab.render import matrix as drawing
 
     declared, tracer = open_tracer(cluster)
     by = "pods" if pods else "namespaces" if namespaces else "workloads"
     from_names, to_names = _split(names)
-    sources = _groups(declared, from_names, cluster.namespace, by)
-    targets = _groups(declared, to_names, cluster.namespace, by)
-    columns = asking.columns(tracer, [t for t in targets if t.pods], services and not to_names)
+    sources = chosen.sources(declared, from_names, cluster.namespace, by)
+    columns = chosen.destinations(tracer, to_names, cluster.namespace, by, services)
     if not sources or not columns:
         note(cluster, "there is nothing to ask: no pods with an address" if not sources else "nothing listens on any port")
-        return 0
-    found = asking.matrix(tracer, sources, columns, progress(cluster, len(sources) * len(columns), "answers"))
+    found = matrix(tracer, sources, columns, progress(cluster, len(sources) * len(columns), "answers"), processors())
+    for row in found.cells:
+        if row and all(cell.answer is Answer.NONE for cell in row) and row[0].source in from_names:
+            raise InputError(row[0].reason, hint=f"`netlab can {row[0].source} ...` says more")
     if expect is None:
         emit(drawing.render(found, output))
         return 0
@@ -82,12 +85,3 @@ def _split(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
     if at == len(names) - 1:
         raise InputError('"to" without destinations', hint="name workloads, pods or NAMESPACE/ after it")
     return list(names[:at]), list(names[at + 1 :])
-
-
-def _groups(declared: Cluster, names: list[str], namespace: str, by: str) -> list[asking.Group]:
-    from netlab.reach.matrix import groups, named
-
-    if not names:
-        return groups(declared, by)
-    found = {group.name: group for name in names for group in named(declared, name, namespace, by)}
-    return list(found.values())

@@ -139,3 +139,8 @@ class Declared:
     calico: Found = field(default_factory=Found)
     passed_over: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+
+    def is_empty(self) -> bool:
+        """Whether the files hold no object that netlab reads."""
+        apart = ("passed_over", "notes", "calico", "kube_proxy_ref")
+        return not any(getattr(self, name) for name in self.__slots__ if name not in apart) and self.calico == Found()

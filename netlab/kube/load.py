@@ -24,7 +24,7 @@ from netlab.kube.policies import PolicyObjects
 from netlab.kube.policyload import POLICY_READERS, refuse_version
 from netlab.kube.reading import begin as _begin
 from netlab.kube.reading import selector as _selector
-from netlab.kube.topology import Overrides, read_topology, settle
+from netlab.kube.topology import Overrides, Setting, read_topology, settle
 from netlab.kube.workloads import play
 from netlab.linux.addr import Ip
 from netlab.refs import Ref
@@ -59,7 +59,62 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         Anything wrong with the input, or nothing useful in it.
     """
     overrides = overrides or Overrides()
-    declared = collect(read_documents(paths, stdin), overrides.namespace or "default")
+    return complete(collect(read_documents(paths, stdin), overrides.namespace or "default"), overrides, paths)
+
+
+def load_pair(
+    common: Sequence[str],
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    without: Sequence[str] = (),
+    stdin: TextIO | None = None,
+    overrides: Overrides | None = None,
+) -> tuple[Cluster, Cluster]:
+    """Two states of a cluster: `common` and `before`, against `common` and `after` with `changes` applied and `without` removed.
+
+    What no file decides (a pod's node and address, a ClusterIP) is decided once and holds for both states.
+
+    Parameters
+    ----------
+    common, before, after, changes : sequence of str
+        Files, directories, "-" (once in all).
+    without : sequence of str
+        Objects, each `[NAMESPACE/]KIND/NAME`.
+    stdin, overrides
+        As for `load`.
+
+    Raises
+    ------
+    InputError
+        As `load`; a change that changes nothing because it holds no object, or that names an object that is not there.
+    """
+    from netlab.kube.overlay import apply, keep, remove
+
+    overrides = overrides or Overrides()
+    namespace = overrides.namespace or "default"
+    if [*common, *before, *after, *changes].count("-") > 1:
+        raise InputError('"-" is given twice', None, "stdin can be read once")
+    shared = list(read_documents(common, stdin))
+    one = collect([*shared, *read_documents(before, stdin)], namespace)
+    other = collect([*shared, *read_documents(after, stdin)], namespace)
+    first = complete(one, overrides, (*common, *before))
+    if changes:
+        change = collect(read_documents(changes, stdin), namespace)
+        if change.is_empty():
+            raise InputError("nothing in the change that netlab can use", Ref(file=changes[0]) if len(changes) == 1 else None)
+        apply(other, change)
+    remove(other, without, namespace)
+    return first, complete(other, overrides, (*common, *after), lambda setting: keep(other, setting, first, one))
+
+
+def complete(
+    declared: Declared,
+    overrides: Overrides,
+    paths: Sequence[str],
+    hold: Callable[[Setting], Setting] = lambda setting: setting,
+) -> Cluster:
+    """From what the files say to a cluster in which every open question is decided; `hold` may decide some of them first."""
     if not (declared.nodes or declared.pods or declared.services or declared.workloads or declared.topology):
         seen = _passed_over(declared)
         raise InputError(
@@ -67,7 +122,7 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
             Ref(file=paths[0]) if len(paths) == 1 else None,
             "expected Nodes, Pods, Services ...: kubectl get nodes,ns,pods,svc,endpointslices -A -o json",
         )
-    setting = settle(declared, overrides)
+    setting = hold(settle(declared, overrides))
     played = play(declared, setting)
     _check_distinct(played.pods.values(), played.services.values())
     assumptions = [*setting.assumptions, *played.assumptions]

@@ -55,7 +55,8 @@ class EntityRule(msgspec.Struct, frozen=True):
 
 
 class CalicoRule(msgspec.Struct, frozen=True):
-    """One rule: `action` Allow, Deny, Log or Pass; protocols as IP protocol numbers; `http` where it looks at requests."""
+    """One rule: `action` Allow, Deny, Log or Pass; protocols as IP protocol numbers; `http` where it looks at requests, what it
+    looks for as text."""
 
     action: str
     ip_version: int | None = None
@@ -66,6 +67,7 @@ class CalicoRule(msgspec.Struct, frozen=True):
     source: EntityRule = EntityRule()
     destination: EntityRule = EntityRule()
     http: bool = False
+    http_text: str = ""
     ref: Ref = Ref()
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
+import msgspec
+
 from netlab.errors import InputError, did_you_mean
 from netlab.kube import objects as o
 from netlab.kube import policies as p
@@ -299,6 +301,7 @@ def _calico_rule(rule: w.CalicoRule, at: At, path: str, namespaced: bool) -> p.C
         source=ends[0],
         destination=ends[1],
         http=rule.http is not None,
+        http_text="" if rule.http is None else msgspec.json.encode(rule.http, order="deterministic").decode(),
         ref=at.at(path),
     )
 

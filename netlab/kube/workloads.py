@@ -56,7 +56,7 @@ def play(declared: Declared, setting: Setting) -> Played:
         A pod that fits no node, a podCIDR, service network or port range that is used up.
     """
     says: list[str] = []
-    owners, members = _ownership(declared)
+    owners, members = ownership(declared)
     pods = {
         key: msgspec.structs.replace(pod, owner=owners[key]) if owners.get(key, pod.owner) != pod.owner else pod
         for key, pod in declared.pods.items()
@@ -81,7 +81,7 @@ def _many(n: int, word: str) -> str:
 # --- who owns whom -------------------------------------------------------------------------------------------
 
 
-def _ownership(declared: Declared) -> tuple[dict[str, str], dict[str, list[str]]]:
+def ownership(declared: Declared) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Pod key -> "Deployment web", and "namespace/Kind/name" -> pod keys, from ownerReferences, else from labels."""
     owners: dict[str, str] = {}
     members: dict[str, list[str]] = {key: [] for key in declared.workloads}

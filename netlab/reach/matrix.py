@@ -11,20 +11,28 @@ A pod's connection to itself is left out of a cell that has other pairs.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from netlab.errors import InputError, did_you_mean
+from netlab.dataplane.policy import words
+from netlab.dataplane.policy.index import PolicyIndex
+from netlab.dataplane.policy.semantics import Half, Says
+from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
-from netlab.kube.names import Workload, parse_endpoint, resolve
-from netlab.kube.objects import Pod, Service
+from netlab.kube.names import SHORT
+from netlab.kube.objects import Pod
 from netlab.linux.packet import protocol_name
+from netlab.reach.spread import spread
+from netlab.refs import Ref
+from netlab.trace.policysteps import ENGINES, judged
 from netlab.trace.query import Request, Tracer
-from netlab.trace.steps import Trace, Verdict
+from netlab.trace.steps import Branch, Trace, Verdict
 
 GROUPINGS = ("workloads", "pods", "namespaces")
 INTERNET = "internet"
+_FEW = 400  # cells: less than that is not worth a fork
 
 
 class Answer(enum.Enum):
@@ -34,7 +42,7 @@ class Answer(enum.Enum):
     NO = "no"  # no pair does
     SOME = "some"  # pairs or branches differ
     UNKNOWN = "?"  # it depends on something that is not modelled
-    NONE = "-"  # nobody to ask: the only pair is a pod and itself
+    NONE = "-"  # no packet to send: other families, no address
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -57,8 +65,29 @@ class Column(msgspec.Struct, frozen=True, rename="camel"):
         return f"{self.name}:{self.port}{proto}"
 
 
+class Decider(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What policy decided in one direction: the rule of a policy (`rule`, from 1), or all `policies` that select the end, none of
+    whose rules allows. `says` is "allowed", "denied" or "undefined"; `refs` are where the rule, or each policy, is written."""
+
+    direction: str
+    says: str
+    policies: tuple[str, ...]
+    rule: int | None = None
+    refs: tuple[Ref, ...] = ()
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One pair of a cell that says "some": its verdict, and the endpoints that were reached."""
+
+    sender: str
+    target: str
+    verdict: str
+    reached: tuple[str, ...]
+
+
 class Cell(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One answer with its reason (the first that says no or unknown) and how many of its pairs delivered."""
+    """One answer with its reason (the first that says no or unknown), how many of its pairs delivered, and the policies by which
+    it is so; `outcomes` where pairs differ."""
 
     source: str
     destination: Column
@@ -66,6 +95,16 @@ class Cell(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     reason: str = ""
     delivered: int = 0
     pairs: int = 0
+    policies: tuple[Decider, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+
+
+class Row(msgspec.Struct, frozen=True):
+    """The cells of one source, and what its traces assume and do not model."""
+
+    cells: tuple[Cell, ...]
+    assumptions: tuple[str, ...]
+    not_modelled: tuple[str, ...]
 
 
 class Matrix(msgspec.Struct, frozen=True, rename="camel"):
@@ -80,7 +119,7 @@ class Matrix(msgspec.Struct, frozen=True, rename="camel"):
 
 def groups(cluster: Cluster, by: str, namespaces: Sequence[str] = ()) -> list[Group]:
     """The cluster's pods that have an address, grouped by "workloads", "pods" or "namespaces", in order of their names."""
-    found: dict[str, list[str]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for key in sorted(cluster.pods):
         pod = cluster.pods[key]
         if not pod.ips or (namespaces and pod.namespace not in namespaces):
@@ -89,44 +128,26 @@ def groups(cluster: Cluster, by: str, namespaces: Sequence[str] = ()) -> list[Gr
             continue
         match by:
             case "pods":
-                name = key
+                name, kind = key, ""
             case "namespaces":
-                name = pod.namespace
+                name, kind = pod.namespace, ""
             case _:
-                name = workload_name(pod)
-        found.setdefault(name, []).append(key)
-    return [Group(name, tuple(pods)) for name, pods in sorted(found.items())]
+                name, kind = workload_name(pod), pod.owner.partition(" ")[0] or "Pod"
+        found.setdefault((name, kind), []).append(key)
+    names = Counter(name for name, _ in found)
+    # a Deployment and a StatefulSet of one name are two rows, each as one would have to write it
+    spelled = {which: which[0] if names[which[0]] == 1 else _with_kind(*which) for which in found}
+    return sorted((Group(spelled[which], tuple(pods)) for which, pods in found.items()), key=lambda group: group.name)
+
+
+def _with_kind(name: str, kind: str) -> str:
+    namespace, _, own = name.partition("/")
+    return f"{namespace}/{SHORT.get(kind, kind.lower())}/{own}"
 
 
 def workload_name(pod: Pod) -> str:
     """`default/web` for a pod of Deployment web, else the pod's own name."""
     return f"{pod.namespace}/{pod.owner.partition(' ')[2]}" if pod.owner else pod.key
-
-
-def named(cluster: Cluster, text: str, namespace: str, by: str) -> list[Group]:
-    """The groups that a user means by a name: a workload, pod, service (as its pods), namespace (`shop/`) or `internet`."""
-    if text == INTERNET:
-        return [Group(INTERNET, ())]
-    if text.endswith("/"):
-        found = groups(cluster, by, (text.rstrip("/"),))
-        if not found:
-            near = did_you_mean(text.rstrip("/"), sorted({p.namespace for p in cluster.pods.values()}))
-            raise InputError(f'no pods in namespace "{text.rstrip("/")}"', hint=near)
-        return found
-    what = resolve(cluster, parse_endpoint(text), namespace, "source")
-    match what:
-        case Workload():
-            return [Group(f"{what.namespace}/{what.name}", tuple(p.key for p in what.pods))]
-        case Pod():
-            return [Group(what.key, (what.key,))]
-        case Service():
-            keys = [e.target_pod for s in cluster.slices.get(what.key, ()) for e in s.endpoints if e.target_pod]
-            pods = tuple(sorted(k for k in dict.fromkeys(keys) if k in cluster.pods))
-            if not pods:
-                raise InputError(f"service {what.key} has no pods that could send", what.ref)
-            return [Group(what.key, pods)]
-        case _:
-            raise InputError(f'"{text}" is not a row of the matrix', hint="name a workload, a pod, a namespace/ or internet")
 
 
 def columns(tracer: Tracer, of: Iterable[Group], services: bool, namespaces: Sequence[str] = ()) -> list[tuple[Column, Group]]:
@@ -158,6 +179,7 @@ def matrix(
     sources: Sequence[Group],
     destinations: Sequence[tuple[Column, Group]],
     progress: Callable[[int], None] = lambda done: None,
+    jobs: int = 1,
 ) -> Matrix:
     """Ask for every cell.
 
@@ -166,38 +188,60 @@ def matrix(
     tracer : Tracer
     sources : sequence of Group
     destinations : sequence of (Column, Group)
-        A column is asked at every pod of its group; a service (empty group) by its own name.
+        A column is asked at every pod of its group; a service or an address (empty group) by its own name.
     progress : callable
         Told how many cells are done.
+    jobs : int
+        How many processes ask.
     """
-    rows = []
+    found = ask(tracer, [(source, destinations) for source in sources], progress, jobs)
+    return Matrix(
+        tuple(s.name for s in sources),
+        tuple(c for c, _ in destinations),
+        tuple(row.cells for row in found),
+        tuple(dict.fromkeys(text for row in found for text in row.assumptions)),
+        tuple(dict.fromkeys(text for row in found for text in row.not_modelled)),
+    )
+
+
+def ask(
+    tracer: Tracer,
+    work: Sequence[tuple[Group, Sequence[tuple[Column, Group]]]],
+    progress: Callable[[int], None] = lambda done: None,
+    jobs: int = 1,
+) -> list[Row]:
+    """The cells of several rows, each with the columns that are wanted of it; what `matrix` and compare.py ask."""
+    cells = sum(len(wanted) for _, wanted in work)
+    if cells < _FEW:
+        jobs = 1
+    ready: list[Row] = []
+    if jobs > 1:
+        # the first row in this process: what it makes of the nodes and looks up is then there for all
+        ready = [_row(tracer, *work[0])]
+    count = len(work) - len(ready)
+    rest = spread(lambda n: _row(tracer, *work[len(ready) + n]), count, jobs, lambda n: progress(n * cells // len(work)))
+    progress(cells)
+    return [*ready, *rest]
+
+
+def _row(tracer: Tracer, source: Group, destinations: Sequence[tuple[Column, Group]]) -> Row:
+    row = []
     assumptions: dict[str, None] = {}
     not_modelled: dict[str, None] = {}
-    done = 0
-    for source in sources:
-        row = []
-        for column, group in destinations:
-            answers: list[Trace] = []
-            for sender, target in _pairs(source, column, group):
-                request = Request(sender, target, protocol=column.protocol.lower())
-                try:
-                    answers.append(tracer.trace(request))
-                except InputError as error:
-                    if len(source.pods) > 1 or len(group.pods) > 1:
-                        continue  # another family, a pod without address: this pair has no packet to send
-                    row.append(Cell(source.name, column, Answer.NONE, error.what))
-                    break
-            else:
-                row.append(_cell(source.name, column, answers))
-            for trace in answers:
-                assumptions.update(dict.fromkeys(trace.assumptions))
-                not_modelled.update(dict.fromkeys(trace.not_modelled))
-            done += 1
-            progress(done)
-        rows.append(tuple(row))
-    return Matrix(
-        tuple(s.name for s in sources), tuple(c for c, _ in destinations), tuple(rows), tuple(assumptions), tuple(not_modelled)
-    )
+    for column, group in destinations:
+        answers: list[tuple[str, str, Trace]] = []
+        refused = "no packet can be sent"
+        for sender, target in _pairs(source, column, group):
+            request = Request(sender, target, protocol=column.protocol.lower())
+            try:
+                answers.append((sender, target, tracer.trace(request)))
+            except InputError as error:
+                refused = error.what  # another family, a pod without address: this pair has no packet to send
+        row.append(_cell(tracer, source.name, column, answers) if answers else Cell(source.name, column, Answer.NONE, refused))
+        for _, _, trace in answers:
+            assumptions.update(dict.fromkeys(trace.assumptions))
+            not_modelled.update(dict.fromkeys(trace.not_modelled))
+    return Row(tuple(row), tuple(assumptions), tuple(not_modelled))
 
 
 def _pairs(source: Group, column: Column, group: Group) -> list[tuple[str, str]]:
@@ -213,18 +257,60 @@ def _pod(key: str) -> str:
     return f"{namespace}/pod/{name}"
 
 
-def _cell(source: str, column: Column, answers: Sequence[Trace]) -> Cell:
-    if not answers:
-        return Cell(source, column, Answer.NONE, "no packet can be sent")
-    verdicts = [t.verdict for t in answers]
+def _cell(tracer: Tracer, source: str, column: Column, asked: Sequence[tuple[str, str, Trace]]) -> Cell:
+    verdicts = [t.verdict for _, _, t in asked]
     yes = verdicts.count(Verdict.DELIVERED)
-    reason = next((b.reason for t in answers for b in t.branches if b.verdict is not Verdict.DELIVERED and b.reason), "")
-    if yes == len(answers):
+    reason = ""
+    deciders: dict[Decider, None] = {}
+    for _, _, trace in asked:
+        for branch in trace.branches:
+            found, why = _decided(tracer, trace, branch)
+            deciders.update(dict.fromkeys(found))
+            reason = reason or (why or branch.reason or "" if branch.verdict is not Verdict.DELIVERED else "")
+    outcomes: tuple[Outcome, ...] = ()
+    if yes == len(asked):
         answer, reason = Answer.YES, ""
     elif Verdict.UNKNOWN in verdicts:
         answer = Answer.UNKNOWN
     elif yes or Verdict.PARTIAL in verdicts:
         answer = Answer.SOME
+        outcomes = tuple(_outcome(sender, target, trace) for sender, target, trace in asked)
     else:
         answer = Answer.NO
-    return Cell(source, column, answer, reason or "", yes, len(answers))
+    return Cell(source, column, answer, reason, yes, len(asked), tuple(deciders), outcomes)
+
+
+def _outcome(sender: str, target: str, trace: Trace) -> Outcome:
+    ends = {b.endpoint_name or b.endpoint or "" for b in trace.branches if b.verdict is Verdict.DELIVERED}
+    return Outcome(sender, target, trace.verdict.value, tuple(sorted(ends)))
+
+
+def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[list[Decider], str]:
+    """The policies that a branch owes its verdict to, and in words why they deny it.
+
+    Where it was delivered, every rule that allows it; where it died, the first direction that denies it. Engines drop in silence:
+    who was refused in so many words was refused by somebody else.
+    """
+    index = tracer.policies
+    if tracer.cluster.cni.name not in ENGINES or not index.policies or branch.verdict is Verdict.REJECTED:
+        return [], ""
+    said = judged(trace, branch, index)
+    if said is None:
+        return [], ""
+    flow, decision = said
+    halves = (decision.egress, decision.ingress)
+    if branch.verdict is Verdict.DELIVERED:
+        return [_decider(index, half) for half in halves if half.policy is not None], ""
+    for half in halves:
+        if half.says is not Says.ALLOWED and half.selected:
+            text = f"{words.selection(index, half)}; {words.verdict(index, flow, half, decision)}"
+            return [_decider(index, half)], text if branch.verdict is Verdict.DROPPED else ""
+    return [], ""
+
+
+def _decider(index: PolicyIndex, half: Half) -> Decider:
+    direction, says = half.direction.lower(), half.says.value
+    if half.policy is not None:
+        rule, ref = (None, half.policy.ref) if half.rule is None else (half.rule.number, half.rule.ref)
+        return Decider(direction, says, (half.policy.title,), rule, (ref,))
+    return Decider(direction, says, tuple(p.title for p in half.selected), None, tuple(p.ref for p in half.selected))

@@ -20,6 +20,7 @@ import msgspec
 
 from netlab.reach.matrix import Answer, Cell, Column, Matrix
 from netlab.render.columns import clean, table
+from netlab.render.deciders import decider_json
 from netlab.render.jsonio import API_VERSION, unicode_only
 
 SYMBOLS = {Answer.YES: "Y", Answer.NO: ".", Answer.SOME: "~", Answer.UNKNOWN: "?", Answer.NONE: "-"}
@@ -28,7 +29,7 @@ WORDS = {
     Answer.NO: "no",
     Answer.SOME: "some of its pods or endpoints",
     Answer.UNKNOWN: "unknown",
-    Answer.NONE: "nobody to ask (itself)",
+    Answer.NONE: "no packet to send",
 }
 _FILL = {Answer.YES: "#2e7d32", Answer.NO: "#eceff1", Answer.SOME: "#f9a825", Answer.UNKNOWN: "#8e24aa", Answer.NONE: "#ffffff"}
 _INK = {Answer.YES: "#fff", Answer.NO: "#37474f", Answer.SOME: "#000", Answer.UNKNOWN: "#fff", Answer.NONE: "#90a4ae"}
@@ -38,6 +39,8 @@ _LINE = 100  # columns: a longer list of sources takes a line each
 
 def text(matrix: Matrix, wide: bool = False) -> str:
     """Destinations down, sources across, numbered; `wide` lists every cell that is not yes with its reason."""
+    if not matrix.sources or not matrix.destinations:
+        return summary(matrix)
     sources = [f"{n} {clean(name)}" for n, name in enumerate(matrix.sources, 1)]
     legend = "FROM  " + "   ".join(sources)
     lines = [legend, ""] if len(legend) <= _LINE else ["FROM", *(f"  {source}" for source in sources), ""]
@@ -66,7 +69,8 @@ def summary(matrix: Matrix) -> str:
     """`156 answers: 24 yes, 130 no, 2 some`."""
     cells = [cell.answer for row in matrix.cells for cell in row if cell.answer is not Answer.NONE]
     parts = [f"{cells.count(a)} {a.value if a is not Answer.UNKNOWN else 'unknown'}" for a in Answer if a in cells]
-    return f"{len(cells)} answers: {', '.join(parts)}" if cells else "nothing to ask"
+    many = f"{len(cells)} answers" if len(cells) != 1 else "1 answer"
+    return f"{many}: {', '.join(parts)}" if cells else "nothing to ask"
 
 
 def json(matrix: Matrix) -> str:
@@ -84,6 +88,7 @@ def json(matrix: Matrix) -> str:
                 "reason": cell.reason or None,
                 "delivered": cell.delivered,
                 "pairs": cell.pairs,
+                "policies": [decider_json(d) for d in cell.policies],
             }
             for row in matrix.cells
             for cell in row

@@ -21,7 +21,7 @@ from netlab.dataplane.policy.semantics import Because, Decision, Flow, Half, Say
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip, ip
-from netlab.linux.packet import ECHO_REQUEST, ICMPV6, V6_ECHO_REQUEST
+from netlab.linux.packet import ECHO_REQUEST, ICMPV6, PROTOCOL_NUMBERS, V6_ECHO_REQUEST
 from netlab.trace.steps import (
     AnyStep,
     Branch,
@@ -32,6 +32,7 @@ from netlab.trace.steps import (
     PolicyStep,
     Received,
     Sent,
+    Trace,
     UnknownStep,
     Verdict,
 )
@@ -79,6 +80,13 @@ class Asked(msgspec.Struct, frozen=True):
 def with_policies(branches: Sequence[Branch], index: PolicyIndex, cni: str, asked: Asked) -> tuple[Branch, ...]:
     """The branches with a policy step in each pod where the request starts or arrives."""
     return tuple(_with_steps(branch, index, cni, asked) for branch in branches)
+
+
+def judged(trace: Trace, branch: Branch, index: PolicyIndex) -> tuple[Flow, Decision] | None:
+    """The connection of a branch, wherever it ended, and what the policies say to it; None where nothing was sent."""
+    source = index.cluster.pods.get(trace.source.name) if trace.source.kind in ("pod", "hostNetwork pod") else None
+    flow = connection(branch, index, Asked(PROTOCOL_NUMBERS[trace.protocol.lower()], source))
+    return None if flow is None else (flow, decide(index, flow))
 
 
 def _with_steps(branch: Branch, index: PolicyIndex, cni: str, asked: Asked) -> Branch:
