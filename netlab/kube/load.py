@@ -115,6 +115,10 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         sysctls=setting.sysctls,
         assumptions=tuple(assumptions),
         notes=tuple(notes),
+        controllers={
+            key: o.Controller(name=c.name, namespace=c.namespace, labels=c.labels, ref=c.ref, kind=c.kind, selector=c.selector)
+            for key, c in declared.workloads.items()
+        },
     )
 
 

@@ -157,6 +157,13 @@ class IPBlock(msgspec.Struct, frozen=True):
     except_: tuple[Prefix, ...] = ()
 
 
+class Controller(Object, frozen=True, kw_only=True):
+    """What makes pods from a template: a Deployment, StatefulSet ...; `selector` is how it knows its pods, and never changes."""
+
+    kind: str
+    selector: LabelSelector | None = None
+
+
 class PolicyPeer(msgspec.Struct, frozen=True):
     """One peer: selectors, or an ipBlock. A selector that is None was not given; an empty one selects everything."""
 

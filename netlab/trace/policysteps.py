@@ -70,7 +70,7 @@ def with_policies(branches: Sequence[Branch], index: PolicyIndex, cni: str, aske
 
 
 def _with_steps(branch: Branch, index: PolicyIndex, cni: str, asked: Asked) -> Branch:
-    flow = _flow(branch, index, asked)
+    flow = flow_of(branch, index, asked)
     if flow is None:
         return branch
     decision = decide(index, flow)
@@ -117,7 +117,7 @@ def _inserted(hop: Hop, at: int, step: PolicyStep) -> Hop:
     return replace(hop, steps=steps)
 
 
-def _flow(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
+def flow_of(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
     """The connection as policies see it; None where nothing was sent."""
     sent = next((s for s in branch.hops[0].steps if isinstance(s, Sent)), None) if branch.hops else None
     if sent is None or not sent.packet.destination:
