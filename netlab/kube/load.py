@@ -115,10 +115,23 @@ def load(paths: Sequence[str], stdin: TextIO | None = None, overrides: Overrides
         sysctls=setting.sysctls,
         assumptions=tuple(assumptions),
         notes=tuple(notes),
-        controllers={
-            key: o.Controller(name=c.name, namespace=c.namespace, labels=c.labels, ref=c.ref, kind=c.kind, selector=c.selector)
-            for key, c in declared.workloads.items()
-        },
+        controllers={key: _controller(workload) for key, workload in declared.workloads.items()},
+    )
+
+
+def _controller(workload: Workload) -> o.Controller:
+    template = workload.template
+    return o.Controller(
+        name=workload.name,
+        namespace=workload.namespace,
+        labels=workload.labels,
+        ref=workload.ref,
+        kind=workload.kind,
+        selector=workload.selector,
+        replicas=workload.replicas,
+        pod_labels=template.labels,
+        pod_ports=template.ports,
+        host_network=template.host_network,
     )
 
 

@@ -18,6 +18,7 @@ from netlab.kube.objects import ContainerPort, NetworkPolicy, Pod, Service
 from netlab.kube.policies import CalicoPolicy, ClusterNetworkPolicy
 from netlab.kube.selectors import labels_match
 from netlab.kube.workloads import endpoint_slices
+from netlab.linux.addr import Ip
 from netlab.trace.query import Request
 
 
@@ -72,6 +73,12 @@ class MakeReady(msgspec.Struct, frozen=True, tag=True):
     pods: tuple[str, ...]
 
 
+class AddPod(msgspec.Struct, frozen=True, tag=True):
+    """One pod more: running, ready, on the first node that has an address for it (`apply` gives it one)."""
+
+    pod: Pod
+
+
 class NamePort(msgspec.Struct, frozen=True, tag=True):
     """A declared container port of pods gets a name."""
 
@@ -107,6 +114,7 @@ Edit: TypeAlias = (
     | PutService
     | Refresh
     | MakeReady
+    | AddPod
     | NamePort
     | SetCni
     | SetSysctl
@@ -135,12 +143,16 @@ def apply(cluster: Cluster, edits: Iterable[Edit]) -> Cluster:
 def _one(cluster: Cluster, edit: Edit) -> Cluster:
     match edit:
         case Relabel():
-            return _pods(cluster, {key: replace(pod, labels=relabelled(pod.labels, edit.labels)) for key, pod in _of(cluster, edit)})
+            return _pods(
+                cluster, {key: replace(pod, labels=relabelled(pod.labels, edit.labels)) for key, pod in _of(cluster, edit)}
+            )
         case MakeReady():
             return _pods(cluster, {key: replace(pod, ready=True) for key, pod in _of(cluster, edit)})
         case NamePort():
             ports = {key: tuple(_named(p, edit) for p in pod.ports) for key, pod in _of(cluster, edit)}
             return _pods(cluster, {key: replace(cluster.pods[key], ports=found) for key, found in ports.items()})
+        case AddPod():
+            return _pods(cluster, {edit.pod.key: _placed(cluster, edit.pod)})
         case RelabelNamespace():
             space = cluster.namespaces[edit.name]
             changed = replace(space, labels={**space.labels, **edit.labels})
@@ -191,7 +203,7 @@ def _named(port: ContainerPort, edit: NamePort) -> ContainerPort:
 def _pods(cluster: Cluster, changed: Mapping[str, Pod]) -> Cluster:
     """Other pods under the same names: services that select one of them before or after get their slices anew."""
     after = replace(cluster, pods={**cluster.pods, **changed})
-    both = [pod for key in changed for pod in (cluster.pods[key], changed[key])]
+    both = [*changed.values(), *(cluster.pods[key] for key in changed if key in cluster.pods)]
     spaces = {pod.namespace for pod in both}
     touched = []
     for key, service in cluster.services.items():
@@ -200,6 +212,23 @@ def _pods(cluster: Cluster, changed: Mapping[str, Pod]) -> Cluster:
         if any(pod.namespace == service.namespace and labels_match(service.selector, pod.labels) for pod in both):
             touched.append(key)
     return _with_slices(after, touched)
+
+
+def _placed(cluster: Cluster, pod: Pod) -> Pod:
+    """A new pod with a node and addresses: the next free ones of a block that the node has already."""
+    used = {address for other in cluster.pods.values() for address in other.ips}
+    used |= {address for own in cluster.calico.tunnels.values() for _, address in own}
+    for node in sorted(cluster.nodes.values(), key=lambda n: (n.unschedulable, bool(n.taints))):
+        blocks = cluster.calico.blocks.get(node.name, ()) or node.pod_cidrs
+        found: dict[int, Ip] = {}
+        for block in blocks:
+            # .0 is the network's, .1 the bridge's; in a large block something near its beginning is free
+            free = next((block.nth(n) for n in range(2, min(block.size - 1, 1 << 16)) if block.nth(n) not in used), None)
+            if free is not None:
+                found.setdefault(block.family, free)
+        if found:
+            return replace(pod, node_name=node.name, ips=tuple(found[family] for family in sorted(found)))
+    return pod
 
 
 def _with_slices(cluster: Cluster, services: Iterable[str]) -> Cluster:

@@ -116,7 +116,9 @@ def _rules(policy: Policy, direction: str) -> object:
     return policy.tier, policy.order, policy.rules.get(direction)
 
 
-def _flows(before: PolicyIndex, after: PolicyIndex, changed: Mapping[str, frozenset[int]]) -> Iterator[tuple[str, str, int, Flow]]:
+def _flows(
+    before: PolicyIndex, after: PolicyIndex, changed: Mapping[str, frozenset[int]]
+) -> Iterator[tuple[str, str, int, Flow]]:
     """Connections that a changed policy may judge otherwise: names of both ends, how many, and one of them."""
     classes = _classes(before, after, changed)
     outside = End(DEFAULT_CLIENTS[0], name=INTERNET)
@@ -165,8 +167,6 @@ def _classes(before: PolicyIndex, after: PolicyIndex, changed: Mapping[str, froz
         )
         found.setdefault(sign, _Class(workload_name(pod), [], ports)).members.append(n)
     return list(found.values())
-
-
 
 
 def _nets(index: PolicyIndex) -> Iterator[Prefix]:

@@ -1,7 +1,7 @@
 """Objects as the manifests that say them, as far as why.py changes them, and the difference of two such manifests in YAML.
 
-Law: what is printed is the object after defaulting, in one style, not the user's own file; defaults are left out. Whatever an edit
-can change shows as a line. Nothing is decided here.
+Law: what is printed is the object after defaulting, in one style, not the user's own file; defaults are left out. Whatever an
+edit can change shows as a line. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -235,7 +235,9 @@ def lines(manifest: Manifest) -> list[str]:
         return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=False)
 
     Dumper.add_representer(_Labels, labels_block)
-    text = yaml.dump(_marked(manifest), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=1 << 20, allow_unicode=True)
+    text = yaml.dump(
+        _marked(manifest), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=1 << 20, allow_unicode=True
+    )
     return str(text).splitlines()
 
 
@@ -246,7 +248,7 @@ class _Labels(dict[str, str]):
 def _marked(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
         made = {k: _marked(v, k) for k, v in value.items()}
-        return _Labels(made) if key in ("labels", "matchLabels") and len(made) > 1 or key == "labels" and made else made
+        return _Labels(made) if (key in ("labels", "matchLabels") and len(made) > 1) or (key == "labels" and made) else made
     return [_marked(v) for v in value] if isinstance(value, list) else value
 
 

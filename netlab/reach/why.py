@@ -1,0 +1,270 @@
+"""Why a connection works or not, and the smallest change that flips the answer: proposed, applied to the model, traced again.
+
+    question -> situation.py -> reasons.py     the sentence
+                     |
+                     +-> candidates.py -> change.apply -> trace again -> flips?  -> effects.py   what else it changes
+                                                                                     smallest first
+
+Law: only a change that was applied and whose trace came out the other way is shown. Smallest is: fewest objects, then lines of
+YAML touched and other flows changed, each counting one; among equals in the order of names. Where no single change flips the
+answer, two together are tried (one for each end that policies close), and what was tried is said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+import msgspec
+
+from netlab.dataplane.policy.dialect import Dialect
+from netlab.dataplane.policy.index import PolicyIndex
+from netlab.dataplane.policy.semantics import Says, decide
+from netlab.errors import InputError
+from netlab.kube.cluster import Cluster
+from netlab.reach.candidates import Candidate, Kind, Touched, candidates, joined
+from netlab.reach.change import Ask, apply
+from netlab.reach.effects import Asked, Effect, effect, group_of
+from netlab.reach.reasons import Reason, notes, reasons
+from netlab.reach.situation import Answer, Situation, answer_of, look
+from netlab.trace.query import Request, Tracer
+from netlab.trace.steps import Party, Trace, Verdict
+
+MOST = 6  # changes that are shown
+_TRACED = 40  # candidates that are traced, at most
+_PAIRED = 8  # candidates of an end that are paired with those of another
+
+
+class Change(msgspec.Struct, frozen=True, rename="camel"):
+    """A change that flips the answer. `kind` says what is changed; `objects` what is touched and where it stands; `patch` is a
+    difference of YAML (a new object is its whole YAML); `lines` of it; `others` are the other flows that change; `after` what the
+    new trace says."""
+
+    kind: str
+    what: str
+    objects: tuple[Touched, ...]
+    patch: str
+    command: str
+    lines: int
+    others: Effect
+    after: str
+    note: str = ""
+
+
+class Why(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer to "why". `answer` is yes, no, partly or unknown, `verdict` the trace's; `reasons` the sentences, the deciding
+    one first; `changes` flip the answer, the smallest first; `tried` counts all that was tried, by kind."""
+
+    source: Party
+    destination: Party
+    protocol: str
+    answer: Answer
+    verdict: Verdict
+    reasons: tuple[Reason, ...]
+    notes: tuple[str, ...]
+    changes: tuple[Change, ...]
+    tried: dict[str, int]
+    assumptions: tuple[str, ...] = ()
+    not_modelled: tuple[str, ...] = ()
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An answer with the edits behind its changes, in the same order."""
+
+    why: Why
+    candidates: tuple[Candidate, ...]
+
+
+def explain(tracer: Tracer, request: Request, observed: bool = False) -> Found:
+    """Why a request works or does not, and what would flip that.
+
+    Parameters
+    ----------
+    tracer : Tracer
+    request : Request
+    observed : bool
+        Whether the tracer holds dumps of nodes. Changes are of declared objects: they are then looked for only if what is
+        declared gives the same answer.
+
+    Returns
+    -------
+    Found
+
+    Raises
+    ------
+    InputError
+        Whatever `netlab trace` refuses.
+    """
+    s = look(tracer, request)
+    said = list(notes(s))
+    flips: list[tuple[Change, Candidate]] = []
+    tried: Counter[str] = Counter()
+    declared = s
+    if observed:
+        declared = look(Tracer(tracer.cluster), request)
+        if declared.answer is not s.answer:
+            said.insert(
+                0,
+                f"What should be on the nodes says {declared.answer.value}: the dumps differ from it, so no change of an object "
+                "is looked for (netlab trace shows the rules that were observed).",
+            )
+    if s.answer is not Answer.UNKNOWN and declared.answer is s.answer:
+        flips = _search(declared, tried)
+    why = Why(
+        s.trace.source,
+        s.trace.destination,
+        s.trace.protocol,
+        s.answer,
+        s.trace.verdict,
+        reasons(s),
+        tuple(said),
+        tuple(change for change, _ in flips),
+        dict(tried),
+        s.trace.assumptions,
+        s.trace.not_modelled,
+    )
+    return Found(why, tuple(candidate for _, candidate in flips))
+
+
+def flipped(before: Answer, after: Answer) -> bool:
+    """Whether a new answer is the other one: "partly" wants to become yes, yes to become no."""
+    return after is (Answer.NO if before is Answer.YES else Answer.YES)
+
+
+def traced(cluster: Cluster, request: Request, candidate: Candidate) -> Trace:
+    """The question asked again after a change."""
+    for edit in candidate.edits:
+        if isinstance(edit, Ask):
+            request = edit.request
+    return Tracer(apply(cluster, candidate.edits)).trace(request)
+
+
+# --- the search ----------------------------------------------------------------------------------------------
+
+
+def _search(s: Situation, tried: Counter[str]) -> list[tuple[Change, Candidate]]:
+    every = sorted(candidates(s), key=lambda c: (len(c.touched), c.lines, c.what))
+    tried.update(c.kind.value for c in every)
+    found = _flipping(s, every)
+    if not found and s.answer is not Answer.YES:
+        pairs = list(_pairs(s, every))
+        tried.update(c.kind.value for c in pairs)
+        found = _flipping(s, pairs)
+    return sorted(found, key=lambda f: _cost(*f))[:MOST]
+
+
+def _cost(change: Change, candidate: Candidate) -> tuple[int, int, int, str]:
+    """Fewest objects first; asking another question touches none, but is no answer to this one: it comes behind."""
+    return candidate.asks, len(change.objects), change.lines + change.others.weight, change.what
+
+
+def _flipping(s: Situation, every: Sequence[Candidate]) -> list[tuple[Change, Candidate]]:
+    """Those that flip the answer; what policies alone can rule out is not traced."""
+    asked = _asked(s)
+    found = []
+    budget = _TRACED
+    for candidate in every:
+        after = apply(s.cluster, candidate.edits)
+        index = None
+        if not candidate.asks:
+            index = _index(s, after)
+            if _policies_rule_out(s, index, candidate):
+                continue
+        if not budget:
+            break
+        budget -= 1
+        try:
+            trace = traced(s.cluster, s.request, candidate)
+        except InputError:
+            continue  # a change after which the question cannot be asked flips nothing
+        if not flipped(s.answer, answer_of(trace)):
+            continue
+        others = Effect()
+        if index is not None:
+            others = effect(s.index, index, asked, s.service.key if s.service is not None else "")
+        found.append((_change(candidate, others, trace), candidate))
+    return found
+
+
+def _index(s: Situation, cluster: Cluster) -> PolicyIndex:
+    dialect: Dialect = s.index.dialect
+    return PolicyIndex(cluster, dialect, s.index.node_by_ip)
+
+
+def _policies_rule_out(s: Situation, index: PolicyIndex, candidate: Candidate) -> bool:
+    """Whether policies alone say that a change does not help: cheaper than a trace, and for the same reason right.
+
+    Not where it is about services: then the connections are others.
+    """
+    if candidate.kind not in (Kind.LABEL, Kind.RULE, Kind.POLICY) or not s.judged or not s.enforced:
+        return False
+    says = [decide(index, judged.flow).says for judged in s.judged]
+    if s.answer is Answer.YES:
+        return candidate.kind is not Kind.LABEL and Says.DENIED not in says
+    return s.denied and Says.DENIED in says
+
+
+def _pairs(s: Situation, every: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Two changes of policies that together open every end: each alone opens some, neither all."""
+    opened: list[tuple[frozenset[tuple[int, int]], Candidate]] = []
+    closed = frozenset(_closed(s, s.index))
+    for candidate in every:
+        if candidate.kind in (Kind.LABEL, Kind.RULE, Kind.POLICY) and not candidate.asks:
+            left = frozenset(_closed(s, _index(s, apply(s.cluster, candidate.edits))))
+            if left < closed:
+                opened.append((left, candidate))
+    by_end: dict[frozenset[tuple[int, int]], list[Candidate]] = {}
+    for left, candidate in opened:
+        by_end.setdefault(left, []).append(candidate)
+    for one, other in combinations(by_end, 2):
+        if one & other:
+            continue
+        for first in by_end[one][:_PAIRED]:
+            for second in by_end[other][:_PAIRED]:
+                if {t.object for t in first.touched} & {t.object for t in second.touched}:
+                    continue  # two edits of one object: the second would undo the first
+                yield joined([first, second], Kind.TWO, f"{first.what}, and {second.what}")
+
+
+def _closed(s: Situation, index: PolicyIndex) -> Iterator[tuple[int, int]]:
+    for n, judged in enumerate(s.judged):
+        decision = decide(index, judged.flow)
+        for direction, half in enumerate((decision.egress, decision.ingress)):
+            if half.says is Says.DENIED:
+                yield n, direction
+
+
+def _asked(s: Situation) -> Asked:
+    """The question itself, among flows: its workloads and ports."""
+    return frozenset(
+        (group_of(s.index, j.flow.source), group_of(s.index, j.flow.destination), j.flow.protocol, j.flow.port) for j in s.judged
+    )
+
+
+# --- what is said of a change --------------------------------------------------------------------------------
+
+
+def _change(candidate: Candidate, others: Effect, trace: Trace) -> Change:
+    return Change(
+        candidate.kind.value,
+        candidate.what,
+        candidate.touched,
+        candidate.patch,
+        candidate.command,
+        candidate.lines,
+        others,
+        _after(trace),
+        candidate.note,
+    )
+
+
+def _after(trace: Trace) -> str:
+    """What the new trace says: where it arrives, or how it ends."""
+    endpoints = list(dict.fromkeys(b.endpoint for b in trace.branches if b.endpoint and b.verdict is Verdict.DELIVERED))
+    if trace.verdict is Verdict.DELIVERED:
+        return f"delivered to {endpoints[0]}" if len(endpoints) == 1 else f"delivered to {len(endpoints)} endpoints"
+    reason = next((b.reason for b in trace.branches if b.reason), "")
+    if trace.verdict is Verdict.UNKNOWN and answer_of(trace) is Answer.NO:
+        return "denied by policy"
+    return f"{trace.verdict.value}{f': {reason}' if reason else ''}"
