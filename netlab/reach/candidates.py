@@ -63,12 +63,13 @@ from netlab.reach.change import (
     Relabel,
     RelabelNamespace,
     SetCni,
+    SetMesh,
     SetSysctl,
     relabelled,
     selected,
 )
 from netlab.reach.matrix import workload_name
-from netlab.reach.reasons import likeness
+from netlab.reach.reasons import likeness, listed
 from netlab.reach.situation import Answer, Judged, Situation, ready
 from netlab.refs import Ref
 from netlab.trace.query import Request
@@ -89,20 +90,21 @@ _GENERATED = (
 _USUAL = ("app", "app.kubernetes.io/name", "k8s-app", "name", "component", "app.kubernetes.io/component")
 _POLICED = ("TCP", "UDP", "SCTP")
 _FEW = 3  # of a kind, per place
+_MANY = 8  # places
 _ANYWHERE = {4: prefix("0.0.0.0/0"), 6: prefix("::/0")}
 
 
 class Kind(enum.Enum):
     """What is changed."""
 
-    LABEL = "label"
-    RULE = "rule"  # of a policy that there is
-    POLICY = "policy"  # one more, or one less
     SERVICE = "service"
+    RULE = "rule"  # of a policy that there is
+    LABEL = "label"
+    POLICY = "policy"  # one more, or one less
     READINESS = "readiness"
     REPLICAS = "replicas"  # one pod more
     PORT = "container port"
-    NODE = "node"  # sysctls
+    NODE = "node"  # sysctls, BGP
     ENGINE = "engine"  # the CNI plug-in
     TWO = "two together"
     QUESTION = "question"  # nothing: something else is asked
@@ -135,10 +137,9 @@ class Candidate(msgspec.Struct, frozen=True):
 
 def candidates(s: Situation) -> list[Candidate]:
     """Everything that is worth a try, each once."""
-    found: dict[bytes, Candidate] = {}
+    found: dict[tuple[str, str], Candidate] = {}
     for candidate in _all(s):
-        # an edit holds maps, which are no keys: its encoding is one
-        found.setdefault(msgspec.json.encode(candidate.edits, enc_hook=str), candidate)
+        found.setdefault((candidate.what, candidate.patch), candidate)
     return list(found.values())
 
 
@@ -269,18 +270,18 @@ def _relabel_namespace(cluster: Cluster, name: str, selector: LabelSelector) -> 
 
 
 def _open(s: Situation) -> Iterator[Candidate]:
-    """For each end that policies close."""
-    seen: set[object] = set()
+    """For each end that policies close: its connections together, whoever their other ends are."""
+    closed: dict[object, list[tuple[Judged, Half]]] = {}
     for judged in s.judged:
         for half in judged.halves:
-            if half.says is not Says.DENIED or not s.enforced:
-                continue
-            own, other = half.end, _other(judged.flow, half)
-            key = (half.direction, _who(s, own), _who(s, other), judged.flow.port)
-            if key in seen or len(seen) > 8:
-                continue
-            seen.add(key)
-            yield from _open_half(s, judged, half)
+            if half.says is Says.DENIED and s.enforced:
+                closed.setdefault((half.direction, _who(s, half.end), judged.flow.port), []).append((judged, half))
+    for found in list(closed.values())[:_MANY]:
+        others: dict[object, End] = {}
+        for judged, half in found:
+            end = _other(judged.flow, half)
+            others.setdefault(_who(s, end), end)
+        yield from _open_half(s, *found[0], tuple(others.values()))
 
 
 def _other(flow: Flow, half: Half) -> End:
@@ -291,7 +292,8 @@ def _who(s: Situation, end: End) -> object:
     return workload_name(s.index.pods[end.pod]) if end.pod >= 0 and not end.node else end.ip
 
 
-def _open_half(s: Situation, judged: Judged, half: Half) -> Iterator[Candidate]:
+def _open_half(s: Situation, judged: Judged, half: Half, others: Sequence[End]) -> Iterator[Candidate]:
+    """One of the connections to (or from) an end that is closed, and all their other ends."""
     if half.because is Because.RULE and half.policy is not None and half.rule is not None:
         yield from _against_rule(s, judged, half, half.policy, half.rule)
         return
@@ -300,15 +302,15 @@ def _open_half(s: Situation, judged: Judged, half: Half) -> Iterator[Candidate]:
     mine = [policy for policy in half.selected if policy.tier.name == half.tier]
     for policy in mine:
         if policy.of_kubernetes and policy.key in s.cluster.policies:
-            yield from _mend(s, judged, half, policy, s.cluster.policies[policy.key])
+            yield from _mend(s, judged, half, policy, s.cluster.policies[policy.key], others)
     # the policy that is about the fewest pods is the one that is meant for this pod
     for policy in sorted(mine, key=lambda p: (len(p.pods), p.key))[:_FEW]:
         if policy.of_kubernetes and policy.key in s.cluster.policies:
-            yield _rule_more(s, judged, half, s.cluster.policies[policy.key])
+            yield _rule_more(s, judged, half, s.cluster.policies[policy.key], others)
         elif (changed := _calico_rule_more(s, judged, half, policy, None)) is not None:
             yield changed
     if half.tier == "default":
-        yield from _policy_more(s, judged, half)
+        yield from _policy_more(s, judged, half, others)
     pod = s.index.pods[half.end.pod]
     for policy in mine:
         if policy.of_kubernetes and policy.key in s.cluster.policies:
@@ -323,7 +325,9 @@ def _open_half(s: Situation, judged: Judged, half: Half) -> Iterator[Candidate]:
                     yield found
 
 
-def _mend(s: Situation, judged: Judged, half: Half, policy: Policy, written: NetworkPolicy) -> Iterator[Candidate]:
+def _mend(
+    s: Situation, judged: Judged, half: Half, policy: Policy, written: NetworkPolicy, others: Sequence[End]
+) -> Iterator[Candidate]:
     """Rules that fail on one thing alone: a port more, a peer more, a label, a namespaceSelector."""
     ask = Questions(s.index.dialect, {})
     rules = written.ingress if half.direction == INGRESS else written.egress
@@ -337,12 +341,11 @@ def _mend(s: Situation, judged: Judged, half: Half, policy: Policy, written: Net
                 s.cluster, _with_rule(written, half.direction, made.number, changed), f"add port {_port_words(port)} to {title}"
             )
         if port_fits and not peer_fits:
-            peer = peer_for(s, written.namespace, _other(judged.flow, half))
-            if peer is not None:
-                changed = replace(rule, peers=(*rule.peers, peer))
-                word = "from" if half.direction == INGRESS else "to"
-                what = f"add {peer_words(peer)} to `{word}` of {title}"
-                yield put(s.cluster, _with_rule(written, half.direction, made.number, changed), what, made.ref)
+            peers = _peers_for(s, written.namespace, others)
+            changed = replace(rule, peers=(*rule.peers, *peers))
+            word = "from" if half.direction == INGRESS else "to"
+            what = f"add {_all_words(peers)} to `{word}` of {title}"
+            yield put(s.cluster, _with_rule(written, half.direction, made.number, changed), what, made.ref)
             yield from _be_the_peer(s, judged, half, written, rule, made)
 
 
@@ -377,23 +380,23 @@ def _be_the_peer(
             yield space
 
 
-def _rule_more(s: Situation, judged: Judged, half: Half, written: NetworkPolicy) -> Candidate:
-    peer = peer_for(s, written.namespace, _other(judged.flow, half))
+def _rule_more(s: Situation, judged: Judged, half: Half, written: NetworkPolicy, others: Sequence[End]) -> Candidate:
+    peers = _peers_for(s, written.namespace, others)
     port = _port(judged.flow)
-    rule = PolicyRule(peers=() if peer is None else (peer,), ports=() if port is None else (port,))
+    rule = PolicyRule(peers=peers, ports=() if port is None else (port,))
     rules = written.ingress if half.direction == INGRESS else written.egress
     changed = _with_rules(written, half.direction, (*rules, rule))
-    what = f"add an {half.direction.lower()} rule to NetworkPolicy {written.key}: {_rule_words(half.direction, peer, port)}"
+    what = f"add an {half.direction.lower()} rule to NetworkPolicy {written.key}: {_rule_words(half.direction, peers, port)}"
     return put(s.cluster, changed, what)
 
 
-def _policy_more(s: Situation, judged: Judged, half: Half) -> Iterator[Candidate]:
+def _policy_more(s: Situation, judged: Judged, half: Half, others: Sequence[End]) -> Iterator[Candidate]:
     """A NetworkPolicy that allows this and nothing else."""
     pod = s.index.pods[half.end.pod]
-    peer = peer_for(s, pod.namespace, _other(judged.flow, half))
+    peers = _peers_for(s, pod.namespace, others)
     port = _port(judged.flow)
-    rule = PolicyRule(peers=() if peer is None else (peer,), ports=() if port is None else (port,))
-    ends = [_short(s, judged.flow.seen or judged.flow.source), _short(s, judged.flow.destination)]
+    rule = PolicyRule(peers=peers, ports=() if port is None else (port,))
+    ends = [_short(s, judged.flow.source), _short(s, judged.flow.destination)]
     base = f"allow-{ends[0]}-to-{ends[1]}" if half.direction == INGRESS else f"allow-{ends[0]}-out-to-{ends[1]}"
     policy = NetworkPolicy(
         name=_free(s.cluster, pod.namespace, base),
@@ -402,7 +405,7 @@ def _policy_more(s: Situation, judged: Judged, half: Half) -> Iterator[Candidate
         policy_types=(half.direction,),
     )
     policy = _with_rules(policy, half.direction, (rule,))
-    yield put(s.cluster, policy, f"add a NetworkPolicy for {_own(s, half.end)}: {_rule_words(half.direction, peer, port)}")
+    yield put(s.cluster, policy, f"add a NetworkPolicy for {_own(s, half.end)}: {_rule_words(half.direction, peers, port)}")
 
 
 def _short(s: Situation, end: End) -> str:
@@ -426,9 +429,12 @@ def _free(cluster: Cluster, namespace: str, base: str) -> str:
     return name
 
 
-def peer_for(s: Situation, namespace: str, end: End) -> PolicyPeer | None:
-    """A peer of a policy in `namespace` that means an end and as little else as can be said; None for a pod without labels
-    of its own namespace (any selector would mean everybody)."""
+def _peers_for(s: Situation, namespace: str, ends: Sequence[End]) -> tuple[PolicyPeer, ...]:
+    return tuple(peer_for(s, namespace, end) for end in ends)
+
+
+def peer_for(s: Situation, namespace: str, end: End) -> PolicyPeer:
+    """A peer of a policy in `namespace` that means an end and as little else as can be said."""
     if end.pod < 0 or end.node:
         return PolicyPeer(ip_block=IPBlock(host_prefix(end.ip)))
     pod = s.index.pods[end.pod]
@@ -458,10 +464,14 @@ def peer_words(peer: PolicyPeer) -> str:
     return text
 
 
-def _rule_words(direction: str, peer: PolicyPeer | None, port: PolicyPort | None) -> str:
+def _all_words(peers: Sequence[PolicyPeer]) -> str:
+    words = [peer_words(peer) for peer in peers[:_FEW]]
+    return listed([*words, f"{len(peers) - _FEW} more"] if len(peers) > _FEW else words)
+
+
+def _rule_words(direction: str, peers: Sequence[PolicyPeer], port: PolicyPort | None) -> str:
     word = "from" if direction == INGRESS else "to"
-    on = f" on {_port_words(port)}" if port is not None else ""
-    return f"{word} {peer_words(peer) if peer is not None else 'anybody'}{on}"
+    return f"{word} {_all_words(peers)}{f' on {_port_words(port)}' if port is not None else ''}"
 
 
 def _with_rule(policy: NetworkPolicy, direction: str, number: int, rule: PolicyRule) -> NetworkPolicy:
@@ -819,7 +829,8 @@ def _ask(s: Situation) -> Iterator[Candidate]:
             if service.selector and service.namespace == pod.namespace and labels_match(service.selector, pod.labels):
                 for port in service.ports:
                     if (port.port, port.protocol) == (number, s.trace.protocol):
-                        to = f"{service.namespace}/svc/{service.name}:{port.port}"
+                        space = "" if service.namespace == request.namespace else f"{service.namespace}/"
+                        to = f"{space}svc/{service.name}:{port.port}"
                         yield _question(request, to, port.protocol, f"Service {service.key} has port {port.port}")
     if s.service is not None and s.port is None and not s.trace.protocol.startswith("ICMP"):
         for port in s.service.ports[:6]:
@@ -852,6 +863,11 @@ def _question(request: Request, to: str, protocol: str, why: str) -> Candidate:
 
 
 def _nodes(s: Situation) -> Iterator[Candidate]:
+    """What is set on nodes, or for all of them."""
+    calico = s.cluster.calico
+    if calico.pools and calico.backend == "bird" and not calico.mesh:
+        what = "let all nodes peer with each other: set nodeToNodeMeshEnabled of BGPConfiguration default to true"
+        yield Candidate(Kind.NODE, what, (SetMesh(),), (Touched("change", "BGPConfiguration default"),), lines=1)
     for name, value in s.cluster.sysctls.items():
         title = f"sysctl net.{name} of every node"
         what = f"take net.{name}={value} from the nodes"
@@ -1015,6 +1031,27 @@ def _pod_networks(cluster: Cluster) -> tuple[Prefix, ...]:
     return tuple(found)
 
 
+def merged(cluster: Cluster, one: Candidate, other: Candidate) -> Candidate | None:
+    """Two changes as one; two of the same NetworkPolicy only where they change different fields of it."""
+    what = f"{one.what}, and {other.what}"
+    shared = {t.object for t in one.touched} & {t.object for t in other.touched}
+    if not shared:
+        return joined([one, other], Kind.TWO, what)
+    if len(one.edits) != 1 or len(other.edits) != 1:
+        return None
+    first, second = one.edits[0], other.edits[0]
+    if not isinstance(first, PutPolicy) or not isinstance(second, PutPolicy) or first.policy.key not in cluster.policies:
+        return None
+    before, changes = cluster.policies[first.policy.key], {}
+    for field in ("ingress", "egress", "policy_types", "pod_selector"):
+        values = [getattr(edit.policy, field) for edit in (first, second)]
+        old = getattr(before, field)
+        if old not in values and values[0] != values[1]:
+            return None
+        changes[field] = values[0] if values[0] != old else values[1]
+    return replace(put(cluster, replace(before, **changes), what), kind=Kind.TWO)
+
+
 def joined(parts: Sequence[Candidate], kind: Kind, what: str) -> Candidate:
     """Several changes as one."""
     if len(parts) == 1:
@@ -1024,7 +1061,7 @@ def joined(parts: Sequence[Candidate], kind: Kind, what: str) -> Candidate:
         what,
         tuple(edit for part in parts for edit in part.edits),
         tuple(t for part in parts for t in part.touched),
-        "\n".join(part.patch for part in parts if part.patch),
+        "\n".join(f"# {part.touched[0].action} {part.touched[0].object}\n{part.patch}" for part in parts if part.patch),
         "\n".join(part.command for part in parts if part.command),
         sum(part.lines for part in parts),
         "; ".join(dict.fromkeys(part.note for part in parts if part.note)),

@@ -99,6 +99,10 @@ class SetSysctl(msgspec.Struct, frozen=True, tag=True):
     name: str
 
 
+class SetMesh(msgspec.Struct, frozen=True, tag=True):
+    """Calico's nodes peer with each other."""
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """No object changes: another question is asked."""
 
@@ -118,6 +122,7 @@ Edit: TypeAlias = (
     | NamePort
     | SetCni
     | SetSysctl
+    | SetMesh
     | Ask
 )
 
@@ -177,6 +182,8 @@ def _one(cluster: Cluster, edit: Edit) -> Cluster:
             return replace(cluster, cni=replace(cluster.cni, name=edit.name))
         case SetSysctl():
             return replace(cluster, sysctls={name: value for name, value in cluster.sysctls.items() if name != edit.name})
+        case SetMesh():
+            return replace(cluster, calico=replace(cluster.calico, mesh=True))
         case Ask():
             return cluster
         case _ as never:

@@ -21,21 +21,36 @@ from netlab.linux.packet import PROTOCOL_NUMBERS, TCP, protocol_name
 from netlab.reach.matrix import INTERNET, workload_name
 
 MOST = 8_000  # connections that are asked, twice each
-_SHOWN = 3
 _OUTSIDE_PORT = (TCP, 443)
 
 Asked = frozenset[tuple[str, str, int, int]]  # what was the question: source's and destination's group, protocol, port
 
 
+class Flows(msgspec.Struct, frozen=True, rename="camel"):
+    """Flows between the pods of two workloads, to one port: how many of them."""
+
+    source: str
+    destination: str
+    port: int
+    protocol: str
+    flows: int
+
+    def __str__(self) -> str:
+        protocol = "" if self.protocol == "TCP" else f"/{self.protocol}"
+        times = f" x{self.flows}" if self.flows > 1 else ""
+        return f"{self.source} -> {self.destination}:{self.port}{protocol}{times}"
+
+
 class Effect(msgspec.Struct, frozen=True, rename="camel"):
-    """Other flows that a change `opens` and `closes`; `examples` of them, in words; `services` whose ready endpoints change.
+    """Other flows that a change `opens` and `closes`, from pod to pod; `changed`: by workloads; `services` whose ready endpoints
+    change.
 
     `more`: counting ended at a limit, so these are least numbers.
     """
 
     opens: int = 0
     closes: int = 0
-    examples: tuple[str, ...] = ()
+    changed: tuple[Flows, ...] = ()
     services: tuple[str, ...] = ()
     more: bool = False
 
@@ -67,7 +82,7 @@ def effect(before: PolicyIndex, after: PolicyIndex, asked: Asked = frozenset(), 
     """
     changed = _changed(before, after)
     opens = closes = tried = 0
-    examples: dict[str, None] = {}
+    rows: dict[tuple[str, str, int, int], int] = {}
     more = False
     if changed[INGRESS] or changed[EGRESS]:
         for source, target, where, flow in _flows(before, after, changed):
@@ -81,10 +96,11 @@ def effect(before: PolicyIndex, after: PolicyIndex, asked: Asked = frozenset(), 
             if one == other:
                 continue
             opens, closes = (opens + where, closes) if other else (opens, closes + where)
-            proto = "" if flow.protocol == TCP else f"/{protocol_name(flow.protocol).upper()}"
-            examples[f"{source} -> {target}:{flow.port}{proto}"] = None
+            row = (source, target, flow.port, flow.protocol)
+            rows[row] = rows.get(row, 0) + where
     services = tuple(_services(before.cluster, after.cluster, service))
-    return Effect(opens, closes, tuple(examples)[:_SHOWN], services, more)
+    found = (Flows(a, b, port, protocol_name(protocol).upper(), count) for (a, b, port, protocol), count in sorted(rows.items()))
+    return Effect(opens, closes, tuple(found), services, more)
 
 
 def group_of(index: PolicyIndex, end: End) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from netlab.dataplane.policy import words
-from netlab.dataplane.policy.index import Policy
+from netlab.dataplane.policy.index import End, Policy
 from netlab.dataplane.policy.semantics import UDP, Because, Flow, Half, Says, decide
 from netlab.errors import did_you_mean
 from netlab.kube.objects import Endpoint, Pod, Service, ServicePort
@@ -78,6 +78,8 @@ def _policies(s: Situation) -> Iterator[Reason]:
                     text += f"denies {_between(s, judged, half)}"
             elif not half.selected:
                 text = f"At {who}, {said}"
+            elif said.startswith(("it has no ", "they have no ")):
+                text = f"{placed(half.selected)} {_verb(half.selected)} {who} for {which} and {said.partition(' ')[2]}"
             else:
                 text = f"{placed(half.selected)} {_verb(half.selected)} {who} for {which}, and {said}"
             yield Reason("policy", f"{text}.", _refs(half))
@@ -92,15 +94,16 @@ def _halves(s: Situation) -> Iterator[tuple[Judged, Half]]:
             titles = tuple(policy.title for policy in half.selected)
             number = half.rule.number if half.rule is not None else 0
             decider = half.policy.title if half.policy is not None else ""
-            key = (titles, half.because, decider, number, _workload(s, half), judged.flow.port)
+            other = judged.flow.destination if direction == 0 else judged.flow.seen or judged.flow.source
+            key = (titles, half.because, decider, number, _workload(s, half.end), _workload(s, other), judged.flow.port)
             if key not in seen:
                 seen.add(key)
                 yield judged, half
 
 
-def _workload(s: Situation, half: Half) -> object:
-    pod = s.index.pods[half.end.pod] if half.end.pod >= 0 else None
-    return (pod.owner or pod.name, pod.namespace) if pod is not None else half.end
+def _workload(s: Situation, end: End) -> object:
+    pod = s.index.pods[end.pod] if end.pod >= 0 else None
+    return (pod.owner or pod.name, pod.namespace) if pod is not None else end
 
 
 def _between(s: Situation, judged: Judged, half: Half) -> str:
@@ -254,7 +257,11 @@ def _branch(s: Situation, branch: Branch) -> Reason:
         return Reason("mtu", f"{text}: {branch.reason}.")
     kind = "rule" if any(isinstance(x, HookStep) and x.verdict == "drop" for x in steps) else "route"
     word = "rejected" if branch.verdict is Verdict.REJECTED else "dropped"
-    return Reason(kind, f"It is {word}{where}: {branch.reason or 'no reason known'}.", *_rule(hop))
+    refs, rule = _rule(hop)
+    if rule:
+        return Reason(kind, f"It is {word}{where} by {rule.partition(':')[0]}.", refs, rule.partition(": ")[2])
+    why = (branch.reason or "no reason known").removesuffix(f" (on {hop.where if hop is not None else ''})")
+    return Reason(kind, f"It is {word}{where}: {why}.")
 
 
 def _ending(hops: Sequence[Hop]) -> tuple[Hop | None, AnyStep | None]:
@@ -312,7 +319,7 @@ def _service(s: Situation, service: Service, branch: Branch) -> Reason | None:
         there = f"its endpoints are on {listed(homes)}" if homes else "no node has one"
         return Reason("local-policy", f"{name} has {field} Local, and {node} has no endpoint of it: {there}.", (service.ref,))
     ranges = service.load_balancer_source_ranges
-    if ranges and "loadbalancer" in (branch.reason or "").lower().replace(" ", ""):
+    if ranges and s.trace.destination.kind in ("service address", "load balancer"):
         client = s.trace.source.ip
         if client and not any(ip(client) in net for net in ranges):
             text = f"{name} takes clients from {listed([str(net) for net in ranges])} alone, and {client} is none of them"
@@ -375,7 +382,7 @@ def _nobody(s: Situation, service: Service, port: ServicePort) -> str:
                 f" ({close.rstrip('?')}?)" if close else ""
             )
     if slices or living:
-        return f"it selects {who}, but its EndpointSlices do not list them"
+        return f"it selects {who}, but its EndpointSlices do not list {'it' if len(pods) == 1 else 'them'}"
     return "nobody made an EndpointSlice for it"
 
 
@@ -460,7 +467,8 @@ def _named(s: Situation, branch: Branch, step: AnyStep | None) -> Reason | None:
     party = s.trace.destination
     if party.kind == "node" and isinstance(step, Rejected) and step.reason.startswith("nothing listens on"):
         ports = sorted({p.node_port for service in s.cluster.services.values() for p in service.ports if p.node_port})
-        has = f"NodePorts are {listed([str(p) for p in ports[:8]])}" if ports else "no service has a NodePort"
+        has = f"the NodePorts are {listed([str(p) for p in ports[:8]])}" if ports else "no service has a NodePort"
+        has = f"the only NodePort is {ports[0]}" if len(ports) == 1 else has
         return Reason("no-socket", f"It gets to node {party.name}, and {step.reason}; {has}.")
     if party.kind == "address" and party.ip:
         address = ip(party.ip)
@@ -493,7 +501,9 @@ def notes(s: Situation) -> Iterator[str]:
 
 def _names_cut_off(s: Situation) -> str | None:
     """A client that may not ask the cluster's DNS does not even find the service's address."""
-    if s.source is None or s.source.host_network or not s.enforced or s.service is None or s.source.key not in s.index.number:
+    if s.source is None or s.source.host_network or not s.enforced or s.source.key not in s.index.number:
+        return None
+    if s.service is None or s.trace.destination.kind not in ("service", "headless service"):
         return None
     servers = dns_servers(s.cluster)
     if not servers or any(pod.key in {e.target_pod for e in _endpoints(s)} for pod, _ in servers):

@@ -5,9 +5,9 @@
                      +-> candidates.py -> change.apply -> trace again -> flips?  -> effects.py   what else it changes
                                                                                      smallest first
 
-Law: only a change that was applied and whose trace came out the other way is shown. Smallest is: fewest objects, then lines of
-YAML touched and other flows changed, each counting one; among equals in the order of names. Where no single change flips the
-answer, two together are tried (one for each end that policies close), and what was tried is said.
+Law: only a change that was applied and whose trace came out the other way is shown. Smallest is the least sum: ten for an
+object, one for a line of YAML that is touched, one for every other flow that changes. Where policies close both ends, two changes
+together are tried as well, one for each. Where nothing flips the answer, what was tried is said.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from netlab.dataplane.policy.index import PolicyIndex
 from netlab.dataplane.policy.semantics import Says, decide
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
-from netlab.reach.candidates import Candidate, Kind, Touched, candidates, joined
+from netlab.reach.candidates import Candidate, Kind, Touched, candidates, merged
 from netlab.reach.change import Ask, apply
 from netlab.reach.effects import Asked, Effect, effect, group_of
 from netlab.reach.reasons import Reason, notes, reasons
@@ -33,7 +33,9 @@ from netlab.trace.steps import Party, Trace, Verdict
 
 MOST = 6  # changes that are shown
 _TRACED = 40  # candidates that are traced, at most
-_PAIRED = 8  # candidates of an end that are paired with those of another
+_OBJECT = 10  # an object counts as much as so many lines
+_KINDS = list(Kind)
+_PAIRED = 5  # candidates of an end that are paired with those of another
 
 
 class Change(msgspec.Struct, frozen=True, rename="camel"):
@@ -147,16 +149,20 @@ def _search(s: Situation, tried: Counter[str]) -> list[tuple[Change, Candidate]]
     every = sorted(candidates(s), key=lambda c: (len(c.touched), c.lines, c.what))
     tried.update(c.kind.value for c in every)
     found = _flipping(s, every)
-    if not found and s.answer is not Answer.YES:
-        pairs = list(_pairs(s, every))
+    if s.answer is not Answer.YES:
+        pairs = sorted(_pairs(s, every), key=lambda c: (len(c.touched), c.lines, c.what))
         tried.update(c.kind.value for c in pairs)
-        found = _flipping(s, pairs)
+        found += _flipping(s, pairs)
     return sorted(found, key=lambda f: _cost(*f))[:MOST]
 
 
-def _cost(change: Change, candidate: Candidate) -> tuple[int, int, int, str]:
-    """Fewest objects first; asking another question touches none, but is no answer to this one: it comes behind."""
-    return candidate.asks, len(change.objects), change.lines + change.others.weight, change.what
+def _cost(change: Change, candidate: Candidate) -> tuple[bool, int, int, str]:
+    """The least sum first, among equals the kind that is named first in `Kind`, then by words.
+
+    Asking another question touches nothing, but is no answer to this one: it comes behind.
+    """
+    size = _OBJECT * len(change.objects) + change.lines + change.others.weight
+    return candidate.asks, size, _KINDS.index(candidate.kind), change.what
 
 
 def _flipping(s: Situation, every: Sequence[Candidate]) -> list[tuple[Change, Candidate]]:
@@ -222,9 +228,8 @@ def _pairs(s: Situation, every: Sequence[Candidate]) -> Iterator[Candidate]:
             continue
         for first in by_end[one][:_PAIRED]:
             for second in by_end[other][:_PAIRED]:
-                if {t.object for t in first.touched} & {t.object for t in second.touched}:
-                    continue  # two edits of one object: the second would undo the first
-                yield joined([first, second], Kind.TWO, f"{first.what}, and {second.what}")
+                if (both := merged(s.cluster, first, second)) is not None:
+                    yield both
 
 
 def _closed(s: Situation, index: PolicyIndex) -> Iterator[tuple[int, int]]:

@@ -32,7 +32,7 @@ _HEADS = {
     Answer.NO: ("smallest change that would let it through", "smallest changes that would let it through"),
     Answer.PARTLY: ("smallest change that would let all of it through", "smallest changes that would let all of it through"),
 }
-_PLURALS = {"policy": "policies", "readiness": "readiness", "replicas": "replicas"}
+_PLURALS = {"policy": "policies", "readiness": "readiness", "replicas": "replicas", "two together": "pairs"}
 _INDENT = "     "
 
 
@@ -119,9 +119,7 @@ def _changes(why: Why, wide: bool, color: bool) -> Iterator[str]:
 
 def _tried(why: Why) -> str:
     """`Tried: 3 labels, 2 rules.`"""
-    parts = [
-        f"{n} {kind if n == 1 else _PLURALS.get(kind, f'{kind}s' if ' ' not in kind else kind)}" for kind, n in why.tried.items()
-    ]
+    parts = [f"{n} {kind if n == 1 else _PLURALS.get(kind, f'{kind}s')}" for kind, n in why.tried.items()]
     return f"Tried: {', '.join(parts)}." if parts else "Nothing could be tried."
 
 
@@ -177,9 +175,8 @@ def others(effect: Effect) -> str:
         return "no other flow changes" if not effect.more else "too many flows to count"
     said = ""
     if parts:
-        total = effect.opens + effect.closes
-        examples = ", ".join(clean(e) for e in effect.examples)
-        said = f"also {' and '.join(parts)} ({examples}{', ...' if total > len(effect.examples) else ''})"
+        examples = ", ".join(clean(str(flows)) for flows in effect.changed[:_SHOWN])
+        said = f"also {' and '.join(parts)} ({examples}{', ...' if len(effect.changed) > _SHOWN else ''})"
     services = ", ".join(clean(name) for name in effect.services)
     return "; ".join(filter(None, (said, f"other services: {services}" if services else "")))
 
