@@ -11,10 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netlab.kube.objects import LabelSelector, NetworkPolicy, PolicyPeer, PolicyPort, PolicyRule, Service
-from netlab.kube.policies import CalicoPolicy, CalicoRule, ClusterNetworkPolicy, ClusterRule, EntityRule, NamespacedPods
-from netlab.linux.packet import protocol_name
+from netlab.kube.policies import (
+    CalicoPolicy,
+    CalicoRule,
+    ClusterNetworkPolicy,
+    ClusterPeer,
+    ClusterPort,
+    ClusterRule,
+    EntityRule,
+    NamespacedPods,
+    PortRange,
+)
 
 Manifest = Mapping[str, Any]
+_CALICO_PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP", 1: "ICMP", 58: "ICMPv6", 136: "UDPLite"}
 _CONTEXT = 3  # lines around a change
 
 
@@ -92,6 +102,15 @@ def calico_policy(policy: CalicoPolicy) -> dict[str, Any]:
         spec["selector"] = str(policy.selector)
     if policy.namespace_selector is not None:
         spec["namespaceSelector"] = str(policy.namespace_selector)
+    if policy.service_account_selector is not None:
+        spec["serviceAccountSelector"] = str(policy.service_account_selector)
+    for word, flag in (
+        ("doNotTrack", policy.do_not_track),
+        ("preDNAT", policy.pre_dnat),
+        ("applyOnForward", policy.apply_on_forward),
+    ):
+        if flag:
+            spec[word] = True
     spec["types"] = list(policy.types)
     for direction, rules in (("ingress", policy.ingress), ("egress", policy.egress)):
         if rules:
@@ -103,9 +122,14 @@ def calico_policy(policy: CalicoPolicy) -> dict[str, Any]:
 
 def _calico_rule(rule: CalicoRule) -> dict[str, Any]:
     made: dict[str, Any] = {"action": rule.action}
+    if rule.ip_version is not None:
+        made["ipVersion"] = rule.ip_version
     for word, number in (("protocol", rule.protocol), ("notProtocol", rule.not_protocol)):
         if number is not None:
-            made[word] = protocol_name(number).upper()
+            made[word] = _CALICO_PROTOCOLS.get(number, number)
+    for word, icmp in (("icmp", rule.icmp), ("notICMP", rule.not_icmp)):
+        if icmp is not None:
+            made[word] = {k: v for k, v in (("type", icmp.type), ("code", icmp.code)) if v is not None}
     for word, end in (("source", rule.source), ("destination", rule.destination)):
         if entity := _entity(end):
             made[word] = entity
@@ -144,12 +168,17 @@ def _number(port: str) -> int | str:
 
 
 def cluster_policy(policy: ClusterNetworkPolicy) -> dict[str, Any]:
-    """A ClusterNetworkPolicy (its ancestors are shown as what they say as one)."""
-    spec: dict[str, Any] = {"tier": policy.tier, "priority": policy.priority, "subject": _namespaced(policy.subject)}
+    """A ClusterNetworkPolicy (v1alpha2), or its ancestors AdminNetworkPolicy and BaselineAdminNetworkPolicy (v1alpha1)."""
+    old = policy.kind != "ClusterNetworkPolicy"
+    spec: dict[str, Any] = {} if old else {"tier": policy.tier}
+    if policy.kind != "BaselineAdminNetworkPolicy":
+        spec["priority"] = policy.priority
+    spec["subject"] = _namespaced(policy.subject)
     for direction, word, rules in (("ingress", "from", policy.ingress), ("egress", "to", policy.egress)):
         if rules:
-            spec[direction] = [_cluster_rule(rule, word) for rule in rules]
-    return {"kind": policy.kind, "metadata": {"name": policy.name}, "spec": spec}
+            spec[direction] = [_cluster_rule(rule, word, old) for rule in rules]
+    version = f"policy.networking.k8s.io/v1alpha{1 if old else 2}"
+    return {"apiVersion": version, "kind": policy.kind, "metadata": {"name": policy.name}, "spec": spec}
 
 
 def _namespaced(found: NamespacedPods) -> dict[str, Any]:
@@ -158,26 +187,50 @@ def _namespaced(found: NamespacedPods) -> dict[str, Any]:
     return {"pods": {"namespaceSelector": selector(found.namespaces), "podSelector": selector(found.pods)}}
 
 
-def _cluster_rule(rule: ClusterRule, word: str) -> dict[str, Any]:
-    made: dict[str, Any] = {"action": rule.action}
-    if rule.name:
-        made = {"name": rule.name, **made}
-    made[word] = [
-        _namespaced(peer.pods)
-        if peer.pods is not None
-        else {"nodes": selector(peer.nodes)}
-        if peer.nodes is not None
-        else {"networks": [str(net) for net in peer.networks]}
-        if peer.networks
-        else {"domainNames": list(peer.domain_names)}
-        for peer in rule.peers
-    ]
+def _cluster_rule(rule: ClusterRule, word: str, old: bool) -> dict[str, Any]:
+    made: dict[str, Any] = {"name": rule.name} if rule.name else {}
+    made["action"] = "Allow" if old and rule.action == "Accept" else rule.action
+    made[word] = [_cluster_peer(peer) for peer in rule.peers]
     if rule.ports is not None:
-        made["ports"] = [
-            {"protocol": port.protocol or "any", **({"port": _number(str(port.port))} if port.port is not None else {})}
-            for port in rule.ports
-        ]
+        made["ports" if old else "protocols"] = [_admin_port(port) if old else _protocol(port) for port in rule.ports]
     return made
+
+
+def _cluster_peer(peer: ClusterPeer) -> dict[str, Any]:
+    if peer.pods is not None:
+        return _namespaced(peer.pods)
+    if peer.nodes is not None:
+        return {"nodes": selector(peer.nodes)}
+    if peer.networks:
+        return {"networks": [str(net) for net in peer.networks]}
+    return {"domainNames": list(peer.domain_names)} if peer.domain_names else {}
+
+
+def _protocol(port: ClusterPort) -> dict[str, Any]:
+    """`{tcp: {destinationPort: {number: 80}}}`."""
+    if isinstance(port.port, str):
+        return {"destinationNamedPort": port.port}
+    if port.port is None:
+        return {port.protocol.lower(): {}}
+    return {port.protocol.lower(): {"destinationPort": _numbers(port.port, "number")}}
+
+
+def _admin_port(port: ClusterPort) -> dict[str, Any]:
+    """`{portNumber: {port: 80, protocol: TCP}}`."""
+    if isinstance(port.port, str):
+        return {"namedPort": port.port}
+    protocol = {"protocol": port.protocol}
+    if port.port is None:
+        return {"portRange": {"start": 1, "end": 65535, **protocol}}
+    if port.port.first == port.port.last:
+        return {"portNumber": {"port": port.port.first, **protocol}}
+    return {"portRange": {"start": port.port.first, "end": port.port.last, **protocol}}
+
+
+def _numbers(ports: PortRange, one: str) -> dict[str, Any]:
+    if ports.first == ports.last:
+        return {one: ports.first}
+    return {"range": {"start": ports.first, "end": ports.last}}
 
 
 # --- services and labels -------------------------------------------------------------------------------------
