@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from test_policy_semantics import ROWS, world
 
 from netlab.kube.load import load
 from netlab.kube.objects import LabelSelector
 from netlab.reach import manifest
 from netlab.refs import Ref
-from test_policy_semantics import ROWS, world
 
 PODS = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n---\n"
 TOPOLOGIES = sorted((Path(__file__).parent.parent / "topologies").glob("*.yaml"))

@@ -892,6 +892,8 @@ def _block(s: Situation) -> Iterator[Candidate]:
             note="every policy is enforced then, not only those of this question",
         )
         yield engine
+        if any(half.says is Says.DENIED for judged in s.judged for half in judged.halves):
+            return
         for direction in (INGRESS, EGRESS):
             halves = [h for j in s.judged for h in j.halves if h.direction == direction and h.end.pod >= 0 and not h.end.node]
             if len({_who(s, h.end) for h in halves}) == 1:

@@ -7,6 +7,7 @@ edit can change shows as a line. Nothing is decided here.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -287,11 +288,30 @@ def lines(manifest: Manifest) -> list[str]:
     def labels_block(dumper: yaml.SafeDumper, data: _Labels) -> yaml.Node:
         return dumper.represent_mapping("tag:yaml.org,2002:map", data.items(), flow_style=False)
 
+    def text_kept(dumper: yaml.SafeDumper, data: str) -> yaml.Node:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", data, style="'" if _is_something_else(data) else None)
+
     Dumper.add_representer(_Labels, labels_block)
+    Dumper.add_representer(str, text_kept)
     text = yaml.dump(
         _marked(manifest), Dumper=Dumper, sort_keys=False, default_flow_style=None, width=1 << 20, allow_unicode=True
     )
     return str(text).splitlines()
+
+
+def _is_something_else(text: str) -> bool:
+    """Whether kubectl's YAML reads a plain text as no text, where PyYAML does not: `y`, `n`, `1e3`, `0o17`.
+
+    >>> [_is_something_else(text) for text in ("y", "1e3", "0o17", "yellow", "10.0.0.0/8")]
+    [True, True, True, False, False]
+    """
+    if text.lower() in ("y", "n"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return bool(re.fullmatch(r"[+-]?0[xob][0-9a-fA-F_]+", text))
+    return True
 
 
 class _Labels(dict[str, str]):

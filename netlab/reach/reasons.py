@@ -9,6 +9,7 @@ policies say is said in dataplane/policy/words.py's own words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 import msgspec
 
@@ -32,8 +33,8 @@ _MOST = 3  # sentences of a kind
 
 class Reason(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One sentence. `kind`: "policy", "no-endpoints", "no-socket", "no-service-port", "local-policy", "source-ranges", "mtu",
-    "reply", "rule", "route", "service", "way", "unknown"; `refs`: the places it speaks of; `rule`: what ended it, as the tool
-    prints it."""
+    "reply", "rule", "route", "service", "way", "share", "unknown"; `refs`: the places it speaks of; `rule`: what ended it, as the
+    tool prints it."""
 
     kind: str
     text: str
@@ -49,16 +50,31 @@ def reasons(s: Situation) -> tuple[Reason, ...]:
     else:
         blocked = [b for b in s.trace.branches if b.verdict is not Verdict.DELIVERED]
         several = len(s.trace.branches) > len(blocked)
+        if several and s.answer is Answer.PARTLY:
+            found[_share(s.trace.branches)] = None
         if s.denied:
             found |= dict.fromkeys(_policies(s))
         for branch in blocked:
-            if s.denied and _by_policy(branch):
+            if s.denied and by_policy(branch):
+                _, rule = _rule(_ending(branch.hops)[0])
+                if rule and found and not any(reason.rule for reason in found):
+                    last = found.popitem()[0]
+                    found[msgspec.structs.replace(last, rule=rule)] = None
                 continue
             reason = _branch(s, branch)
             if several and branch.endpoint_name:
                 reason = msgspec.structs.replace(reason, text=f"{branch.endpoint_name}: {reason.text}")
             found[reason] = None
     return tuple(found)[:_MOST]
+
+
+def _share(branches: Sequence[Branch]) -> Reason:
+    """`1/2 of the connections arrive, at 10.244.0.65:9000 (pod default/api-1).`"""
+    arrived = [b for b in branches if b.verdict is Verdict.DELIVERED]
+    where = dict.fromkeys(f"{b.endpoint}{f' ({b.endpoint_name})' if b.endpoint_name else ''}" for b in arrived)
+    shown = listed([*where][:_SHOWN] + ([f"{len(where) - _SHOWN} more"] if len(where) > _SHOWN else []))
+    share = sum((b.probability for b in arrived), Fraction(0)).limit_denominator(1000)
+    return Reason("share", f"{share} of the connections arrive, at {shown}; the others do not.")
 
 
 # --- policies ------------------------------------------------------------------------------------------------
@@ -166,7 +182,7 @@ def _refs(half: Half) -> tuple[Ref, ...]:
     return tuple(policy.ref for policy in half.selected)
 
 
-def _by_policy(branch: Branch) -> bool:
+def by_policy(branch: Branch) -> bool:
     """Whether it is a policy engine's rule, or the lack of it, that ends a branch."""
     if branch.verdict is Verdict.UNKNOWN:
         return True

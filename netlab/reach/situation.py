@@ -79,7 +79,9 @@ def look(tracer: Tracer, request: Request) -> Situation:
         if (flow := flow_of(branch, index, asked)) is not None:
             for found in _behind(cluster, index, flow):
                 flows[found] = None
-    judged = tuple(Judged(flow, decide(index, flow)) for flow in flows)
+    # by name: the order of branches says how likely they are
+    order = sorted(flows, key=lambda f: (f.destination.name, f.destination.ip, f.port, f.seen.name if f.seen is not None else ""))
+    judged = tuple(Judged(flow, decide(index, flow)) for flow in order)
     return Situation(request, cluster, index, trace, answer_of(trace), judged, source, service, port)
 
 

@@ -23,10 +23,11 @@ from netlab.dataplane.policy.index import PolicyIndex
 from netlab.dataplane.policy.semantics import Says, decide
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
+from netlab.kube.policies import PolicyObjects
 from netlab.reach.candidates import Candidate, Kind, Touched, candidates, merged
-from netlab.reach.change import Ask, apply
+from netlab.reach.change import Ask, SetCni, apply
 from netlab.reach.effects import Asked, Effect, effect, group_of
-from netlab.reach.reasons import Reason, notes, reasons
+from netlab.reach.reasons import Reason, by_policy, notes, reasons
 from netlab.reach.situation import Answer, Situation, answer_of, look
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import Party, Trace, Verdict
@@ -188,7 +189,8 @@ def _flipping(s: Situation, every: Sequence[Candidate]) -> list[tuple[Change, Ca
             continue
         others = Effect()
         if index is not None:
-            others = effect(s.index, index, asked, s.service.key if s.service is not None else "")
+            before = _unpoliced(s) if any(isinstance(edit, SetCni) for edit in candidate.edits) else s.index
+            others = effect(before, index, asked, s.service.key if s.service is not None else "")
         found.append((_change(candidate, others, trace), candidate))
     return found
 
@@ -196,6 +198,11 @@ def _flipping(s: Situation, every: Sequence[Candidate]) -> list[tuple[Change, Ca
 def _index(s: Situation, cluster: Cluster) -> PolicyIndex:
     dialect: Dialect = s.index.dialect
     return PolicyIndex(cluster, dialect, s.index.node_by_ip)
+
+
+def _unpoliced(s: Situation) -> PolicyIndex:
+    """What is enforced where there is no engine: nothing."""
+    return _index(s, msgspec.structs.replace(s.cluster, policies={}, policy_objects=PolicyObjects()))
 
 
 def _policies_rule_out(s: Situation, index: PolicyIndex, candidate: Candidate) -> bool:
@@ -270,6 +277,6 @@ def _after(trace: Trace) -> str:
     if trace.verdict is Verdict.DELIVERED:
         return f"delivered to {endpoints[0]}" if len(endpoints) == 1 else f"delivered to {len(endpoints)} endpoints"
     reason = next((b.reason for b in trace.branches if b.reason), "")
-    if trace.verdict is Verdict.UNKNOWN and answer_of(trace) is Answer.NO:
+    if answer_of(trace) is Answer.NO and all(map(by_policy, trace.branches)):
         return "denied by policy"
     return f"{trace.verdict.value}{f': {reason}' if reason else ''}"

@@ -54,7 +54,7 @@ def text(why: Why, *, wide: bool = False, color: bool = False) -> str:
     body = wrapped(said, WIDTH - len(margin))
     lines += [f"  {_paint(_STYLES[why.answer], word, color)}  {body[0]}", *(margin + line for line in body[1:])]
     for reason in why.reasons:
-        if reason.rule:
+        if reason.rule and (wide or reason.kind != "policy"):
             lines.append(f"{margin}  {_paint('36', clean(reason.rule), color)}{_origin(reason.refs)}")
     for note in why.notes:
         lines.append("")
