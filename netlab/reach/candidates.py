@@ -46,6 +46,7 @@ from netlab.kube.policies import (
 )
 from netlab.kube.selectors import labels_match
 from netlab.kube.selectors import matches as selects
+from netlab.kube.workloads import NODE_PORTS
 from netlab.linux.addr import Prefix, host_prefix, ip, prefix
 from netlab.linux.packet import protocol_name
 from netlab.reach import manifest
@@ -69,7 +70,7 @@ from netlab.reach.change import (
     selected,
 )
 from netlab.reach.matrix import workload_name
-from netlab.reach.reasons import likeness, listed
+from netlab.reach.reasons import likeness, listed, listens
 from netlab.reach.situation import Answer, Judged, Situation, ready
 from netlab.refs import Ref
 from netlab.trace.query import Request
@@ -650,6 +651,12 @@ def _serve(s: Situation, service: Service) -> Iterator[Candidate]:
                     lines=1,
                     note="those of the input do not follow from the pods: is kube-controller-manager running?",
                 )
+    if s.trace.source.kind == "external" and service.type == "ClusterIP" and service.cluster_ips:
+        used = {p.node_port for other in s.cluster.services.values() for p in other.ports}
+        free = (n for n in NODE_PORTS if n not in used)
+        ports = tuple(replace(p, node_port=next(free)) for p in service.ports)
+        what = f"make Service {service.key} a NodePort"
+        yield _put_service(s, replace(service, type="NodePort", ports=ports), what, {"type": "NodePort"})
     for field, value in (
         ("external_traffic_policy", service.external_traffic_policy),
         ("internal_traffic_policy", service.internal_traffic_policy),
@@ -708,6 +715,10 @@ def _target(s: Situation, service: Service, pods: Sequence[Pod]) -> Iterator[Can
         return
     if isinstance(port.target_port, int) and any(c.container_port == port.target_port for c in declared):
         return
+    if not declared:
+        ports = tuple(replace(p, target_port=port.port) if p == port else p for p in service.ports)
+        what = f"set targetPort of port {port.port} of Service {service.key} to {port.port}"
+        yield _put_service(s, replace(service, ports=ports), what, {"ports": [{"port": port.port, "targetPort": port.port}]})
     for c in declared[:4]:
         for target in dict.fromkeys([c.name or c.container_port]):
             ports = tuple(replace(p, target_port=target) if p == port else p for p in service.ports)
@@ -822,9 +833,10 @@ def _ask(s: Situation) -> Iterator[Candidate]:
         host = head
     pod = s.cluster.pods.get(party.name) if party.kind in ("pod", "hostNetwork pod") else None
     if pod is not None:
-        for c in pod.ports[:6]:
-            if (c.container_port, c.protocol) != (number, s.trace.protocol):
-                yield _question(request, f"{host}:{c.container_port}", c.protocol, f"pod {pod.key} declares {c.container_port}")
+        for protocol, open_port in listens(s.cluster, pod)[:6]:
+            if (open_port, protocol) != (number, s.trace.protocol):
+                says = "declares" if any(c.container_port == open_port for c in pod.ports) else "is asked by a service on"
+                yield _question(request, f"{host}:{open_port}", protocol, f"pod {pod.key} {says} {open_port}")
         for service in s.cluster.services.values():
             if service.selector and service.namespace == pod.namespace and labels_match(service.selector, pod.labels):
                 for port in service.ports:
@@ -848,7 +860,7 @@ def _ask(s: Situation) -> Iterator[Candidate]:
             why = f"{home} has an endpoint of Service {s.service.key}"
             if party.kind == "node" and party.name != home:
                 yield _question(request, f"node/{home}:{number}", s.trace.protocol, why)
-            elif s.trace.source.kind == "external" and request.at != home and home in s.cluster.nodes:
+            elif party.kind in ("service address", "load balancer") and request.at != home and home in s.cluster.nodes:
                 asked = replace(request, at=home)
                 touched = (Touched("ask", f"at node {home}"),)
                 yield Candidate(Kind.QUESTION, f"come in at {home} instead: {why}", (Ask(asked),), touched)

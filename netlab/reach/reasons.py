@@ -17,6 +17,7 @@ from netlab.dataplane.policy import words
 from netlab.dataplane.policy.index import End, Policy
 from netlab.dataplane.policy.semantics import UDP, Because, Flow, Half, Says, decide
 from netlab.errors import did_you_mean
+from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Endpoint, Pod, Service, ServicePort
 from netlab.kube.selectors import labels_match
 from netlab.linux.addr import ip
@@ -31,10 +32,27 @@ _SHOWN = 3
 _MOST = 3  # sentences of a kind
 
 
+KINDS = (
+    "policy",
+    "no-endpoints",
+    "no-socket",
+    "no-service-port",
+    "no-address",
+    "local-policy",
+    "source-ranges",
+    "mtu",
+    "reply",
+    "rule",
+    "route",
+    "service",
+    "way",
+    "share",
+    "unknown",
+)
+
+
 class Reason(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """One sentence. `kind`: "policy", "no-endpoints", "no-socket", "no-service-port", "local-policy", "source-ranges", "mtu",
-    "reply", "rule", "route", "service", "way", "share", "unknown"; `refs`: the places it speaks of; `rule`: what ended it, as the
-    tool prints it."""
+    """One sentence; `kind` is a word of KINDS, `refs` are the places it speaks of, `rule` is what ended it, as tools print it."""
 
     kind: str
     text: str
@@ -54,8 +72,9 @@ def reasons(s: Situation) -> tuple[Reason, ...]:
             found[_share(s.trace.branches)] = None
         if s.denied:
             found |= dict.fromkeys(_policies(s))
+        closed = s.denied and all(judged.decision.says is Says.DENIED for judged in s.judged)
         for branch in blocked:
-            if s.denied and by_policy(branch):
+            if closed or (s.denied and by_policy(branch)):
                 _, rule = _rule(_ending(branch.hops)[0])
                 if rule and found and not any(reason.rule for reason in found):
                     last = found.popitem()[0]
@@ -65,7 +84,53 @@ def reasons(s: Situation) -> tuple[Reason, ...]:
             if several and branch.endpoint_name:
                 reason = msgspec.structs.replace(reason, text=f"{branch.endpoint_name}: {reason.text}")
             found[reason] = None
+        if closed:
+            found |= dict.fromkeys(_besides(s))
     return tuple(found)[:_MOST]
+
+
+def _besides(s: Situation) -> Iterator[Reason]:
+    """What would stop it, too, were it allowed: nobody listens there."""
+    for judged in s.judged:
+        end, flow = judged.flow.destination, judged.flow
+        if end.pod < 0 or end.node:
+            continue
+        pod = s.index.pods[end.pod]
+        protocol = protocol_name(flow.protocol).upper()
+        expected = s.service is not None and s.port is not None
+        if expected or protocol not in ("TCP", "UDP", "SCTP"):
+            continue
+        sockets = listens(s.cluster, pod)
+        if sockets and (protocol, flow.port) not in sockets:
+            text = f"Besides, nothing listens on {flow.port}/{protocol} in pod {pod.key}: {_declares(pod)}"
+            yield Reason("no-socket", f"{text}{_meant(s, pod, flow.port)}.", (pod.ref,))
+
+
+def listens(cluster: Cluster, pod: Pod) -> list[tuple[str, int]]:
+    """Protocol and port of a pod's sockets: those that it declares, and those that services expect (dataplane/build.py)."""
+    expected = (
+        (p.protocol, p.port)
+        for slices in cluster.slices.values()
+        for part in slices
+        for endpoint in part.endpoints
+        if endpoint.target_pod == pod.key
+        for p in part.ports
+        if p.port is not None
+    )
+    return list(dict.fromkeys([*((c.protocol, c.container_port) for c in pod.ports), *expected]))
+
+
+def _declares(pod: Pod) -> str:
+    declared = [
+        f"{c.container_port}{'' if c.protocol == 'TCP' else f'/{c.protocol}'}{f' ({c.name})' if c.name else ''}"
+        for c in pod.ports
+    ]
+    return f"its containers declare {listed(declared)}" if declared else "its containers declare no port"
+
+
+def _meant(s: Situation, pod: Pod, number: int) -> str:
+    hint = _service_port_of(s, pod, number)
+    return f". {number} is the port of {hint}" if hint else ""
 
 
 def _share(branches: Sequence[Branch]) -> Reason:
@@ -314,6 +379,10 @@ def _service(s: Situation, service: Service, branch: Branch) -> Reason | None:
         text = f"{name} has no port {s.trace.destination.port}/{s.trace.protocol}; it has {has}"
         return Reason("no-service-port", f"{text}.", (service.ref,))
     found = ready(s.cluster, service, s.port)
+    outside = s.trace.source.kind == "external" and s.trace.destination.ip in map(str, service.cluster_ips)
+    if outside and found:
+        text = f"{name} is a {service.type} without an address outside the cluster: {branch.reason}"
+        return Reason("no-address", f"{text}.", (service.ref,))
     if not found:
         return Reason(
             "no-endpoints", f"{name} has no ready endpoint for port {s.port.port}: {_nobody(s, service, s.port)}.", (service.ref,)
@@ -453,18 +522,13 @@ def _no_socket(s: Situation, hop: Hop | None, step: Rejected) -> Reason:
     what = step.reason
     if pod is None:
         return Reason("no-socket", f"It gets to {hop.where if hop else '?'}, and {what}.")
-    declared = [
-        f"{c.container_port}{'' if c.protocol == 'TCP' else f'/{c.protocol}'}{f' ({c.name})' if c.name else ''}"
-        for c in pod.ports
-    ]
-    has = f"its containers declare {listed(declared)}" if declared else "its containers declare no port"
-    text = f"It gets to pod {pod.key}, and {what}: {has}"
+    text = f"It gets to pod {pod.key}, and {what}: {_declares(pod)}"
     if s.service is not None and s.port is not None:
         text = (
             f"Service {s.service.key} sends port {s.port.port} to targetPort {s.port.target_port}; {text[:1].lower()}{text[1:]}"
         )
-    elif (number := s.trace.destination.port) and (hint := _service_port_of(s, pod, number)):
-        text += f". {number} is the port of {hint}"
+    elif s.trace.destination.port:
+        text += _meant(s, pod, s.trace.destination.port)
     return Reason("no-socket", f"{text}.", (pod.ref,))
 
 

@@ -75,8 +75,10 @@ def look(tracer: Tracer, request: Request) -> Situation:
     service, port = _meant(cluster, trace)
     flows: dict[Flow, None] = {}
     asked = Asked(PROTOCOL_NUMBERS.get(trace.protocol.lower(), 0), source)
+    nobody = service is not None and port is not None and not ready(cluster, service, port)
     for branch in trace.branches:
-        if (flow := flow_of(branch, index, asked)) is not None:
+        # a service without endpoints makes no connection that could be judged
+        if not nobody and (flow := flow_of(branch, index, asked)) is not None:
             for found in _behind(cluster, index, flow):
                 flows[found] = None
     # by name: the order of branches says how likely they are

@@ -7,7 +7,8 @@
 
 Law: only a change that was applied and whose trace came out the other way is shown. Smallest is the least sum: ten for an
 object, one for a line of YAML that is touched, one for every other flow that changes. Where policies close both ends, two changes
-together are tried as well, one for each. Where nothing flips the answer, what was tried is said.
+together are tried as well, one for each; where nothing helps yet, a change that gets further, with one that goes on from
+there. Where nothing flips the answer, what was tried is said.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from netlab.dataplane.policy.semantics import Says, decide
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.policies import PolicyObjects
-from netlab.reach.candidates import Candidate, Kind, Touched, candidates, merged
+from netlab.reach.candidates import Candidate, Kind, Touched, candidates, joined, merged
 from netlab.reach.change import Ask, SetCni, apply
 from netlab.reach.effects import Asked, Effect, effect, group_of
 from netlab.reach.reasons import Reason, by_policy, notes, reasons
@@ -36,6 +37,8 @@ MOST = 6  # changes that are shown
 _TRACED = 40  # candidates that are traced, at most
 _OBJECT = 10  # an object counts as much as so many lines
 _KINDS = list(Kind)
+_STARTED = 2  # changes that a chain begins with
+_FOLLOWING = 8  # of each kind that may come behind
 _PAIRED = 5  # candidates of an end that are paired with those of another
 
 
@@ -154,6 +157,10 @@ def _search(s: Situation, tried: Counter[str]) -> list[tuple[Change, Candidate]]
         pairs = sorted(_pairs(s, every), key=lambda c: (len(c.touched), c.lines, c.what))
         tried.update(c.kind.value for c in pairs)
         found += _flipping(s, pairs)
+    if not found and s.answer is not Answer.YES:
+        chains = list(_chains(s, every))
+        tried.update(c.kind.value for c in chains)
+        found = _flipping(s, chains)
     return sorted(found, key=lambda f: _cost(*f))[:MOST]
 
 
@@ -237,6 +244,31 @@ def _pairs(s: Situation, every: Sequence[Candidate]) -> Iterator[Candidate]:
             for second in by_end[other][:_PAIRED]:
                 if (both := merged(s.cluster, first, second)) is not None:
                     yield both
+
+
+def _chains(s: Situation, every: Sequence[Candidate]) -> Iterator[Candidate]:
+    """A change that gets further, to where something else is in the way, and one that removes that."""
+    here = {reason.kind for reason in reasons(s)}
+    started = 0
+    for first in every:
+        if started == _STARTED:
+            return
+        if first.kind in (Kind.RULE, Kind.POLICY, Kind.TWO):
+            continue
+        request = next((edit.request for edit in first.edits if isinstance(edit, Ask)), s.request)
+        try:
+            after = look(Tracer(apply(s.cluster, first.edits)), request)
+        except InputError:
+            continue
+        now = {reason.kind for reason in reasons(after)}
+        if after.answer is Answer.UNKNOWN or now >= here:
+            continue
+        started += 1
+        then = sorted(candidates(after), key=lambda c: (len(c.touched), c.lines, c.what))
+        for second in [*then[:_FOLLOWING], *list(_pairs(after, then))[:_FOLLOWING]]:
+            same = {t.object for t in first.touched} & {t.object for t in second.touched}
+            if not same or all(t.action != "change" for t in second.touched):
+                yield joined([first, second], Kind.TWO, f"{first.what}, and {second.what}")
 
 
 def _closed(s: Situation, index: PolicyIndex) -> Iterator[tuple[int, int]]:
