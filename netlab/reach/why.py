@@ -60,7 +60,7 @@ class Change(msgspec.Struct, frozen=True, rename="camel"):
 
 class Why(msgspec.Struct, frozen=True, rename="camel"):
     """The answer to "why". `answer` is yes, no, partly or unknown, `verdict` the trace's; `reasons` the sentences, the deciding
-    one first; `changes` flip the answer, the smallest first; `tried` counts all that was tried, by kind."""
+    one first; `changes` flip the answer, the smallest first; `tried` counts what was tried, by kind."""
 
     source: Party
     destination: Party
@@ -150,18 +150,25 @@ def traced(cluster: Cluster, request: Request, candidate: Candidate) -> Trace:
 
 
 def _search(s: Situation, tried: Counter[str]) -> list[tuple[Change, Candidate]]:
-    every = sorted(candidates(s), key=lambda c: (len(c.touched), c.lines, c.what))
-    tried.update(c.kind.value for c in every)
-    found = _flipping(s, every)
+    """The changes that flip the answer, the smallest first, no more than are shown."""
+    indexes: dict[int, PolicyIndex] = {}  # of the cluster after a candidate, by its identity
+    every = sorted(candidates(s), key=_least)
+    found = _flipping(s, every, [], tried, indexes)
     if s.answer is not Answer.YES:
-        pairs = sorted(_pairs(s, every), key=lambda c: (len(c.touched), c.lines, c.what))
-        tried.update(c.kind.value for c in pairs)
-        found += _flipping(s, pairs)
-    if not found and s.answer is not Answer.YES:
-        chains = list(_chains(s, every))
-        tried.update(c.kind.value for c in chains)
-        found = _flipping(s, chains)
-    return sorted(found, key=lambda f: _cost(*f))[:MOST]
+        pairs = sorted(_pairs(s, every, indexes), key=_least)
+        found = _flipping(s, pairs, found, tried, {})
+        if not found:
+            found = _flipping(s, sorted(_chains(s, every), key=_least), [], tried, {})
+    return found
+
+
+def _least(candidate: Candidate) -> tuple[bool, int, str]:
+    """What a candidate costs at least: others may change besides."""
+    return candidate.asks, _size(candidate), candidate.what
+
+
+def _size(candidate: Candidate) -> int:
+    return _OBJECT * len(candidate.touched) + candidate.lines
 
 
 def _cost(change: Change, candidate: Candidate) -> tuple[bool, int, int, str]:
@@ -169,25 +176,33 @@ def _cost(change: Change, candidate: Candidate) -> tuple[bool, int, int, str]:
 
     Asking another question touches nothing, but is no answer to this one: it comes behind.
     """
-    size = _OBJECT * len(change.objects) + change.lines + change.others.weight
-    return candidate.asks, size, _KINDS.index(candidate.kind), change.what
+    return candidate.asks, _size(candidate) + change.others.weight, _KINDS.index(candidate.kind), change.what
 
 
-def _flipping(s: Situation, every: Sequence[Candidate]) -> list[tuple[Change, Candidate]]:
-    """Those that flip the answer; what policies alone can rule out is not traced."""
+def _flipping(
+    s: Situation,
+    every: Sequence[Candidate],
+    known: Sequence[tuple[Change, Candidate]],
+    tried: Counter[str],
+    indexes: dict[int, PolicyIndex],
+) -> list[tuple[Change, Candidate]]:
+    """Those that flip the answer, with those that are known to, the smallest of all.
+
+    What policies alone can rule out is not traced, nor what costs more than as many as are shown.
+    """
     asked = _asked(s)
-    found = []
-    budget = _TRACED
+    found = list(known)
+    traces = 0
     for candidate in every:
-        after = apply(s.cluster, candidate.edits)
+        if traces == _TRACED or (len(found) == MOST and _least(candidate)[:2] > _cost(*found[-1])[:2]):
+            break
+        tried[candidate.kind.value] += 1
         index = None
         if not candidate.asks:
-            index = _index(s, after)
+            index = _policies_after(s, candidate, indexes)
             if _policies_rule_out(s, index, candidate):
                 continue
-        if not budget:
-            break
-        budget -= 1
+        traces += 1
         try:
             trace = traced(s.cluster, s.request, candidate)
         except InputError:
@@ -199,12 +214,20 @@ def _flipping(s: Situation, every: Sequence[Candidate]) -> list[tuple[Change, Ca
             before = _unpoliced(s) if any(isinstance(edit, SetCni) for edit in candidate.edits) else s.index
             others = effect(before, index, asked, s.service.key if s.service is not None else "")
         found.append((_change(candidate, others, trace), candidate))
+        found = sorted(found, key=lambda f: _cost(*f))[:MOST]
     return found
 
 
 def _index(s: Situation, cluster: Cluster) -> PolicyIndex:
     dialect: Dialect = s.index.dialect
     return PolicyIndex(cluster, dialect, s.index.node_by_ip)
+
+
+def _policies_after(s: Situation, candidate: Candidate, indexes: dict[int, PolicyIndex]) -> PolicyIndex:
+    """The policies after a change, made once."""
+    if id(candidate) not in indexes:
+        indexes[id(candidate)] = _index(s, apply(s.cluster, candidate.edits))
+    return indexes[id(candidate)]
 
 
 def _unpoliced(s: Situation) -> PolicyIndex:
@@ -225,13 +248,14 @@ def _policies_rule_out(s: Situation, index: PolicyIndex, candidate: Candidate) -
     return s.denied and Says.DENIED in says
 
 
-def _pairs(s: Situation, every: Sequence[Candidate]) -> Iterator[Candidate]:
+def _pairs(s: Situation, every: Sequence[Candidate], indexes: dict[int, PolicyIndex]) -> Iterator[Candidate]:
     """Two changes of policies that together open every end: each alone opens some, neither all."""
     opened: list[tuple[frozenset[tuple[int, int]], Candidate]] = []
     closed = frozenset(_closed(s, s.index))
     for candidate in every:
         if candidate.kind in (Kind.LABEL, Kind.RULE, Kind.POLICY) and not candidate.asks:
-            left = frozenset(_closed(s, _index(s, apply(s.cluster, candidate.edits))))
+            index = _policies_after(s, candidate, indexes)
+            left = frozenset(_closed(s, index))
             if left < closed:
                 opened.append((left, candidate))
     by_end: dict[frozenset[tuple[int, int]], list[Candidate]] = {}
@@ -264,8 +288,8 @@ def _chains(s: Situation, every: Sequence[Candidate]) -> Iterator[Candidate]:
         if after.answer is Answer.UNKNOWN or now >= here:
             continue
         started += 1
-        then = sorted(candidates(after), key=lambda c: (len(c.touched), c.lines, c.what))
-        for second in [*then[:_FOLLOWING], *list(_pairs(after, then))[:_FOLLOWING]]:
+        then = sorted(candidates(after), key=_least)
+        for second in [*then[:_FOLLOWING], *list(_pairs(after, then, {}))[:_FOLLOWING]]:
             same = {t.object for t in first.touched} & {t.object for t in second.touched}
             if not same or all(t.action != "change" for t in second.touched):
                 yield joined([first, second], Kind.TWO, f"{first.what}, and {second.what}")
