@@ -290,7 +290,11 @@ def _other(flow: Flow, half: Half) -> End:
 
 
 def _who(s: Situation, end: End) -> object:
-    return workload_name(s.index.pods[end.pod]) if end.pod >= 0 and not end.node else end.ip
+    """What a selector can tell apart: pods by the labels that select their workload, all else by address."""
+    if end.pod < 0 or end.node:
+        return end.ip
+    pod = s.index.pods[end.pod]
+    return pod.namespace, tuple(sorted(identity(s.cluster, pod).items())) or pod.key
 
 
 def _open_half(s: Situation, judged: Judged, half: Half, others: Sequence[End]) -> Iterator[Candidate]:
@@ -417,8 +421,13 @@ def _short(s: Situation, end: End) -> str:
 
 
 def _own(s: Situation, end: End) -> str:
+    """The workload, the pod, or the pods that the same labels select."""
     pod = s.index.pods[end.pod]
-    kind, name, _, _ = group(s.cluster, pod)
+    kind, name, pods, _ = group(s.cluster, pod)
+    chosen = identity(s.cluster, pod)
+    alike = [p for p in s.cluster.pods.values() if p.namespace == pod.namespace and labels_match(chosen, p.labels)]
+    if kind == "Pod" and len(alike) > len(pods):
+        return _who_words(s, end)
     return f"{kind} {pod.namespace}/{name}"
 
 

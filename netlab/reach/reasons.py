@@ -145,25 +145,47 @@ def _share(branches: Sequence[Branch]) -> Reason:
 # --- policies ------------------------------------------------------------------------------------------------
 
 
+_WHO = "\0"  # where a sentence names the end that policies are about: ends of which the same is said are named together
+
+
 def _policies(s: Situation) -> Iterator[Reason]:
     """What denies, for each end."""
-    for judged, half in _halves(s):
-        if half.says is Says.DENIED:
-            said = words.reason(s.index, judged.flow, half, judged.decision, _peer(s, judged))
-            which = half.direction.lower()
-            who = _called(s, half)
-            if half.because is Because.RULE:
-                text = f"{said[:1].upper()}{said[1:]} denies {_between(s, judged, half)}"
-                if half.policy is not None:
-                    text = f"{half.policy.title}, {which} rule {half.rule.number if half.rule else '?'}{_at(half)}, "
-                    text += f"denies {_between(s, judged, half)}"
-            elif not half.selected:
-                text = f"At {who}, {said}"
-            elif said.startswith(("it has no ", "they have no ")):
-                text = f"{placed(half.selected)} {_verb(half.selected)} {who} for {which} and {said.partition(' ')[2]}"
-            else:
-                text = f"{placed(half.selected)} {_verb(half.selected)} {who} for {which}, and {said}"
-            yield Reason("policy", f"{text}.", _refs(half))
+    found = [_denial(s, judged, half) for judged, half in _halves(s) if half.says is Says.DENIED]
+    for text, refs in _together(found):
+        yield Reason("policy", f"{text}.", refs)
+
+
+_Saying = tuple[str, str, tuple[Ref, ...]]  # a sentence, who fills it, the places that it speaks of
+
+
+def _together(sayings: Sequence[_Saying]) -> Iterator[tuple[str, tuple[Ref, ...]]]:
+    """Sentences that differ in an end alone as one."""
+    who: dict[str, dict[str, None]] = {}
+    refs: dict[str, tuple[Ref, ...]] = {}
+    for text, name, places in sayings:
+        who.setdefault(text, {})[name] = None
+        refs.setdefault(text, places)
+    for text, names in who.items():
+        yield text.replace(_WHO, _some(list(names))), refs[text]
+
+
+def _some(names: Sequence[str], last: str = "and") -> str:
+    return listed([*names[:_SHOWN], f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else names, last)
+
+
+def _denial(s: Situation, judged: Judged, half: Half) -> _Saying:
+    said = words.reason(s.index, judged.flow, half, judged.decision, _peer(s, judged))
+    which = half.direction.lower()
+    if half.because is Because.RULE and half.policy is not None and half.rule is not None:
+        title = f"{half.policy.title}, {which} rule {half.rule.number}{_at(half)},"
+        text = f"{title} denies {_between(s, judged, half)}"
+    elif not half.selected:
+        text = f"At {_WHO}, {said}"
+    elif said.startswith(("it has no ", "they have no ")):
+        text = f"{placed(half.selected)} {_verb(half.selected)} {_WHO} for {which} and {said.partition(' ')[2]}"
+    else:
+        text = f"{placed(half.selected)} {_verb(half.selected)} {_WHO} for {which}, and {said}"
+    return text, _called(s, half), _refs(half)
 
 
 def _halves(s: Situation) -> Iterator[tuple[Judged, Half]]:
@@ -189,10 +211,10 @@ def _workload(s: Situation, end: End) -> object:
 
 def _between(s: Situation, judged: Judged, half: Half) -> str:
     flow = judged.flow
-    other = flow.seen or flow.source
     if half.direction == "Egress":
-        return f"{_called(s, half)} the way to {words.called(s.index, flow.destination, half.end)}{on(flow)}"
-    return f"{words.called(s.index, other, half.end)} the way to {_called(s, half)}{on(flow)}"
+        whom = _peer(s, judged) or words.called(s.index, flow.destination, half.end)
+        return f"{_WHO} the way to {whom}{on(flow)}"
+    return f"{words.called(s.index, flow.seen or flow.source, half.end)} the way to {_WHO}{on(flow)}"
 
 
 def _called(s: Situation, half: Half) -> str:
@@ -262,37 +284,37 @@ def by_policy(branch: Branch) -> bool:
 
 def _works(s: Situation) -> Iterator[Reason]:
     """Which rules let it pass, and by which way."""
-    said: list[str] = []
-    refs: list[Ref] = []
-    free: list[str] = []
+    said: list[_Saying] = []
+    free: dict[str, dict[str, None]] = {}
     for judged, half in _halves(s):
         which, who = half.direction.lower(), _called(s, half)
+        flow = judged.flow
         if half.because is Because.UNSELECTED:
-            free.append(f"{who} for {which}")
+            free.setdefault(which, {})[who] = None
         elif half.because is Because.RULE and half.rule is not None and half.policy is not None and half.says is Says.ALLOWED:
-            other = judged.flow.destination if which == "egress" else judged.flow.seen or judged.flow.source
-            peer = _peer(s, judged) if which == "egress" else ""
-            whom = peer or words.called(s.index, other, half.end)
             lets = "lets" if s.enforced else "would let"
-            way = f"{who} out to {whom}" if which == "egress" else f"{whom} in to {who}"
-            said.append(f"{which} rule {half.rule.number} of {half.policy.title}{_at(half)} {lets} {way}{on(judged.flow)}")
-            refs += _refs(half)
+            if which == "egress":
+                way = f"{_WHO} out to {_peer(s, judged) or words.called(s.index, flow.destination, half.end)}"
+            else:
+                way = f"{words.called(s.index, flow.seen or flow.source, half.end)} in to {_WHO}"
+            text = f"{which} rule {half.rule.number} of {half.policy.title}{_at(half)} {lets} {way}{on(flow)}"
+            said.append((text, who, _refs(half)))
         elif half.says is Says.DENIED and not s.enforced:
-            who_not = s.cluster.cni.name if s.cluster.cni.name != "none" else "nobody"
-            because = words.reason(s.index, judged.flow, half, judged.decision, _peer(s, judged))
-            text = f"{placed(half.selected)} {_verb(half.selected)} {who} for {which} and would deny it ({because}), "
-            said.append(f"{text}but {who_not} enforces {'none' if who_not != 'nobody' else 'it'}")
-            refs += _refs(half)
+            nobody = s.cluster.cni.name == "none"
+            because = words.reason(s.index, flow, half, judged.decision, _peer(s, judged))
+            text = f"{placed(half.selected)} {_verb(half.selected)} {_WHO} for {which} and would deny it ({because}), "
+            text += "but nobody enforces it" if nobody else f"but {s.cluster.cni.name} enforces none"
+            said.append((text, who, _refs(half)))
         elif half.because is not Because.NO_POD:
-            reason = words.reason(s.index, judged.flow, half, judged.decision)
-            said.append(f"{placed(half.selected)} {_verb(half.selected)} {who} for {which}, but {reason}")
-            refs += _refs(half)
+            reason = words.reason(s.index, flow, half, judged.decision)
+            said.append((f"{placed(half.selected)} {_verb(half.selected)} {_WHO} for {which}, but {reason}", who, _refs(half)))
+    texts = list(_together(said))
     if free:
-        shown = free if len(free) <= _SHOWN else [*free[:_SHOWN], f"{len(free) - _SHOWN} more"]
-        said.append(f"no policy selects {listed(shown, 'or')}")
-    if said:
-        text = "; ".join(said)
-        yield Reason("policy", f"{text[:1].upper()}{text[1:]}.", tuple(refs))
+        parts = [f"{_some(list(names), 'or')} for {which}" for which, names in free.items()]
+        texts.append((f"no policy selects {' or '.join(parts)}", ()))
+    if texts:
+        text = "; ".join(text for text, _ in texts)
+        yield Reason("policy", f"{text[:1].upper()}{text[1:]}.", tuple(ref for _, refs in texts for ref in refs))
     if s.service is not None and s.port is not None:
         count = len({(b.endpoint, b.endpoint_name) for b in s.trace.branches})
         where = words.place(s.service.ref)
