@@ -21,6 +21,7 @@ from netlab.linux.packet import PROTOCOL_NUMBERS, TCP, protocol_name
 from netlab.reach.matrix import INTERNET, workload_name
 
 MOST = 8_000  # connections that are asked, twice each
+_SERVICE = 10  # flows that a service counts as
 _OUTSIDE_PORT = (TCP, 443)
 
 Asked = frozenset[tuple[str, str, int, int]]  # what was the question: source's and destination's group, protocol, port
@@ -56,8 +57,8 @@ class Effect(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def weight(self) -> int:
-        """How much else changes, in one number."""
-        return self.opens + self.closes + len(self.services) + (MOST if self.more else 0)
+        """How much else changes, in one number; a service has clients of its own."""
+        return self.opens + self.closes + _SERVICE * len(self.services) + (MOST if self.more else 0)
 
 
 class _Class(msgspec.Struct):

@@ -6,9 +6,9 @@
                                                                                      smallest first
 
 Law: only a change that was applied and whose trace came out the other way is shown. Smallest is the least sum: ten for an
-object, one for a line of YAML that is touched, one for every other flow that changes. Where policies close both ends, two changes
-together are tried as well, one for each; where nothing helps yet, a change that gets further, with one that goes on from
-there. Where nothing flips the answer, what was tried is said.
+object, one for a line of YAML that is touched, one for every other flow that changes, ten for a service whose endpoints do. Where
+policies close both ends, two changes together are tried as well, one for each; where nothing helps yet, a change that gets
+further, with one that goes on from there. Where nothing flips the answer, what was tried is said.
 """
 
 from __future__ import annotations
