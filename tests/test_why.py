@@ -1,9 +1,17 @@
-"""`netlab why`: rows that read like talk; every change that it shows flips the answer; what else changes is counted exactly."""
+"""`netlab why`: rows that read like talk; every change that it shows flips the answer; what else changes is counted exactly.
+
+python tests/test_why.py        writes the examples of README and docs/why.md again: read the difference before a commit
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import random
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +38,30 @@ from netlab.trace.query import Request, Tracer
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).parent / "data" / "why"
 ROWS = yaml.safe_load((DATA / "rows.yaml").read_text())
+
+
+PAGES = (ROOT / "README.md", ROOT / "docs" / "why.md")
+EXAMPLE = re.compile(r"(```\n\$ netlab (why [^\n]*)\n)(.*?)(```\n)", re.DOTALL)
+
+
+def printed(command: str) -> str:
+    """What `netlab COMMAND` prints in a clone's folder."""
+    out, here = io.StringIO(), os.getcwd()
+    os.chdir(ROOT)
+    try:
+        with contextlib.redirect_stdout(out):
+            main([*shlex.split(command), "-q"])
+    finally:
+        os.chdir(here)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_the_pages_show_what_netlab_prints(page: Path) -> None:
+    examples = list(EXAMPLE.finditer(page.read_text()))
+    assert examples
+    for example in examples:
+        assert example[3] == printed(example[2]), example[2]
 
 
 def cluster_of(row: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -208,16 +240,44 @@ def counted(tracer: Tracer, after: PolicyIndex, request: Request) -> tuple[int, 
 
 
 def test_what_else_changes_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A policy for all pods closes flows; the count is that of the twin, and not zero."""
-    row = next(row for row in ROWS if row["name"] == "deny all")
+    """A policy for all pods of a namespace closes flows: as many as the twin counts, and not zero."""
     tracer = Tracer(cluster_of({}, tmp_path, monkeypatch))
+    row = next(row for row in ROWS if row["name"] == "deny all")
     after = PolicyIndex(cluster_of(row, tmp_path, monkeypatch), tracer.policies.dialect, tracer.policies.node_by_ip)
-    found = effect(tracer.policies, after)
-    assert (found.opens, found.closes) == counted(
-        tracer, after, Request("web-0", "svc/nothing:1") if False else asked(row)
-    ) or found.closes > 0
-    assert found.closes == sum(flows.flows for flows in found.changed)
+    asked_before = Request("web-0", "svc/api")
+    mine = frozenset({("default/web", "default/api", TCP, 9000)})
+    found = effect(tracer.policies, after, mine)
+    assert (found.opens, found.closes) == counted(tracer, after, asked_before)
+    assert found.closes == sum(flows.flows for flows in found.changed) > 0
     assert effect(tracer.policies, tracer.policies).weight == 0
+
+
+@pytest.mark.parametrize(("topology", "others"), [("calico", "also opens 2 other flows"), ("flannel", "no other flow changes")])
+def test_only_what_is_enforced_is_counted(topology: str, others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label opens flows of a policy by the way; where nobody enforces the policy, it does not."""
+    service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selector: {app: db, role: x}, ports: [{port: 5432}]}\n"
+    policy = (
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\n"
+        "spec:\n  podSelector: {matchLabels: {app: api}}\n"
+        "  ingress: [{from: [{podSelector: {matchLabels: {role: x}}}], ports: [{port: 9100}]}]\n"
+    )
+    row = {"add": service + policy, "set": f"cni: {{name: {topology}}}"}
+    why = explain(Tracer(cluster_of(row, tmp_path, monkeypatch)), Request("web-0", "svc/s")).why
+    label = next(change for change in why.changes if change.kind == Kind.LABEL.value)
+    assert label.what == "label role=x on Pod default/db"
+    assert drawing.others(label.others).startswith(others)
+
+
+def test_nodes_that_do_not_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """calico-bgp without its BGPPeers: no route leads to the other node's pods until the mesh is on."""
+    documents = (ROOT / "topologies" / "calico-bgp.yaml").read_text().split("\n---\n")
+    file = tmp_path / "no-peers.yaml"
+    file.write_text("\n---\n".join(d for d in documents if "kind: BGPPeer" not in d and "Policy\n" not in d))
+    why = explain(Tracer(load([str(file)])), Request("web-0", "api-1:9000")).why
+    assert why.answer is Answer.NO
+    assert (
+        why.changes[0].what == "let all nodes peer with each other: set nodeToNodeMeshEnabled of BGPConfiguration default to true"
+    )
 
 
 # --- labels --------------------------------------------------------------------------------------------------
@@ -339,3 +399,8 @@ def test_what_stands_on_a_node_is_not_what_is_declared(
     said = " ".join(capsys.readouterr().out.split())
     assert "What should be on the nodes says yes: the dumps differ from it" in said
     assert "No single change flips it." in said
+
+
+if __name__ == "__main__":
+    for each in PAGES:
+        each.write_text(EXAMPLE.sub(lambda m: m[1] + printed(m[2]) + m[4], each.read_text()))

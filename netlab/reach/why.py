@@ -211,8 +211,10 @@ def _flipping(
             continue
         others = Effect()
         if index is not None:
-            before = _unpoliced(s) if any(isinstance(edit, SetCni) for edit in candidate.edits) else s.index
-            others = effect(before, index, asked, s.service.key if s.service is not None else "")
+            engine = s.enforced or any(isinstance(edit, SetCni) for edit in candidate.edits)
+            before = s.index if s.enforced else _unpoliced(s, s.cluster)
+            after = index if engine else _unpoliced(s, index.cluster)
+            others = effect(before, after, asked, s.service.key if s.service is not None else "")
         found.append((_change(candidate, others, trace), candidate))
         found = sorted(found, key=lambda f: _cost(*f))[:MOST]
     return found
@@ -230,9 +232,9 @@ def _policies_after(s: Situation, candidate: Candidate, indexes: dict[int, Polic
     return indexes[id(candidate)]
 
 
-def _unpoliced(s: Situation) -> PolicyIndex:
+def _unpoliced(s: Situation, cluster: Cluster) -> PolicyIndex:
     """What is enforced where there is no engine: nothing."""
-    return _index(s, msgspec.structs.replace(s.cluster, policies={}, policy_objects=PolicyObjects()))
+    return _index(s, msgspec.structs.replace(cluster, policies={}, policy_objects=PolicyObjects()))
 
 
 def _policies_rule_out(s: Situation, index: PolicyIndex, candidate: Candidate) -> bool:

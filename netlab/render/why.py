@@ -120,7 +120,7 @@ def _changes(why: Why, wide: bool, color: bool) -> Iterator[str]:
 def _tried(why: Why) -> str:
     """`Tried: 3 labels, 2 rules.`"""
     parts = [f"{n} {kind if n == 1 else _PLURALS.get(kind, f'{kind}s')}" for kind, n in why.tried.items()]
-    return f"Tried: {', '.join(parts)}." if parts else "Nothing could be tried."
+    return f"Tried: {', '.join(parts)}." if parts else "There was nothing to try."
 
 
 def _change(n: int, change: Change, color: bool) -> Iterator[str]:
