@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from netlab.kube.objects import EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service
+from netlab.kube.objects import Controller, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service
 from netlab.kube.policies import PolicyObjects
 from netlab.linux.addr import Ip, Prefix
 from netlab.refs import Ref
@@ -176,3 +176,4 @@ class Cluster(msgspec.Struct, frozen=True):
     assumptions: tuple[str, ...] = ()
     policy_objects: PolicyObjects = PolicyObjects()  # Calico's policies, ClusterNetworkPolicies, and what they refer to
     notes: tuple[str, ...] = ()  # kinds that were passed over: for stderr
+    controllers: Mapping[str, Controller] = {}  # those among the input, keyed as workloads are

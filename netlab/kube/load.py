@@ -170,6 +170,23 @@ def complete(
         sysctls=setting.sysctls,
         assumptions=tuple(assumptions),
         notes=tuple(notes),
+        controllers={key: _controller(workload) for key, workload in declared.workloads.items()},
+    )
+
+
+def _controller(workload: Workload) -> o.Controller:
+    template = workload.template
+    return o.Controller(
+        name=workload.name,
+        namespace=workload.namespace,
+        labels=workload.labels,
+        ref=workload.ref,
+        kind=workload.kind,
+        selector=workload.selector,
+        replicas=workload.replicas,
+        pod_labels=template.labels,
+        pod_ports=template.ports,
+        host_network=template.host_network,
     )
 
 

@@ -165,6 +165,20 @@ class IPBlock(msgspec.Struct, frozen=True):
     except_: tuple[Prefix, ...] = ()
 
 
+class Controller(Object, frozen=True, kw_only=True):
+    """What makes pods from a template: a Deployment, StatefulSet ...; `selector` is how it knows its pods, and never changes.
+
+    `replicas`: how many pods are asked for; `pod_labels`, `pod_ports` and `host_network`: what the template gives them.
+    """
+
+    kind: str
+    selector: LabelSelector | None = None
+    replicas: int = 1
+    pod_labels: Mapping[str, str] = {}
+    pod_ports: tuple[ContainerPort, ...] = ()
+    host_network: bool = False
+
+
 class PolicyPeer(msgspec.Struct, frozen=True):
     """One peer: selectors, or an ipBlock. A selector that is None was not given; an empty one selects everything."""
 

@@ -175,7 +175,7 @@ def _inside(net: Prefix, cidr: Prefix) -> bool:
 def dns_cut_off(cluster: Cluster) -> Iterator[Finding]:
     """Pods whose egress is isolated and that may not ask the cluster's DNS by UDP and TCP."""
     index = PolicyIndex(cluster)
-    servers = _dns_servers(cluster)
+    servers = dns_servers(cluster)
     if not servers:
         return
     blamed: dict[tuple[str, ...], tuple[Policy, list[str], list[str]]] = {}
@@ -204,7 +204,7 @@ def dns_cut_off(cluster: Cluster) -> Iterator[Finding]:
         yield _finding("dns-cut-off", severity, what, fix, policy)
 
 
-def _dns_servers(cluster: Cluster) -> list[tuple[Pod, list[tuple[int, int]]]]:
+def dns_servers(cluster: Cluster) -> list[tuple[Pod, list[tuple[int, int]]]]:
     """The pods behind port 53 of kube-system's DNS service, each with (protocol, target port)."""
     found = []
     for service in cluster.services.values():

@@ -88,7 +88,7 @@ def schema() -> str:
     definitions = drawn["$defs"]
     for definition in definitions.values():
         if "description" in definition:
-            definition["description"] = _prose(definition["description"])
+            definition["description"] = prose(definition["description"])
     branch = definitions["Branch"]
     fraction = {
         "type": "string",
@@ -163,7 +163,7 @@ def _schema(wanted: type) -> dict[str, Any]:
     raise NotImplementedError(wanted)
 
 
-def _prose(docstring: str) -> str:
+def prose(docstring: str) -> str:
     """A docstring as one paragraph, with the fields that it names spelled as in JSON."""
     text = " ".join(inspect.cleandoc(docstring).split())
     return re.sub(r"`([a-z]+(?:_[a-z]+)+)`", lambda m: "`" + re.sub("_([a-z])", lambda u: u[1].upper(), m[1]) + "`", text)

@@ -398,7 +398,8 @@ with Lab.start(make_plan(network)) as lab:
     assert "8 flows sent alone: 8 agree, 0 disagree; compared: " in said
 
 
-# The example cluster with SCTP for TCP, and without flannel's masquerading. What its associations are told, and by whom: fact, flow, where it ends, what netlab says.
+# The example cluster with SCTP for TCP, and without flannel's masquerading. What its associations are told, and by whom: fact,
+# flow, where it ends, what netlab says.
 SCTP_FACTS = [
     ("a refusal by ICMP is told with the second INIT", ("pod/web-0", "10.96.0.80:80", ""), "rejected", "no endpoints"),
     ("the same from the node", ("node/node-1", "10.96.0.80:80", ""), "rejected", "no endpoints"),
