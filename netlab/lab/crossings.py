@@ -10,13 +10,14 @@ and frames for other hosts, which a bridge floods.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from netlab.lab.frames import decode
 from netlab.lab.kernel_trace import is_housekeeping
 from netlab.linux.netns import Netns
+from netlab.linux.packet import Packet
 from netlab.trace.skb import header
 from netlab.trace.steps import AnyStep, Bridged, Decapsulated, Encapsulated, Header, Hop, Received, Transmitted
 
@@ -66,15 +67,26 @@ class Parted(msgspec.Struct, frozen=True):
 def seen_crossings(netns: Netns, frames: Sequence[Sequence[object]]) -> list[Crossing]:
     """The frames of watching.py: name of the device, EtherType, sll_pkttype, the bytes from the IP header on."""
     found = []
-    for name, ethertype, kind, data in frames:
-        packet = decode(base64.b64decode(str(data))) if ethertype in IP_TYPES else None
-        if packet is None or is_housekeeping(packet):
+    for name, kind, packet in _packets(frames):
+        if is_housekeeping(packet):
             continue
         device = netns.devices.get(str(name))
         if kind == OTHERHOST and (device is None or device.master is None):
             continue
         found.append(_crossing(str(name), "out" if kind == OUTGOING else "in", header(packet), frozenset()))
     return found
+
+
+def kept_house(frames: Sequence[Sequence[object]]) -> bool:
+    """Is there neighbour discovery, a multicast report or their like among the frames?"""
+    return any(is_housekeeping(packet) for _, _, packet in _packets(frames))
+
+
+def _packets(frames: Sequence[Sequence[object]]) -> Iterator[tuple[object, object, Packet]]:
+    for name, ethertype, kind, data in frames:
+        packet = decode(base64.b64decode(str(data))) if ethertype in IP_TYPES else None
+        if packet is not None:
+            yield name, kind, packet
 
 
 def predicted_crossings(hops: Iterable[Hop]) -> dict[str, list[Crossing]]:

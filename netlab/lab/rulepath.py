@@ -19,7 +19,7 @@ from types import TracebackType
 import msgspec
 
 from netlab.lab import kernel_trace
-from netlab.lab.crossings import Crossing, drawn_ends, first_parting, predicted_crossings, seen_crossings
+from netlab.lab.crossings import Crossing, drawn_ends, first_parting, kept_house, predicted_crossings, seen_crossings
 from netlab.lab.entries import Entry, differences, predicted_entries, seen_entries
 from netlab.lab.host import Lab, Seen, Shot, require
 from netlab.lab.kernel_trace import Rule, first_mismatch, passes, predicted_passes, rule_numbers
@@ -56,7 +56,8 @@ _LENGTHS = {TCP: 60, ICMP: 84, ICMPV6: 104}
 
 _COUNTED = re.compile(r"^\[(\d+):\d+\] -A (\S+)", re.ASCII)
 SETTLE = 0.01  # seconds for what the sender's answer did not wait for
-ATTEMPTS = 4  # neighbour discovery and multicast reports count too; they do not come every time
+ATTEMPTS = 4  # what came late from an earlier flow counts too; it does not come every time
+DISTURBED = 8  # so often where counters have neighbour discovery, multicast reports or redirects in them
 
 
 class Path(msgspec.Struct, frozen=True):
@@ -76,7 +77,8 @@ class Path(msgspec.Struct, frozen=True):
 
 class Observed(msgspec.Struct, frozen=True):
     """What Linux showed of one flow: the counters of the rules that were hit, or (`ordered`) the rules in order; devices
-    crossed; connections. `lost` says that the kernel's buffers were too small to show all."""
+    crossed; connections. `lost` says that the kernel's buffers were too small to show all; `disturbed` that a node's rules
+    counted neighbour discovery, multicast reports or redirects meanwhile, so that counters tell nothing."""
 
     counted: dict[Place, int]
     rules: dict[str, list[tuple[Rule, ...]]]
@@ -84,6 +86,7 @@ class Observed(msgspec.Struct, frozen=True):
     crossings: dict[str, list[Crossing]]
     entries: dict[str, list[Entry]]
     lost: bool = False
+    disturbed: bool = False
 
     @property
     def hits(self) -> dict[Place, int]:
@@ -362,21 +365,22 @@ def verify_paths(
     with Bench(network, lab, variant) as bench:
         for n, flow in enumerate(wanted):
             report.flows += 1
-            for attempt in range(ATTEMPTS):
+            for attempt in range(DISTURBED):
                 port += 1
                 sport = FIRST_PORT + (PORTS // 2 + port) % PORTS
                 trace = predict(tracer, flow, sport)
                 lab.listen(assumed_listeners(network, [trace]))
                 one = bench.measure(shot(flow, trace, sport), trace)
-                if one.likely is None:
+                if one.likely is None or (attempt == DISTURBED - 1 and one.partings and one.observed.disturbed):
                     report.passed_over += 1
                     break
                 if not one.partings:
                     _count(report, one.observed)
                     break
-                if attempt == ATTEMPTS - 1:
+                if attempt >= ATTEMPTS - 1 and not one.observed.disturbed:
                     report.disagreements.append(PathDisagreement(flow, one.seen, tuple(one.partings)))
-                elif attempt > 0:  # an earlier flow's connection may still be repeating itself
+                    break
+                if attempt > 0:  # an earlier flow's connection may still be repeating itself
                     time.sleep(PAUSE)
             progress(n + 1)
     return report
@@ -485,7 +489,9 @@ class Bench:
             if known:
                 entries[self.spaces[file]] = known
         counted = {place: count - before.get(place, 0) for place, count in after.items() if count != before.get(place, 0)}
-        return Observed(counted, rules, self.ordered, crossings, entries, any(what["lost"] for what in shown.values()))
+        lost = any(what["lost"] for what in shown.values())
+        disturbed = not self.ordered and any(kept_house(shown[self.lab.file(name)]["frames"]) for name in self.nodes)
+        return Observed(counted, rules, self.ordered, crossings, entries, lost, disturbed)
 
 
 def _fitting(said: list[Path], trace: Trace, seen: Seen, ping: bool) -> list[Path]:

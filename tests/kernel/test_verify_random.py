@@ -293,6 +293,20 @@ def test_both_directions_through_one_tunnel_are_two_connections_of_the_outer_pac
     assert report.agreed == len(OUT_AND_BACK)
 
 
+@pytest.mark.parametrize("variant", ["legacy", "nft"])
+def test_redirects_are_told_apart(variant: str) -> None:
+    """node-2 sends its pod an ICMPv6 redirect, since br_netfilter has routed the answer before: its rules count that as well."""
+    served = node_port("41", "UDP").replace("10.96.0.", "fd00:10:96::").replace("10.244.1.3", '"fd00:10:244:1::3"')
+    declared = opened(IPV6 + served.replace("IPv4", "IPv6").replace("fd00:10:96::41", '"fd00:10:96::41"'))
+    tracer = Tracer(declared)
+    network = lab_network(declared, tracer.network)
+    with Lab.start(make_plan(network, variant=variant)) as lab:
+        report = verify_paths(tracer, network, lab, [Flow("node/node-1", "[fd00:172:30::c]:30080", "udp")] * 2, variant)
+    assert "\n".join(map(str, report.disagreements)) == ""
+    assert report.agreed + report.passed_over == 2
+    assert variant == "legacy" or report.agreed == 2
+
+
 def test_a_wrong_prediction_is_found() -> None:
     """The comparison of random clusters can fail: with another cluster's rules in the lab it does."""
     declared, other = opened(IPV4), opened(IPV4.replace("10.96.0.10", "10.96.0.11"))
