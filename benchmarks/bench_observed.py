@@ -8,33 +8,20 @@ print (docs/fidelity.md). The minimum of the runs, in this process.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_proxy import fastest
-from bench_trace import cluster
+from bench_proxy import asked, fastest
 
 from netlab.dataplane.proxy import iptables, ipvs, nftables
-from netlab.kube.load import load
 from netlab.linux.text import ipset, iptables_save, ipvsadm, nft
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--services", type=int, default=10_000)
-    parser.add_argument("--pods", type=int, default=1_000)
-    parser.add_argument("--runs", type=int, default=3)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "cluster.json"
-        path.write_text(json.dumps(cluster(options.services, options.pods)))
-        read = load([str(path)])
+    read, runs = asked(__doc__)
     tables = nftables.compile_ruleset(read, "node-0", 4).nft_tables
     family = ipvs.compile_family(read, "node-0", 4)
     dumps: list[tuple[str, str, Callable[[str], object]]] = [
@@ -49,7 +36,7 @@ def main() -> None:
         ("ipvsadm -S -n", ipvsadm.write_save(family.services), ipvsadm.parse),
     ]
     for name, text, parse in dumps:
-        seconds = fastest(options.runs, lambda parse=parse, text=text: parse(text))  # type: ignore[misc]
+        seconds = fastest(runs, lambda parse=parse, text=text: parse(text))  # type: ignore[misc]
         print(f"{name:20} {len(text) / 1e6:5.1f} MB  {seconds:5.2f} s")
 
 

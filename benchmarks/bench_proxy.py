@@ -3,7 +3,7 @@
     python benchmarks/bench_proxy.py [--services 10000] [--pods 1000] [--runs 3]
 
 The cluster is that of bench_trace.py (one endpoint per service); the minimum of the runs, in this process. Beside it: how long
-nft's text of the table takes to write and to read again.
+nft's text of the table takes to write (bench_observed.py: to read).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_trace import cluster
 
 from netlab.dataplane.proxy import iptables, nftables
+from netlab.kube.cluster import Cluster
 from netlab.kube.load import load
 from netlab.linux.text import nft
 
@@ -35,8 +36,9 @@ def fastest(runs: int, work: Callable[[], object]) -> float:
     return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def asked(about: str | None) -> tuple[Cluster, int]:
+    """The cluster that the command line asks for, and how many runs."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--services", type=int, default=10_000)
     parser.add_argument("--pods", type=int, default=1_000)
     parser.add_argument("--runs", type=int, default=3)
@@ -44,15 +46,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "cluster.json"
         path.write_text(json.dumps(cluster(options.services, options.pods)))
-        read = load([str(path)])
-    print(f"iptables  compile {fastest(options.runs, lambda: iptables.compile_ruleset(read, 'node-0', 4)):6.2f} s")
-    print(f"nftables  compile {fastest(options.runs, lambda: nftables.compile_ruleset(read, 'node-0', 4)):6.2f} s")
+        return load([str(path)]), options.runs
+
+
+def main() -> None:
+    read, runs = asked(__doc__)
+    print(f"iptables  compile {fastest(runs, lambda: iptables.compile_ruleset(read, 'node-0', 4)):6.2f} s")
+    print(f"nftables  compile {fastest(runs, lambda: nftables.compile_ruleset(read, 'node-0', 4)):6.2f} s")
     tables = nftables.compile_ruleset(read, "node-0", 4).nft_tables
     text = nft.write_text(tables)
     print(
         f"          write   {fastest(1, lambda: nft.write_text(tables)):6.2f} s, {len(text) / 1e6:.1f} MB of nft's text"
     )
-    print(f"          read    {fastest(1, lambda: nft.read_text(text)):6.2f} s")
 
 
 if __name__ == "__main__":

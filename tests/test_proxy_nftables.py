@@ -320,7 +320,7 @@ def test_a_patch_that_is_no_number(version: str) -> None:
         compiled(cluster_of(service("web")), version=version)
 
 
-@pytest.mark.parametrize("version", ["1.29", "1.36.2", "newest", ""])
+@pytest.mark.parametrize("version", ["1.29", "1.35", "1.36.2", "newest", ""])
 def test_versions_that_are_not_known(version: str) -> None:
     with pytest.raises(InputError, match=f'version "{version}" is not modelled\n  nftables mode is known for 1.30, 1.31'):
         compiled(cluster_of(service("web")), version=version)

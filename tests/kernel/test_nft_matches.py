@@ -281,7 +281,7 @@ def test_every_row_holds_where_linux_says_so(benches: dict[int, Bench], family: 
     text = ruleset(family, WORDS[family]["IP"] if table == "own" else "inet", priority)
     bench = benches[family]
     bench.load(text, "")
-    links, counted = prepared(bench.run("nft", "list", "ruleset"), "", family)
+    links, counted = prepared(bench.run("", "nft", "list", "ruleset"), "", family)
     assert len(counted) > 500
     wrong = []
     for name, packets in traffic(family):
@@ -326,7 +326,7 @@ def test_a_share_of_the_packets_goes_each_way(benches: dict[int, Bench], share: 
     text = f"table ip t {{\n{chains}chain c {{\ntype filter hook forward priority 0;\ncounter {share} vmap {{ {ways} }}\n}}\n}}\n"
     bench = benches[4]
     bench.load(text, "")
-    links, _ = prepared(bench.run("nft", "list", "ruleset"), "", 4)
+    links, _ = prepared(bench.run("", "nft", "list", "ruleset"), "", 4)
     sent = [Packet(ip("10.1.0.2"), ip("10.2.0.2"), UDP, sport=port, dport=dport) for port in range(5000, 5004)]
     packets = [Sent("sender", encode(packet)) for packet in sent]
     seen = play(bench, packets)
