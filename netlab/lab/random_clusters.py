@@ -33,7 +33,7 @@ from netlab.lab.policy_agreement import CHAINS, Agreement, Drops, Parting, Uncou
 from netlab.lab.policy_cases import parts, save, shrunk
 from netlab.lab.random_policies import policy_flows, with_policies
 from netlab.lab.rulepath import PathDisagreement, PathReport, Place, counters, verify_paths
-from netlab.lab.verify import FIRST_PORT, Disagreement, Report, lab_network, verify
+from netlab.lab.verify import FIRST_PORT, Disagreement, Report, lab_network, reasons_text, verify
 from netlab.linux.addr import Ip, ip, prefix
 from netlab.linux.netns import Netns, NetnsKind, Route
 from netlab.linux.network import Network
@@ -656,7 +656,7 @@ class Found(msgspec.Struct, frozen=True):
         return f"cluster {self.seed}: {self.what}"
 
 
-_FIGURES = ("clusters", "flows", "agreed", "unknown", "unsupported", "rules", "hits", "paths", "paths_agreed", "path_rules",
+_FIGURES = ("clusters", "flows", "agreed", "unsupported", "rules", "hits", "paths", "paths_agreed", "path_rules",
             "policies", "policy_rules", "policy_hits", "drops")  # fmt: skip
 
 
@@ -669,7 +669,7 @@ class RandomReport(msgspec.Struct):
     clusters: int = 0
     flows: int = 0
     agreed: int = 0
-    unknown: int = 0
+    unknown: Counter[str] = msgspec.field(default_factory=Counter)  # why netlab does not know
     unsupported: int = 0
     rules: int = 0
     hits: int = 0
@@ -695,6 +695,7 @@ class RandomReport(msgspec.Struct):
         self.how = other.how or self.how
         self.crossings += other.crossings
         self.entries += other.entries
+        self.unknown.update(other.unknown)
         self.verdicts.update(other.verdicts)
         self.halves.update(other.halves)
         self.again += other.again
@@ -704,7 +705,7 @@ class RandomReport(msgspec.Struct):
         """Take in verdicts, endpoints and sources of one cluster's flows."""
         self.flows += one.flows
         self.agreed += one.agreed
-        self.unknown += one.unknown
+        self.unknown.update(one.unknown)
         self.unsupported += one.unsupported
         self.verdicts.update(one.verdicts)
         self.again += [Found(seed, found) for found in one.again]
@@ -746,7 +747,7 @@ class RandomReport(msgspec.Struct):
         if self.again:
             text += f"\n{len(self.again)} flows agreed at the second try"
         if self.unknown:
-            text += f"\nnetlab does not know {self.unknown}"
+            text += f"\nnetlab does not know {self.unknown.total()}: {reasons_text(self.unknown)}"
         if self.unsupported:
             text += f"\nthis kernel cannot send {self.unsupported} (SCTP)"
         return text

@@ -56,7 +56,7 @@ class Report(msgspec.Struct):
     flows: int = 0
     agreed: int = 0
     again: list[Disagreement] = msgspec.field(default_factory=list)  # of those, agreed at the second try
-    unknown: int = 0
+    unknown: Counter[str] = msgspec.field(default_factory=Counter)  # why netlab does not know
     unsupported: int = 0
     verdicts: Counter[str] = msgspec.field(default_factory=Counter)
     disagreements: list[Disagreement] = msgspec.field(default_factory=list)
@@ -69,10 +69,16 @@ class Report(msgspec.Struct):
         if self.again:
             text += f"; {len(self.again)} agreed at the second try"
         if self.unknown:
-            text += f"; netlab does not know {self.unknown}"
+            text += f"; netlab does not know {self.unknown.total()} ({reasons_text(self.unknown)})"
         if self.unsupported:
             text += f"; this kernel cannot send {self.unsupported} (SCTP)"
         return text
+
+
+def reasons_text(unknown: Counter[str]) -> str:
+    """The reasons, most frequent first; four at most."""
+    named = [f"{count} x {reason}" if count > 1 else reason for reason, count in unknown.most_common(4)]
+    return "; ".join([*named, *([f"{len(unknown) - 4} more reasons"] if len(unknown) > 4 else [])])
 
 
 def lab_network(cluster: Cluster, network: Network) -> Network:
@@ -246,7 +252,7 @@ def _judge(report: Report, lab: Lab, flow: Flow, trace: Trace, seen: Seen, other
         report.unsupported += 1
         return
     if trace.verdict is Verdict.UNKNOWN:
-        report.unknown += 1
+        report.unknown[next((b.reason for b in trace.branches if b.verdict is Verdict.UNKNOWN), None) or "no reason given"] += 1
         return
     if not any(fits(branch, seen, flow.protocol == "icmp") for branch in trace.branches):
         for pause in (0.0, PAUSE):

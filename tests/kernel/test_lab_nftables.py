@@ -29,7 +29,7 @@ def sent(name: str, wanted: list[Flow] | int, version: str = "1.30", **options: 
     with Lab.start(make_plan(network)) as lab:
         report = verify(tracer, lab, flows(declared, network, wanted, 5) if isinstance(wanted, int) else wanted)
     assert "\n".join(map(str, report.disagreements)) == ""
-    assert report.unknown == 0
+    assert not report.unknown
     return report
 
 
