@@ -673,6 +673,9 @@ def test_a_felix_configuration_is_heard(tmp_path: Path) -> None:
     ends = {"n2": index.node(cluster.nodes["n2"]), "9.9.9.9": index.end(ip("9.9.9.9"))}
     decided = [decide(index, Flow(ends[s], index.node(cluster.nodes["n1"]), 6, port)).says.value for s, port in asked]
     assert decided == said
+    web, out = index.pod(cluster.pods["default/web-0"], 4), index.end(ip("9.9.9.9"))
+    assert [decide(index, Flow(web, out, *tunnel)).says.value for tunnel in ((17, 4789), (4, 0))] == ["allowed", "denied"]
+    assert verdict(tracer, Request("default/web-0", "9.9.9.9:4789", "udp")) == "allowed"
 
 
 def test_what_a_felix_configuration_asks_for_and_is_not_rendered_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ Not modelled: WireGuard, the BPF data plane, floating IPs, live migration, pods'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha1
 
 from netlab.dataplane.cni import bgp
@@ -309,6 +310,7 @@ def felix_of(cluster: Cluster, policies: FelixPolicies, node: Node, pods: Sequen
         hosts=hosts,
         ipvs=cluster.proxy.mode == "ipvs",
         options=cluster.calico.felix_of(node.name),
+        shared=partial(policies.shared, family),
         profiles=policies.profiles(hosts, family)[0],
         ipip=any(pool.ipip != "Never" for pool in pools),
         vxlan=any(pool.vxlan != "Never" for pool in pools),

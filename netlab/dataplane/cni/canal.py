@@ -9,6 +9,7 @@ so masquerades nothing: flanneld does. Source: projectcalico/calico manifests/ca
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -60,9 +61,15 @@ def plugin(cluster: Cluster) -> Plugin:
             return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
         endpoints = tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)
         hosts = policies.hosts(node.name, interfaces(node), 4)
-        profiles = policies.profiles(hosts, 4)[0]
-        options = cluster.calico.felix_of(node.name)
-        felix = Felix(4, endpoints, hosts=hosts, ipvs=cluster.proxy.mode == "ipvs", options=options, profiles=profiles)
+        felix = Felix(
+            4,
+            endpoints,
+            hosts=hosts,
+            ipvs=cluster.proxy.mode == "ipvs",
+            options=cluster.calico.felix_of(node.name),
+            shared=partial(policies.shared, 4),
+            profiles=policies.profiles(hosts, 4)[0],
+        )
         return add_rules(with_flannel, felix)
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:

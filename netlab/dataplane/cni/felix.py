@@ -208,7 +208,8 @@ def hashed(chain: str, rules: Iterable[FelixRule]) -> tuple[Rule, ...]:
     digest = sha224(chain.encode()).digest()
     made = []
     for each in rules:
-        digest = sha224(digest + " ".join(["-A", chain, "HASH", *([each.words()] if each.words() else [])]).encode()).digest()
+        words = each.words()
+        digest = sha224(digest + (f"-A {chain} HASH {words}" if words else f"-A {chain} HASH").encode()).digest()
         made.append(_as_iptables(each, "cali:" + urlsafe_b64encode(digest).decode()[:16]))
     return tuple(made)
 
@@ -282,7 +283,8 @@ class Felix(msgspec.Struct, frozen=True):
 
     `ipip` and `vxlan` say that some pool is encapsulated so (then the tunnel's packets are let in and out); `nat_outgoing` that
     some pool wants it; `tunnels` are the devices that have an address of their own. `profiles` are chains of profiles that host
-    endpoints name, as rules by the chain's name. `ipvs`: kube-proxy runs in ipvs mode. `options`: FelixConfiguration.
+    endpoints name, as rules by the chain's name. `ipvs`: kube-proxy runs in ipvs mode. `options`: FelixConfiguration. `shared`
+    makes the rules of chains that are the same on every node, those of policies and their groups.
     """
 
     family: int
@@ -294,6 +296,7 @@ class Felix(msgspec.Struct, frozen=True):
     hosts: tuple[HostInterface, ...] = ()
     ipvs: bool = False
     options: FelixOptions = FelixOptions()
+    shared: Callable[[str, Sequence[FelixRule]], tuple[Rule, ...]] = hashed
     profiles: Mapping[str, tuple[FelixRule, ...]] = {}
 
     def set_name(self, name: str) -> str:
@@ -314,22 +317,24 @@ def add_rules(ruleset: Ruleset, felix: Felix) -> Ruleset:
                 changed[base], rules=(*changed[base].rules, *hashed(f"{base}*appends*", rules))
             )
         for chain in _reachable(chains, [*inserted.values(), *appended.values()]):
-            changed[chain] = Chain(chain, hashed(chain, chains[chain]))
+            make = felix.shared if chain.startswith(_SHARED) else hashed
+            changed[chain] = Chain(chain, make(chain, chains[chain]))
         tables[name] = with_chains(table, changed)
     return msgspec.structs.replace(ruleset, tables=tuple(tables.values()))
 
 
 _Chains = dict[str, list[FelixRule]]
+_SHARED = ("cali-pi-", "cali-po-", "cali-gi-", "cali-go-")
 
 
-def _reachable(chains: Mapping[str, Sequence[FelixRule]], entries: Iterable[Sequence[FelixRule]]) -> list[str]:
+def _reachable(chains: Mapping[str, Sequence[FelixRule]], entries: Iterable[Sequence[FelixRule]]) -> Iterable[str]:
     """Felix keeps no chain that nothing refers to (Table.increfChain)."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     todo = [rule_ for rules in entries for rule_ in rules]
     while todo:
         target = (todo.pop().action or RETURN).target
         if isinstance(target, Jump) and target.chain not in found and target.chain in chains:
-            found.append(target.chain)
+            found[target.chain] = None
             todo += chains[target.chain]
     return found
 
@@ -467,7 +472,9 @@ def _filter(felix: Felix) -> _Chains:
         for name, allows in endpoint.profiles:
             for prefix, direction in (("cali-pri-", "ingress"), ("cali-pro-", "egress")):
                 chains[limited_name(prefix, name)] = _profile(f"Profile {name} {direction}", allows)
-        chains.update({name: list(rules) for name, rules in endpoint.policies.chains.items()})
+        for name, rules in endpoint.policies.chains.items():
+            if name not in chains:  # of another pod of the node
+                chains[name] = list(rules)
     return chains
 
 

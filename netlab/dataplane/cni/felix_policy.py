@@ -37,6 +37,7 @@ from netlab.dataplane.cni.felix import (
     Part,
     Policies,
     clear_mark,
+    hashed,
     in_set,
     jump,
     limited_name,
@@ -60,6 +61,7 @@ from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip, Prefix, host_prefix
 from netlab.linux.matches import Icmp, PortRange
 from netlab.linux.packet import ICMP, ICMPV6, PROTOCOL_NUMBERS
+from netlab.linux.rules import Rule
 from netlab.linux.sets import IpSet, SetEntry
 from netlab.refs import Ref
 
@@ -191,7 +193,7 @@ def rendered(
         ]
     match += _icmp(each.not_icmp, family, True)
     if blocks.rules:
-        match.append(mark_is(MARK_SCRATCH0))
+        match.append(_ALL_BLOCKS)
     made = [*blocks.rules, *_acted(each.action, match, each.ref, log_prefix)]
     named_as = (f"name={each.name}",) if each.name else ()
     return [msgspec.structs.replace(r, comments=named_as) for r in made] if named_as else made
@@ -226,20 +228,25 @@ class _Blocks:
 
 def _acted(action: str, match: Sequence[Part], ref: Ref, log_prefix: str) -> list[FelixRule]:
     """A rule and its action (CombineMatchAndActionsForProtoRule): the match sets a mark, the mark is acted upon."""
-    match action:
-        case "log":
-            return [rule(*match, action=log(log_prefix), ref=ref)]
-        case "deny":
-            bit, then = MARK_DROP, DROP
-        case "next-tier":
-            bit, then = MARK_PASS, RETURN
-        case _:
-            bit, then = MARK_ACCEPT, RETURN
-    return [rule(*match, action=set_mark(bit), ref=ref), rule(mark_is(bit), action=then, ref=ref)]
+    if action == "log":
+        return [rule(*match, action=log(log_prefix), ref=ref)]
+    marked, if_marked, then = _VERDICTS[action]
+    return [rule(*match, action=marked, ref=ref), rule(if_marked, action=then, ref=ref)]
+
+
+_VERDICTS: Mapping[str, tuple[Part, Part, Part]] = {
+    "allow": (set_mark(MARK_ACCEPT), mark_is(MARK_ACCEPT), RETURN),
+    "next-tier": (set_mark(MARK_PASS), mark_is(MARK_PASS), RETURN),
+    "deny": (set_mark(MARK_DROP), mark_is(MARK_DROP), DROP),
+}
+_ALL_BLOCKS = mark_is(MARK_SCRATCH0)
+_PROTOCOLS = {number: protocol(number, name) for number, name in _PROTOCOL_NAMES.items()}
 
 
 def protocol_part(number: int, negate: bool = False) -> Part:
     """`-p tcp`, `-p 47`."""
+    if not negate and number in _PROTOCOLS:
+        return _PROTOCOLS[number]
     return protocol(number, _PROTOCOL_NAMES.get(number, ""), negate)
 
 
@@ -305,6 +312,7 @@ class FelixPolicies:
         self._members: dict[str, Callable[[int], IpSet]] = {}
         self._made: dict[tuple[str, int], IpSet] = {}
         self._chains: dict[tuple[str, int], tuple[FelixRule, ...]] = {}
+        self._hashed: dict[tuple[str, int], tuple[Rule, ...]] = {}
         self._used: dict[str, frozenset[str]] = {}  # the ipsets of a chain
         self._pods_with: dict[tuple[tuple[str, str], ...], Policies] = {}
         self._apply()
@@ -337,6 +345,12 @@ class FelixPolicies:
         if key not in self._pods_with:
             self._pods_with[key] = self._policies(applied, family)
         return self._pods_with[key]
+
+    def shared(self, family: int, chain: str, rules: Sequence[FelixRule]) -> tuple[Rule, ...]:
+        """The rules of a policy's or a group's chain with their hashes: made once, they are the same on every node."""
+        if (chain, family) not in self._hashed:
+            self._hashed[chain, family] = hashed(chain, rules)
+        return self._hashed[chain, family]
 
     def hosts(self, node: str, interfaces: Mapping[str, Sequence[Ip]], family: int) -> tuple[HostInterface, ...]:
         """The devices of a node that are under a host endpoint, and what its policies say (endpoint_mgr.go resolveHostEndpoints).
