@@ -170,6 +170,8 @@ SHAPES: dict[str, Callable[[], int]] = {
     "AdminNetworkPolicy": lambda: sum(policy.kind == "AdminNetworkPolicy" for policy in of_clusters()),
     "BaselineAdminNetworkPolicy": lambda: sum(policy.kind == "BaselineAdminNetworkPolicy" for policy in of_clusters()),
     "ClusterNetworkPolicy": lambda: sum(policy.kind == "ClusterNetworkPolicy" for policy in of_clusters()),
+    "a host endpoint": lambda: sum(len(cluster(seed).policy_objects.host_endpoints) for seed in MANY),
+    "a policy of host endpoints": lambda: sum("host" in str(policy.selector or "") for policy in calico()),
     "networks": lambda: sum(bool(peer.networks) for p in of_clusters() for rule in p.egress for peer in rule.peers),
     "nodes": lambda: sum(peer.nodes is not None for p in of_clusters() for rule in p.egress for peer in rule.peers),
 }  # fmt: skip
@@ -238,7 +240,9 @@ def test_a_mistake_on_either_side_is_found(mistake: str, monkeypatch: pytest.Mon
 CASES = Path(__file__).parent / "data" / "policy" / "cases"
 # what stands in the first lines of each file, and what rules and policies both say
 TAUGHT = {
+    "all-beside-accounts": {"egress no pod": 1, "ingress denied": 1},
     "canal-leaves-ipv6-alone": {"egress not enforced for this family": 1, "ingress not enforced for this family": 1},
+    "host-endpoint-behind-a-tunnel": {"egress no pod": 1, "ingress allowed": 1},
     "loopback-is-the-sender": {"egress itself": 1, "ingress itself": 1},
     "masqueraded-before-and-behind": {"egress allowed": 2, "ingress allowed": 1, "ingress no pod": 1},
     "namespaces-take-in-network-sets": {"egress no pod": 1, "ingress denied": 1},
