@@ -19,6 +19,7 @@ from netlab.dataplane.policy.semantics import Because, Half, decide
 from netlab.dataplane.policy.semantics import Flow as Connection
 from netlab.kube.objects import Pod
 from netlab.lab.rulepath import Place
+from netlab.linux.matches import Conntrack
 from netlab.linux.netns import NetnsKind
 from netlab.linux.network import Network
 from netlab.linux.packet import PROTOCOL_NUMBERS
@@ -123,7 +124,11 @@ def _denied(hop: Hop) -> RuleStep | None:
 
 
 def dropping(network: Network) -> frozenset[tuple[int, Place]]:
-    """The rules of the chains of workloads and policies that drop, by family and place."""
+    """The rules of the chains of workloads and policies that drop, by family and place.
+
+    But for those that drop INVALID packets: on a busy machine a SYN is sent again, the first reset ends the connection, and the
+    second is of none.
+    """
     return frozenset(
         (family, (node, table.name, chain.name, number))
         for node, space in network.namespaces.items()
@@ -135,6 +140,7 @@ def dropping(network: Network) -> frozenset[tuple[int, Place]]:
         if chain.name.startswith(CHAINS)
         for number, rule in enumerate(chain.rules, 1)
         if isinstance(rule.target, Drop)
+        if not any(isinstance(match, Conntrack) for match in rule.matches)
     )
 
 
