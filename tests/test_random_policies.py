@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from netlab.cli.main import main
 from netlab.dataplane.cni import calico_policies, felix_policy
 from netlab.dataplane.policy import index, semantics
 from netlab.kube.calico_selector import Not
@@ -170,6 +171,8 @@ SHAPES: dict[str, Callable[[], int]] = {
     "AdminNetworkPolicy": lambda: sum(policy.kind == "AdminNetworkPolicy" for policy in of_clusters()),
     "BaselineAdminNetworkPolicy": lambda: sum(policy.kind == "BaselineAdminNetworkPolicy" for policy in of_clusters()),
     "ClusterNetworkPolicy": lambda: sum(policy.kind == "ClusterNetworkPolicy" for policy in of_clusters()),
+    "a host endpoint": lambda: sum(len(cluster(seed).policy_objects.host_endpoints) for seed in MANY),
+    "a policy of host endpoints": lambda: sum("host" in str(policy.selector or "") for policy in calico()),
     "networks": lambda: sum(bool(peer.networks) for p in of_clusters() for rule in p.egress for peer in rule.peers),
     "nodes": lambda: sum(peer.nodes is not None for p in of_clusters() for rule in p.egress for peer in rule.peers),
 }  # fmt: skip
@@ -238,7 +241,9 @@ def test_a_mistake_on_either_side_is_found(mistake: str, monkeypatch: pytest.Mon
 CASES = Path(__file__).parent / "data" / "policy" / "cases"
 # what stands in the first lines of each file, and what rules and policies both say
 TAUGHT = {
+    "all-beside-accounts": {"egress no pod": 1, "ingress denied": 1},
     "canal-leaves-ipv6-alone": {"egress not enforced for this family": 1, "ingress not enforced for this family": 1},
+    "host-endpoint-behind-a-tunnel": {"egress no pod": 1, "ingress allowed": 1},
     "loopback-is-the-sender": {"egress itself": 1, "ingress itself": 1},
     "masqueraded-before-and-behind": {"egress allowed": 2, "ingress allowed": 1, "ingress no pod": 1},
     "namespaces-take-in-network-sets": {"egress no pod": 1, "ingress denied": 1},
@@ -283,3 +288,40 @@ def test_a_case_is_made_small_and_can_be_asked_again(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     tracer = Tracer(read(written[0])[0])
     assert not agreement(tracer, flow, predict(tracer, flow, 33000)).partings
+
+
+# -- the command ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_compares_without_a_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "verify", "--random", "2", "--seed", "7000", "--policies", "--kernel", "none", "--flows", "20"]) == 0
+    assert "2 random clusters" in (said := capsys.readouterr().out)
+    assert "0 disagree" in said
+    assert "rules and policies:" in said
+
+
+def test_the_command_writes_what_disagrees(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(semantics, "peers_match", broken)
+    asked = ["lab", "verify", "--random", "3", "--seed", "7000", "--policies", "--kernel", "none", "--save", str(tmp_path)]
+    assert main(asked) == 1
+    written = sorted(tmp_path.glob("*.yaml"))
+    assert written
+    assert f"written: {written[0]}" in capsys.readouterr().out
+    assert read(written[0])[0].nodes
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--policies"], "--policies goes with --random"),
+        (["--random", "1", "--kernel", "none"], "--kernel none goes with --random N --policies"),
+        (["--random", "1", "--policies", "--cni", "flannel"], "flannel enforces none"),
+        (["--random", "1", "--policies", "--kernel", "none", "--cni", "flannel"], "one of calico, calico-ipip, canal"),
+        (["--random", "1", "--flows", "0"], "--flows must be at least 1"),
+    ],
+)
+def test_wrong_usage(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lab", "verify", *words]) == 2
+    assert says in capsys.readouterr().err

@@ -19,6 +19,7 @@ from netlab.dataplane.policy.semantics import Because, Half, decide
 from netlab.dataplane.policy.semantics import Flow as Connection
 from netlab.kube.objects import Pod
 from netlab.lab.rulepath import Place
+from netlab.linux.matches import Conntrack
 from netlab.linux.netns import NetnsKind
 from netlab.linux.network import Network
 from netlab.linux.packet import PROTOCOL_NUMBERS
@@ -29,9 +30,10 @@ from netlab.trace.policysteps import Asked, connection, enforces
 from netlab.trace.query import Tracer
 from netlab.trace.steps import Branch, Delivered, Dropped, Hop, RuleStep, Trace
 
-# The chains of Felix's that judge what a workload sends, and what it is sent (felix/rules/rule_defs.go)
-_CHAINS = {"cali-fw-": EGRESS, "cali-po-": EGRESS, "cali-go-": EGRESS, "cali-pro-": EGRESS}
-_CHAINS |= {"cali-tw-": INGRESS, "cali-pi-": INGRESS, "cali-gi-": INGRESS, "cali-pri-": INGRESS}
+# The chains of Felix's that judge what a workload or host sends, and what it is sent (felix/rules/rule_defs.go)
+_CHAINS = {"cali-fw-": EGRESS, "cali-th-": EGRESS, "cali-po-": EGRESS, "cali-go-": EGRESS, "cali-pro-": EGRESS}
+_CHAINS |= {"cali-tw-": INGRESS, "cali-fh-": INGRESS, "cali-pi-": INGRESS, "cali-gi-": INGRESS, "cali-pri-": INGRESS}
+_OF_ENDS = ("cali-fw-", "cali-tw-", "cali-fh-", "cali-th-")
 CHAINS = tuple(_CHAINS)
 _OF_POLICIES = ("cali-pi-", "cali-po-")
 
@@ -122,7 +124,11 @@ def _denied(hop: Hop) -> RuleStep | None:
 
 
 def dropping(network: Network) -> frozenset[tuple[int, Place]]:
-    """The rules of the chains of workloads and policies that drop, by family and place."""
+    """The rules of the chains of workloads and policies that drop, by family and place.
+
+    But for those that drop INVALID packets: on a busy machine a SYN is sent again, the first reset ends the connection, and the
+    second is of none.
+    """
     return frozenset(
         (family, (node, table.name, chain.name, number))
         for node, space in network.namespaces.items()
@@ -134,6 +140,7 @@ def dropping(network: Network) -> frozenset[tuple[int, Place]]:
         if chain.name.startswith(CHAINS)
         for number, rule in enumerate(chain.rules, 1)
         if isinstance(rule.target, Drop)
+        if not any(isinstance(match, Conntrack) for match in rule.matches)
     )
 
 
@@ -224,8 +231,8 @@ def _compare(tracer: Tracer, flow: Flow, trace: Trace, branch: Branch) -> Iterat
 def _same_rule(walk: Walked, half: Half) -> bool:
     """Whether the rule that decided was made of the policy's rule that says so; at a tier's end none was."""
     if half.because is Because.TIER_END:
-        return walk.last.chain.startswith(("cali-fw-", "cali-tw-"))
-    if half.because is not Because.RULE or half.rule is None:
+        return walk.last.chain.startswith(_OF_ENDS)
+    if half.because is not Because.RULE or half.rule is None or half.policy is None or half.policy.kind == "Profile":
         return True
     return walk.of_policy is not None and walk.of_policy.ref == half.rule.ref
 

@@ -4,7 +4,7 @@
 
 Law: what is drawn is what an API server would store: everything goes through kube/policyload.py like any other input, so that a
 case can be written down as a file and asked again. Labels, ports and addresses come from small pools, so that policies, pods and
-flows meet. Not drawn: host endpoints and HTTP rules, which Felix's rules here do not know.
+flows meet. Not drawn: HTTP rules, and policies of host endpoints before DNAT, untracked or on forward.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class _Drawer:
                 made.append(self._calico_policy(n))
         if self.chance(0.3):
             made += self._cluster_policies()
+        if self.families == [4] and self.chance(0.4):  # IPv6's neighbour discovery would be theirs to police, which no walk shows
+            made += self._host_endpoints()
         return made
 
     # -- who is selected ---------------------------------------------------------------------------------------------------
@@ -324,8 +326,8 @@ class _Drawer:
             made.append(_document(_CALICO, kind, f"set-{n}", {"nets": nets}, namespace, labels))
         return made
 
-    def _calico_policy(self, n: int) -> Doc:
-        namespace = None if self.chance(0.5) else self.random.choice(NAMESPACES)
+    def _calico_policy(self, n: int, everywhere: bool = False) -> Doc:
+        namespace = None if everywhere or self.chance(0.5) else self.random.choice(NAMESPACES)
         tier = self.random.choice(("default", *self.tiers))
         kind = "GlobalNetworkPolicy" if namespace is None else "NetworkPolicy"
         if self.chance(0.05):
@@ -461,6 +463,30 @@ class _Drawer:
                 return f"{first}:{last}"
             case _:
                 return self.random.choice(_NAMES)
+
+    # -- host endpoints ----------------------------------------------------------------------------------------------------
+
+    def _host_endpoints(self) -> list[Doc]:
+        """Nodes under policy, by their device, by all of them, or by an address; and policies that mean them."""
+        made = []
+        for node in self.some(self.nodes, 1, 2):
+            own = [a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"]
+            device = self.random.choice(("eth0", "*", None))
+            spec: Doc = {"node": node["metadata"]["name"], "expectedIPs": own}
+            if device is not None:
+                spec["interfaceName"] = device
+            if self.chance(0.5):
+                spec["profiles"] = self.some(("projectcalico-default-allow", "nobody-made-it"), 1, 2)
+            labels = {"host": self.random.choice(("one", "two")), **self._labels(_POD_LABELS, 0.3)}
+            made.append(_document(_CALICO, "HostEndpoint", f"{node['metadata']['name']}-host", spec, labels=labels))
+        for n in range(self.random.randint(0, 3)):
+            policy = self._calico_policy(100 + n, everywhere=True)
+            selectors = ("has(host)", "host == 'one'", "host in {'one', 'two'} && app != 'a'")
+            policy["spec"]["selector"] = self.random.choice(selectors)
+            policy["spec"].pop("namespaceSelector", None)
+            policy["spec"].pop("serviceAccountSelector", None)
+            made.append(policy)
+        return made
 
     # -- ClusterNetworkPolicy and its ancestors ----------------------------------------------------------------------------
 

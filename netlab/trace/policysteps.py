@@ -25,7 +25,9 @@ from netlab.linux.packet import ECHO_REQUEST, ICMPV6, PROTOCOL_NUMBERS, V6_ECHO_
 from netlab.trace.steps import (
     AnyStep,
     Branch,
+    Decapsulated,
     Delivered,
+    Encapsulated,
     HookStep,
     Hop,
     Natted,
@@ -194,7 +196,13 @@ def connection(branch: Branch, index: PolicyIndex, asked: Asked) -> Flow | None:
         echo,
         sent_to=sent_to,
         sent_port=sent.packet.dport,
+        tunnel_out=next((s.device for s in _steps_on(branch, own) if isinstance(s, Encapsulated)), ""),
+        tunnel_in=next((s.device for s in reversed(_steps_on(branch, node)) if isinstance(s, Decapsulated)), ""),
     )
+
+
+def _steps_on(branch: Branch, node: str) -> list[AnyStep]:
+    return [step for hop in branch.hops if hop.where == node for step in hop.steps]
 
 
 def _source(branch: Branch, index: PolicyIndex, asked: Asked, address: Ip, chosen: Ip | None) -> End:

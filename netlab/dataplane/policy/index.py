@@ -216,17 +216,18 @@ class PolicyIndex:
         """The policies that select a pod in a direction, in the order in which they are asked."""
         return self._applied[direction].get(pod, ())
 
-    def host_endpoints(self, end: End) -> list[str]:
+    def host_endpoints(self, end: End, tunnel: str = "") -> list[str]:
         """The Calico host endpoint that stands for a node's device on the fabric: of those of the device the first by name, else
-        that of all devices (felix/dataplane/linux endpoint_mgr.go resolveHostEndpoints)."""
+        that of all devices (felix/dataplane/linux endpoint_mgr.go resolveHostEndpoints). What goes by a `tunnel` device is seen
+        there, and by the device below only as the tunnel's packet, which Felix lets pass."""
         objects = self.cluster.policy_objects.host_endpoints
         mine = [objects[name] for name in sorted(objects) if objects[name].node == end.node]
         addresses = self.cluster.nodes[end.node].internal_ips if end.node in self.cluster.nodes else (end.ip,)
         own = [
             host.name
             for host in mine
-            if host.interface_name == self.cluster.fabric.device
-            or (not host.interface_name and any(address in addresses for address in host.expected_ips))
+            if host.interface_name == (tunnel or self.cluster.fabric.device)
+            or (not tunnel and not host.interface_name and any(address in addresses for address in host.expected_ips))
         ]
         return (own or [host.name for host in mine if host.interface_name == "*"])[:1]
 
@@ -431,7 +432,16 @@ class PolicyIndex:
 
     def _calico_policy(self, policy: p.CalicoPolicy, tier: Tier) -> Policy:
         labels, every = self._endpoints
-        chosen = labels.everybody if policy.selector is None else labels.calico(policy.selector.root)
+        root = cs.All() if policy.selector is None else policy.selector.root
+        if not policy.namespace:
+            # all() beside a selector of namespaces or accounts is what has one (updateprocessors/globalnetworkpolicyprocessor.go
+            # replaces it in the whole text); a selector that is not there stays everybody
+            for other, label in (
+                (policy.namespace_selector, cs.NAMESPACE_LABEL),
+                (policy.service_account_selector, _ACCOUNT_LABEL),
+            ):
+                root = _instead_of_all(root, label) if other is not None and policy.selector is not None else root
+        chosen = labels.calico(root)
         if policy.namespace:
             chosen &= labels.calico(cs.Compare(cs.NAMESPACE_LABEL, "==", policy.namespace))
         if policy.namespace_selector is not None:
@@ -666,6 +676,19 @@ def _prefixed(node: cs.Node, prefix: str) -> cs.Node:
             return cs.And(_each(node.operands, prefix))
         case cs.Or():
             return cs.Or(_each(node.operands, prefix))
+        case _:
+            return node
+
+
+def _instead_of_all(node: cs.Node, label: str) -> cs.Node:
+    """A selector with `has(label)` wherever it says `all()`."""
+    match node:
+        case cs.All():
+            return cs.Has(label)
+        case cs.Not():
+            return cs.Not(_instead_of_all(node.operand, label))
+        case cs.And() | cs.Or():
+            return type(node)(tuple(_instead_of_all(operand, label) for operand in node.operands))
         case _:
             return node
 

@@ -57,7 +57,8 @@ class Flow(msgspec.Struct, frozen=True):
 
     `seen`: the source as the destination sees it, where it was masqueraded on the way. `service`: the ClusterIP that the client
     called, if it called one. `sent_to` and `sent_port`: the destination as the source's own node sees it, where another node
-    translates it (a NodePort there). `established`: the connection was made before the policies.
+    translates it (a NodePort there). `tunnel_out` and `tunnel_in`: the tunnel devices by which it leaves the source's node and
+    enters the destination's, if it does. `established`: the connection was made before the policies.
     """
 
     source: End
@@ -72,6 +73,8 @@ class Flow(msgspec.Struct, frozen=True):
     established: bool = False
     sent_to: End | None = None
     sent_port: int = 0
+    tunnel_out: str = ""
+    tunnel_in: str = ""
 
 
 class Half(msgspec.Struct, frozen=True):
@@ -504,7 +507,8 @@ def _icmp(wanted: IcmpMatch, icmp: tuple[int, int]) -> bool:
 
 def _at_host(index: PolicyIndex, flow: Flow, which: str, end: End, ask: Ask) -> Half:
     """A node, a hostNetwork pod or somebody outside: only Calico's host endpoints are under policy."""
-    names = index.host_endpoints(end) if end.node and index.dialect.polices_hosts else []
+    tunnel = flow.tunnel_out if which == EGRESS else flow.tunnel_in
+    names = index.host_endpoints(end, tunnel) if end.node and index.dialect.polices_hosts else []
     other = flow.destination if which == EGRESS else flow.source
     if names and other.pod >= 0 and not other.node and index.pods[other.pod].node_name == end.node:
         # host to its own pods: cali-OUTPUT returns; a pod to its own host: accepted behind the pod's own egress policies
