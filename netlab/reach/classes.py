@@ -60,7 +60,7 @@ class Classes:
         return self._receivers[key]
 
     def is_behind(self, key: str, service: str) -> bool:
-        """Whether a pod is an endpoint of a service ("namespace/name"): it may meet itself."""
+        """Whether a pod is an endpoint of a service ("namespace/name"), ready or not: it may meet itself, as no other does."""
         return not self.behind.get(service, set()).isdisjoint(self.cluster.pods[key].ips)
 
     def _class(self, pod: Pod, direction: str) -> Hashable:

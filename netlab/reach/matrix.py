@@ -287,7 +287,8 @@ class _Asking:
             whom: Hashable = self.classes.receiver(target_pod)
         else:
             service = column.name.replace("/svc/", "/") if column.kind == "service" else ""
-            whom = (column.name, bool(service and source_pod) and self.classes.is_behind(source_pod, service))
+            meets_itself = service and source_pod and self.classes.is_behind(source_pod, service)
+            whom = None if meets_itself else column.name
         return None if who is None or whom is None else (who, whom, column.port, column.protocol)
 
 
