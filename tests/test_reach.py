@@ -170,6 +170,7 @@ def test_bad_input_is_one_message(arguments: list[str], says: str, capsys: pytes
 
 
 DNS = ("dns-0:53", "dns-0:53/UDP")
+DNS_SERVICE = ("svc/kube-dns:53/UDP", "svc/kube-dns:53")
 
 
 @pytest.mark.parametrize(
@@ -185,12 +186,13 @@ DNS = ("dns-0:53", "dns-0:53/UDP")
         ("web to web-0 --pods", ["default/web-0,default/web-0:8080,yes", "default/web-1,default/web-0:8080,yes"]),
         ("internet to svc/web svc/nobody", ["internet,default/svc/web:80,yes", "internet,default/svc/nobody:80,no"]),
         ("web to internet", ["default/web,internet:443,yes"]),
-        ("203.0.113.9 external/10.1.2.3 to svc/web", [f"{s},default/svc/web:80,yes" for s in ("203.0.113.9", "external/10.1.2.3")]),
+        ("203.0.113.9 to svc/web", ["203.0.113.9,default/svc/web:80,yes"]),
+        ("external/10.1.2.3 to svc/web", ["external/10.1.2.3,default/svc/web:80,yes"]),
         ("web to external/10.1.2.3:5432", ["default/web,external/10.1.2.3:5432,yes"]),
         ("web to 10.96.0.20:80", ["default/web,10.96.0.20:80,yes"]),
         ("node/node-1 10.244.0.10 to api", [f"{s},default/api:9000,yes" for s in ("node/node-1", "10.244.0.10")]),
         ("web to node/node-2:30080", ["default/web,node/node-2:30080,yes"]),
-        ("agent to kube-system/", [f"default/agent,kube-system/{d},yes" for d in (*DNS, "svc/kube-dns:53/UDP", "svc/kube-dns:53")]),
+        ("agent to kube-system/", [f"default/agent,kube-system/{d},yes" for d in (*DNS, *DNS_SERVICE)]),
         ("agent to kube-system/ --no-services", [f"default/agent,kube-system/{d},yes" for d in DNS]),
     ],
 )
