@@ -531,6 +531,7 @@ def test_exit_codes(shop: Path, words: list[str], code: int, capsys: pytest.Capt
         (["shop.yaml"], "only one state"),
         (["a.yaml", "b.yaml", "c.yaml"], 'unexpected argument "c.yaml"'),
         (["shop.yaml", "absent.yaml"], "absent.yaml"),
+        (["shop.yaml", "deny.yaml"], "policies need a cluster beside them"),
         (["-f", "shop.yaml", "--with", "absent.yaml"], "absent.yaml"),
         (["-f", "shop.yaml", "--with", "broken.yaml"], "broken.yaml:3"),
         (["-f", "shop.yaml", "--with", "typo.yaml"], 'unknown field "ingres"'),

@@ -164,3 +164,83 @@ def test_bad_input_is_one_message(arguments: list[str], says: str, capsys: pytes
     said = capsys.readouterr()
     assert says in said.err
     assert said.out == ""
+
+
+# -- rows and columns by name --------------------------------------------------------------------------------------------
+
+
+DNS = ("dns-0:53", "dns-0:53/UDP")
+DNS_SERVICE = ("svc/kube-dns:53/UDP", "svc/kube-dns:53")
+
+
+@pytest.mark.parametrize(
+    ("words", "cells"),
+    [
+        ("web to api", ["default/web,default/api:9000,yes"]),
+        ("web to svc/api", ["default/web,default/svc/api:80,yes"]),
+        ("web to svc/api:http", ["default/web,default/svc/api:80,yes"]),
+        ("web to api:9001", ["default/web,default/api:9001,no"]),
+        ("web to web:http", ["default/web,default/web:8080,yes"]),
+        ("web to kube-system/svc/kube-dns:53", [f"default/web,kube-system/svc/kube-dns:53{p},yes" for p in ("/UDP", "")]),
+        ("web-0 to web --pods", ["default/web-0,default/web-0:8080,yes", "default/web-0,default/web-1:8080,yes"]),
+        ("web to web-0 --pods", ["default/web-0,default/web-0:8080,yes", "default/web-1,default/web-0:8080,yes"]),
+        ("internet to svc/web svc/nobody", ["internet,default/svc/web:80,yes", "internet,default/svc/nobody:80,no"]),
+        ("web to internet", ["default/web,internet:443,yes"]),
+        ("203.0.113.9 to svc/web", ["203.0.113.9,default/svc/web:80,yes"]),
+        ("external/10.1.2.3 to svc/web", ["external/10.1.2.3,default/svc/web:80,yes"]),
+        ("web to external/10.1.2.3:5432", ["default/web,external/10.1.2.3:5432,yes"]),
+        ("web to 10.96.0.20:80", ["default/web,10.96.0.20:80,yes"]),
+        ("node/node-1 10.244.0.10 to api", [f"{s},default/api:9000,yes" for s in ("node/node-1", "10.244.0.10")]),
+        ("web to node/node-2:30080", ["default/web,node/node-2:30080,yes"]),
+        ("agent to kube-system/", [f"default/agent,kube-system/{d},yes" for d in (*DNS, *DNS_SERVICE)]),
+        ("agent to kube-system/ --no-services", [f"default/agent,kube-system/{d},yes" for d in DNS]),
+    ],
+)
+def test_names_are_rows_and_columns(words: str, cells: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reach", *words.split(), "-q", "-f", EXAMPLE, "-o", "csv"]) == 0
+    assert [",".join(line.split(",")[:3]) for line in capsys.readouterr().out.splitlines()[1:]] == cells
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("web:80 to api", "a source has none"),
+        ("10.1.2.3 to svc/web", "is in none of the cluster's networks"),
+        ("web to svc/api:81", "has no port 81"),
+        ("web to web:nosuch", 'declares no port "nosuch"'),
+        ("web to 192.0.2.1", "needs a port number"),
+        ("web to node/node-1", "needs a port number"),
+        ("web to node/node-9:80", 'unknown node "node-9"'),
+        ("web to nowhere/", 'no pods in namespace "nowhere"'),
+        ("web to http://x", "is a URL"),
+    ],
+)
+def test_names_that_are_none(words: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reach", *words.split(), "-q", "-f", EXAMPLE]) == 2
+    said = capsys.readouterr()
+    assert says in said.err
+    assert said.out == ""
+
+
+def test_nothing_to_ask_is_not_as_expected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster that has lost all its pods must not pass."""
+    empty, expected = tmp_path / "empty.yaml", tmp_path / "expected.csv"
+    empty.write_text("apiVersion: netlab/v1\nkind: Topology\nmetadata: {name: t}\nnodes: [{name: node-1}]\n")
+    expected.write_text("source,destination,answer\ndefault/web,default/api:9000,yes\n")
+    assert main(["reach", "-q", "-f", str(empty), "--expect", str(expected)]) == 1
+    assert "absent" in capsys.readouterr().out
+    for form in ("text", "wide", "json", "csv", "md", "dot", "svg", "html"):
+        assert main(["reach", "-q", "-f", str(empty), "-o", form]) == 0
+        assert capsys.readouterr().out
+
+
+def test_two_workloads_of_one_name_are_two_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = tmp_path / "both.yaml"
+    pod = "spec: {containers: [{name: a, ports: [{containerPort: 80}]}]}"
+    spec = f"{{selector: {{matchLabels: {{a: KIND}}}}, template: {{metadata: {{labels: {{a: KIND}}}}, {pod}}}}}"
+    one = f"apiVersion: apps/v1\nkind: KIND\nmetadata: {{name: web}}\nspec: {spec}\n"
+    both.write_text("---\n".join(one.replace("KIND", kind) for kind in ("Deployment", "StatefulSet")))
+    assert main(["reach", "-q", "-f", str(both), "-o", "csv"]) == 0
+    rows = [line.split(",")[:2] for line in capsys.readouterr().out.splitlines()[1:]]
+    names = ("default/deploy/web", "default/sts/web")
+    assert rows == [[a, f"{b}:80"] for a in names for b in names]

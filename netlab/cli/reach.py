@@ -59,7 +59,8 @@ def reach(
     columns = chosen.destinations(tracer, to_names, cluster.namespace, by, services)
     if not sources or not columns:
         note(cluster, "there is nothing to ask: no pods with an address" if not sources else "nothing listens on any port")
-    found = matrix(tracer, sources, columns, progress(cluster, len(sources) * len(columns), "answers"), processors())
+    told = progress(cluster, len(sources) * len(columns), "answers")
+    found = matrix(tracer, sources, columns, told, processors(), alike=not cluster.observed)
     for row in found.cells:
         if row and all(cell.answer is Answer.NONE for cell in row) and row[0].source in from_names:
             raise InputError(row[0].reason, hint=f"`netlab can {row[0].source} ...` says more")

@@ -120,7 +120,9 @@ def complete(
         raise InputError(
             f"nothing in the input that netlab can use{f' ({seen})' if seen else ''}",
             Ref(file=paths[0]) if len(paths) == 1 else None,
-            "expected Nodes, Pods, Services ...: kubectl get nodes,ns,pods,svc,endpointslices -A -o json",
+            "policies need a cluster beside them: -f CLUSTER (and --with POLICIES for netlab diff)"
+            if declared.policies or declared.calico_policies or declared.cluster_policies
+            else "expected Nodes, Pods, Services ...: kubectl get nodes,ns,pods,svc,endpointslices -A -o json",
         )
     setting = hold(settle(declared, overrides))
     played = play(declared, setting)

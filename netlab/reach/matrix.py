@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from netlab.dataplane.policy import words
 from netlab.dataplane.policy.index import PolicyIndex
-from netlab.dataplane.policy.semantics import Half, Says
+from netlab.dataplane.policy.semantics import Decision, Flow, Half, Says, decide
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.names import SHORT
 from netlab.kube.objects import Pod
 from netlab.linux.packet import protocol_name
+from netlab.reach.classes import Classes
 from netlab.reach.spread import spread
 from netlab.refs import Ref
 from netlab.trace.policysteps import ENGINES, judged
@@ -180,6 +182,7 @@ def matrix(
     destinations: Sequence[tuple[Column, Group]],
     progress: Callable[[int], None] = lambda done: None,
     jobs: int = 1,
+    alike: bool = True,
 ) -> Matrix:
     """Ask for every cell.
 
@@ -193,8 +196,10 @@ def matrix(
         Told how many cells are done.
     jobs : int
         How many processes ask.
+    alike : bool
+        Whether one pair may speak for others that are alike (classes.py); not where rules were observed.
     """
-    found = ask(tracer, [(source, destinations) for source in sources], progress, jobs)
+    found = ask(tracer, [(source, destinations) for source in sources], progress, jobs, alike)
     return Matrix(
         tuple(s.name for s in sources),
         tuple(c for c, _ in destinations),
@@ -209,47 +214,126 @@ def ask(
     work: Sequence[tuple[Group, Sequence[tuple[Column, Group]]]],
     progress: Callable[[int], None] = lambda done: None,
     jobs: int = 1,
+    alike: bool = True,
 ) -> list[Row]:
     """The cells of several rows, each with the columns that are wanted of it; what `matrix` and compare.py ask."""
     cells = sum(len(wanted) for _, wanted in work)
     if cells < _FEW:
         jobs = 1
+    asking = _Asking(tracer, alike)
     ready: list[Row] = []
     if jobs > 1:
         # the first row in this process: what it makes of the nodes and looks up is then there for all
-        ready = [_row(tracer, *work[0])]
+        ready = [_row(asking, *work[0])]
     count = len(work) - len(ready)
-    rest = spread(lambda n: _row(tracer, *work[len(ready) + n]), count, jobs, lambda n: progress(n * cells // len(work)))
+    rest = spread(lambda n: _row(asking, *work[len(ready) + n]), count, jobs, lambda n: progress(n * cells // len(work)))
     progress(cells)
     return [*ready, *rest]
 
 
-def _row(tracer: Tracer, source: Group, destinations: Sequence[tuple[Column, Group]]) -> Row:
+class _Pair(msgspec.Struct, frozen=True):
+    """What one trace says, as far as a cell cares; `reached` are the endpoints behind a service, or the pod itself."""
+
+    verdict: Verdict
+    reason: str
+    policies: tuple[Decider, ...]
+    reached: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    not_modelled: tuple[str, ...]
+    denied: Flow | None = None  # by policies alone: every packet was dropped, and this is the connection that they deny
+
+
+class _Asking:
+    """A tracer, and what it has said: a pair of pods like one that was asked has the same answer (classes.py)."""
+
+    def __init__(self, tracer: Tracer, alike: bool) -> None:
+        self.tracer = tracer
+        self.classes = Classes(tracer) if alike else None
+        self.known: dict[Hashable, _Pair] = {}
+
+    def pair(self, column: Column, sender: str, target: str, source_pod: str, target_pod: str) -> _Pair:
+        """Ask one pair; raises InputError where no packet can be sent.
+
+        Taken over is what was delivered, and what policies denied, in the words of this pair.
+        """
+        key = self._key(column, sender, source_pod, target_pod)
+        found = self.known.get(key) if key is not None else None
+        if found is None:
+            request = Request(sender, target, protocol=column.protocol.lower())
+            found = _pair(self.tracer, self.tracer.trace(request), target if target_pod else "")
+            if key is not None and (found.verdict is Verdict.DELIVERED or found.denied is not None):
+                self.known[key] = found
+            return found
+        if found.denied is not None:
+            return replace(found, reason=self._words(found.denied, source_pod, target_pod))
+        return replace(found, reached=(target,)) if target_pod else found
+
+    def _words(self, flow: Flow, source_pod: str, target_pod: str) -> str:
+        """Why policies deny a connection that is like another one."""
+        index = self.tracer.policies
+        pods = self.tracer.cluster.pods
+        if source_pod:
+            flow = replace(flow, source=index.pod(pods[source_pod], flow.source.ip.family))
+        if target_pod:
+            flow = replace(flow, destination=index.pod(pods[target_pod], flow.destination.ip.family))
+        return _denial(index, flow, decide(index, flow))[1]
+
+    def _key(self, column: Column, sender: str, source_pod: str, target_pod: str) -> Hashable:
+        """Pairs of one key have one answer; None: this pair is like no other."""
+        if self.classes is None or source_pod == target_pod:
+            return None
+        who: Hashable = self.classes.sender(source_pod) if source_pod else sender
+        if target_pod:
+            whom: Hashable = self.classes.receiver(target_pod)
+        else:
+            service = column.name.replace("/svc/", "/") if column.kind == "service" else ""
+            meets_itself = service and source_pod and self.classes.is_behind(source_pod, service)
+            whom = None if meets_itself else column.name
+        return None if who is None or whom is None else (who, whom, column.port, column.protocol)
+
+
+def _pair(tracer: Tracer, trace: Trace, target: str) -> _Pair:
+    reason = ""
+    deciders: dict[Decider, None] = {}
+    flows: list[Flow | None] = []
+    for branch in trace.branches:
+        found, why, flow = _decided(tracer, trace, branch)
+        deciders.update(dict.fromkeys(found))
+        reason = reason or (why or branch.reason or "" if branch.verdict is not Verdict.DELIVERED else "")
+        flows.append(flow if why else None)
+    denied = flows[0] if trace.verdict is Verdict.DROPPED and None not in flows else None
+    ends = {target or b.endpoint_name or b.endpoint or "" for b in trace.branches if b.verdict is Verdict.DELIVERED}
+    return _Pair(trace.verdict, reason, tuple(deciders), tuple(sorted(ends)), trace.assumptions, trace.not_modelled, denied)
+
+
+def _row(asking: _Asking, source: Group, destinations: Sequence[tuple[Column, Group]]) -> Row:
     row = []
     assumptions: dict[str, None] = {}
     not_modelled: dict[str, None] = {}
     for column, group in destinations:
-        answers: list[tuple[str, str, Trace]] = []
+        answers: list[tuple[str, str, _Pair]] = []
         refused = "no packet can be sent"
-        for sender, target in _pairs(source, column, group):
-            request = Request(sender, target, protocol=column.protocol.lower())
+        for sender, target, source_pod, target_pod in _pairs(source, column, group):
             try:
-                answers.append((sender, target, tracer.trace(request)))
+                answers.append((sender, target, asking.pair(column, sender, target, source_pod, target_pod)))
             except InputError as error:
                 refused = error.what  # another family, a pod without address: this pair has no packet to send
-        row.append(_cell(tracer, source.name, column, answers) if answers else Cell(source.name, column, Answer.NONE, refused))
-        for _, _, trace in answers:
-            assumptions.update(dict.fromkeys(trace.assumptions))
-            not_modelled.update(dict.fromkeys(trace.not_modelled))
+        row.append(_cell(source.name, column, answers) if answers else Cell(source.name, column, Answer.NONE, refused))
+        for _, _, pair in answers:
+            assumptions.update(dict.fromkeys(pair.assumptions))
+            not_modelled.update(dict.fromkeys(pair.not_modelled))
     return Row(tuple(row), tuple(assumptions), tuple(not_modelled))
 
 
-def _pairs(source: Group, column: Column, group: Group) -> list[tuple[str, str]]:
-    """Who sends and to what, each as the tracer reads it; a pod and itself only where that is the only pair."""
-    senders = [_pod(key) for key in source.pods] or [source.name]
-    targets = [f"{_pod(key)}:{column.port}" for key in group.pods] or [f"{column.name}:{column.port}"]
-    every = [(s, t) for s in senders for t in targets]
-    return [(s, t) for s, t in every if t != f"{s}:{column.port}"] or every[:1]
+def _pairs(source: Group, column: Column, group: Group) -> list[tuple[str, str, str, str]]:
+    """Who sends and to what, each as the tracer reads it, and their pods ("" where they are none).
+
+    A pod and itself only where that is the only pair.
+    """
+    senders = [(_pod(key), key) for key in source.pods] or [(source.name, "")]
+    targets = [(f"{_pod(key)}:{column.port}", key) for key in group.pods] or [(f"{column.name}:{column.port}", "")]
+    every = [(s, t, a, b) for s, a in senders for t, b in targets]
+    return [pair for pair in every if not pair[2] or pair[2] != pair[3]] or every[:1]
 
 
 def _pod(key: str) -> str:
@@ -257,16 +341,10 @@ def _pod(key: str) -> str:
     return f"{namespace}/pod/{name}"
 
 
-def _cell(tracer: Tracer, source: str, column: Column, asked: Sequence[tuple[str, str, Trace]]) -> Cell:
-    verdicts = [t.verdict for _, _, t in asked]
+def _cell(source: str, column: Column, asked: Sequence[tuple[str, str, _Pair]]) -> Cell:
+    verdicts = [pair.verdict for _, _, pair in asked]
     yes = verdicts.count(Verdict.DELIVERED)
-    reason = ""
-    deciders: dict[Decider, None] = {}
-    for _, _, trace in asked:
-        for branch in trace.branches:
-            found, why = _decided(tracer, trace, branch)
-            deciders.update(dict.fromkeys(found))
-            reason = reason or (why or branch.reason or "" if branch.verdict is not Verdict.DELIVERED else "")
+    reason = next((pair.reason for _, _, pair in asked if pair.reason), "")
     outcomes: tuple[Outcome, ...] = ()
     if yes == len(asked):
         answer, reason = Answer.YES, ""
@@ -274,37 +352,37 @@ def _cell(tracer: Tracer, source: str, column: Column, asked: Sequence[tuple[str
         answer = Answer.UNKNOWN
     elif yes or Verdict.PARTIAL in verdicts:
         answer = Answer.SOME
-        outcomes = tuple(_outcome(sender, target, trace) for sender, target, trace in asked)
+        outcomes = tuple(Outcome(sender, target, pair.verdict.value, pair.reached) for sender, target, pair in asked)
     else:
         answer = Answer.NO
-    return Cell(source, column, answer, reason, yes, len(asked), tuple(deciders), outcomes)
+    policies = tuple(dict.fromkeys(d for _, _, pair in asked for d in pair.policies))
+    return Cell(source, column, answer, reason, yes, len(asked), policies, outcomes)
 
 
-def _outcome(sender: str, target: str, trace: Trace) -> Outcome:
-    ends = {b.endpoint_name or b.endpoint or "" for b in trace.branches if b.verdict is Verdict.DELIVERED}
-    return Outcome(sender, target, trace.verdict.value, tuple(sorted(ends)))
-
-
-def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[list[Decider], str]:
-    """The policies that a branch owes its verdict to, and in words why they deny it.
+def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[list[Decider], str, Flow | None]:
+    """The policies that a branch owes its verdict to, in words why they deny it, and the connection that they judge.
 
     Where it was delivered, every rule that allows it; where it died, the first direction that denies it. Engines drop in silence:
     who was refused in so many words was refused by somebody else.
     """
     index = tracer.policies
     if tracer.cluster.cni.name not in ENGINES or not index.policies or branch.verdict is Verdict.REJECTED:
-        return [], ""
+        return [], "", None
     said = judged(trace, branch, index)
     if said is None:
-        return [], ""
+        return [], "", None
     flow, decision = said
-    halves = (decision.egress, decision.ingress)
     if branch.verdict is Verdict.DELIVERED:
-        return [_decider(index, half) for half in halves if half.policy is not None], ""
-    for half in halves:
+        return [_decider(index, half) for half in (decision.egress, decision.ingress) if half.policy is not None], "", flow
+    deciders, text = _denial(index, flow, decision)
+    return deciders, text if branch.verdict is Verdict.DROPPED else "", flow
+
+
+def _denial(index: PolicyIndex, flow: Flow, decision: Decision) -> tuple[list[Decider], str]:
+    """The first direction that policies do not allow, and why; nothing where they allow both."""
+    for half in (decision.egress, decision.ingress):
         if half.says is not Says.ALLOWED and half.selected:
-            text = f"{words.selection(index, half)}; {words.verdict(index, flow, half, decision)}"
-            return [_decider(index, half)], text if branch.verdict is Verdict.DROPPED else ""
+            return [_decider(index, half)], f"{words.selection(index, half)}; {words.verdict(index, flow, half, decision)}"
     return [], ""
 
 
