@@ -287,6 +287,22 @@ def test_only_what_is_enforced_is_counted(topology: str, others: str, tmp_path: 
     assert drawing.others(label.others).startswith(others)
 
 
+def test_a_port_that_is_called_otherwise_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that allows port `pg` closes when the port gets another name."""
+    service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n"
+    service += "spec: {selector: {app: db}, ports: [{port: 1, targetPort: sql}]}\n---\n"
+    policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec:\n"
+    policy += "  podSelector: {matchLabels: {app: db}}\n"
+    policy += "  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}, {ports: [{port: pg}]}]\n"
+    tracer = Tracer(cluster_of({"add": service + policy}, tmp_path, monkeypatch))
+    found = explain(tracer, Request("web-0", "svc/s"))
+    named = next(n for n, change in enumerate(found.why.changes) if change.kind == Kind.PORT.value)
+    after = PolicyIndex(apply(tracer.cluster, found.candidates[named].edits), tracer.policies.dialect, tracer.policies.node_by_ip)
+    others = found.why.changes[named].others
+    assert (others.opens, others.closes) == counted(tracer, after, Request("web-0", "svc/s"))
+    assert others.closes > 0
+
+
 def test_nodes_that_do_not_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """calico-bgp without its BGPPeers: no route leads to the other node's pods until the mesh is on."""
     documents = (ROOT / "topologies" / "calico-bgp.yaml").read_text().split("\n---\n")
