@@ -31,7 +31,7 @@ For example:
 COMMANDS = {  # each a module of this folder
     "can": "Can SOURCE reach DESTINATION? One line.",
     "trace": "Where the packet goes: every hop, every rule, every branch.",
-    "why": "Why it works or not, and the smallest change that would flip that.",
+    "why": "Why it works or not, and the smallest change that flips that.",
     "diff": "What does a change do to who reaches whom?",
     "dump": "What a node or pod holds, in the tool's own syntax.",
     "check": "Check a list of expected flows: the network's unit tests.",

@@ -26,7 +26,7 @@ def why(
     cluster: ClusterFlags = ClusterFlags(),
     packet: PacketFlags = PacketFlags(),
 ) -> int:
-    """Why it works or not, and the smallest change that would flip that.
+    """Why it works or not, and the smallest change that flips that.
 
     Every change that is shown was applied to the model and traced again; beside it stands what else it would open or close.
     The exit code is 0 where the answer was found, whichever it is, 2 error, 3 unknown.

@@ -46,7 +46,7 @@ from netlab.kube.policies import (
 )
 from netlab.kube.selectors import labels_match
 from netlab.kube.selectors import matches as selects
-from netlab.kube.workloads import NODE_PORTS
+from netlab.kube.workloads import NODE_PORTS, target_port
 from netlab.linux.addr import Prefix, host_prefix, ip, prefix
 from netlab.linux.packet import protocol_name
 from netlab.reach import manifest
@@ -661,11 +661,7 @@ def _serve(s: Situation, service: Service) -> Iterator[Candidate]:
                     note="those of the input do not follow from the pods: is kube-controller-manager running?",
                 )
     if s.trace.source.kind == "external" and service.type == "ClusterIP" and service.cluster_ips:
-        used = {p.node_port for other in s.cluster.services.values() for p in other.ports}
-        free = (n for n in NODE_PORTS if n not in used)
-        ports = tuple(replace(p, node_port=next(free)) for p in service.ports)
-        what = f"make Service {service.key} a NodePort"
-        yield _put_service(s, replace(service, type="NodePort", ports=ports), what, {"type": "NodePort"})
+        yield _node_port(s, service)
     for field, value in (
         ("external_traffic_policy", service.external_traffic_policy),
         ("internal_traffic_policy", service.internal_traffic_policy),
@@ -681,6 +677,16 @@ def _serve(s: Situation, service: Service) -> Iterator[Candidate]:
         what = f"add {nets[-1]} to loadBalancerSourceRanges of Service {service.key}"
         body = {"loadBalancerSourceRanges": [str(net) for net in nets]}
         yield _put_service(s, replace(service, load_balancer_source_ranges=nets), what, body)
+
+
+def _node_port(s: Situation, service: Service) -> Candidate:
+    """A service that the outside reaches on every node."""
+    used = {p.node_port for other in s.cluster.services.values() for p in other.ports}
+    free = (n for n in NODE_PORTS if n not in used)
+    ports = tuple(replace(p, node_port=next(free)) for p in service.ports)
+    return _put_service(
+        s, replace(service, type="NodePort", ports=ports), f"make Service {service.key} a NodePort", {"type": "NodePort"}
+    )
 
 
 def _put_service(s: Situation, service: Service, what: str, body: Mapping[str, object]) -> Candidate:
@@ -846,16 +852,18 @@ def _ask(s: Situation) -> Iterator[Candidate]:
             if (open_port, protocol) != (number, s.trace.protocol):
                 says = "declares" if any(c.container_port == open_port for c in pod.ports) else "is asked by a service on"
                 yield _question(request, f"{host}:{open_port}", protocol, f"pod {pod.key} {says} {open_port}")
-        for service in s.cluster.services.values():
-            if service.selector and service.namespace == pod.namespace and labels_match(service.selector, pod.labels):
-                for port in service.ports:
-                    if (port.port, port.protocol) == (number, s.trace.protocol):
-                        space = "" if service.namespace == request.namespace else f"{service.namespace}/"
-                        to = f"{space}svc/{service.name}:{port.port}"
-                        yield _question(request, to, port.protocol, f"Service {service.key} has port {port.port}")
+        yield from _ask_service(s, pod)
     if s.service is not None and s.port is None and not s.trace.protocol.startswith("ICMP"):
         for port in s.service.ports[:6]:
             yield _question(request, f"{host}:{port.port}", port.protocol, f"Service {s.service.key} has port {port.port}")
+    if s.service is not None and s.port is not None and s.trace.source.kind == "external" and party.kind == "ClusterIP":
+        space = "" if s.service.namespace == request.namespace else f"{s.service.namespace}/"
+        to = f"{space}svc/{s.service.name}:{s.port.port}"
+        asked = _question(request, to, s.port.protocol, f"from outside a name means the NodePort of Service {s.service.key}")
+        yield asked
+        if s.service.type == "ClusterIP":
+            exposed = _node_port(s, s.service)
+            yield joined([exposed, asked], Kind.TWO, f"{exposed.what}, and {asked.what}")
     if party.kind == "node" and s.service is None and number is not None:
         every = [(service, port) for service in s.cluster.services.values() for port in service.ports if port.node_port]
         # the port of a service was meant, or a NodePort mistyped
@@ -870,12 +878,32 @@ def _ask(s: Situation) -> Iterator[Candidate]:
             if party.kind == "node" and party.name != home:
                 yield _question(request, f"node/{home}:{number}", s.trace.protocol, why)
             elif party.kind in ("service address", "load balancer") and request.at != home and home in s.cluster.nodes:
-                asked = replace(request, at=home)
                 touched = (Touched("ask", f"at node {home}"),)
-                yield Candidate(Kind.QUESTION, f"come in at {home} instead: {why}", (Ask(asked),), touched)
+                edit = Ask(replace(request, at=home))
+                yield Candidate(Kind.QUESTION, f"come in at {home} instead: {why}", (edit,), touched)
     if request.size is not None:
-        asked = replace(request, size=None)
-        yield Candidate(Kind.QUESTION, "send a packet of usual size", (Ask(asked),), (Touched("ask", "without --size"),))
+        edit = Ask(replace(request, size=None))
+        yield Candidate(Kind.QUESTION, "send a packet of usual size", (edit,), (Touched("ask", "without --size"),))
+
+
+def _ask_service(s: Situation, pod: Pod) -> Iterator[Candidate]:
+    """A service in front of a pod: on whose port the pod was asked, or by which the outside gets in."""
+    party, request = s.trace.destination, s.request
+    outside = s.trace.source.kind == "external"
+    for service in s.cluster.services.values():
+        if not service.selector or service.namespace != pod.namespace or not labels_match(service.selector, pod.labels):
+            continue
+        space = "" if service.namespace == request.namespace else f"{service.namespace}/"
+        for port in service.ports:
+            to = f"{space}svc/{service.name}:{port.port}"
+            if (port.port, port.protocol) == (party.port, s.trace.protocol):
+                yield _question(request, to, port.protocol, f"Service {service.key} has port {port.port}")
+            elif outside and target_port(port, pod) == party.port and port.protocol == s.trace.protocol:
+                asked = _question(request, to, port.protocol, f"Service {service.key} leads to pod {pod.key}")
+                yield asked
+                if service.type == "ClusterIP" and service.cluster_ips:
+                    exposed = _node_port(s, service)
+                    yield joined([exposed, asked], Kind.TWO, f"{exposed.what}, and {asked.what}")
 
 
 def _question(request: Request, to: str, protocol: str, why: str) -> Candidate:

@@ -115,7 +115,7 @@ def group_of(index: PolicyIndex, end: End) -> str:
 
 
 def _changed(before: PolicyIndex, after: PolicyIndex) -> dict[str, frozenset[int]]:
-    """The pods, by direction, to which a policy applies that is not the same before and after."""
+    """The pods, by direction, to which a policy applies that is not the same before and after, or whose ports have other names."""
     found: dict[str, set[int]] = {INGRESS: set(), EGRESS: set()}
     olds, news = ({policy.title: policy for policy in index.policies} for index in (before, after))
     for title in olds.keys() | news.keys():
@@ -126,6 +126,8 @@ def _changed(before: PolicyIndex, after: PolicyIndex) -> dict[str, frozenset[int
                     continue
                 same = other is not None and _rules(policy, direction) == _rules(other, direction)
                 pods |= policy.pods - other.pods if same and other is not None else policy.pods
+    # names of ports are looked up at the pod that is called
+    found[INGRESS] |= {n for n, pod in enumerate(before.pods) if pod.ports != after.pods[n].ports}
     return {direction: frozenset(pods) for direction, pods in found.items()}
 
 

@@ -70,27 +70,33 @@ def reasons(s: Situation) -> tuple[Reason, ...]:
         several = len(s.trace.branches) > len(blocked)
         if several and s.answer is Answer.PARTLY:
             found[_share(s.trace.branches)] = None
-        if s.denied:
-            found |= dict.fromkeys(_policies(s))
-        closed = s.denied and all(judged.decision.says is Says.DENIED for judged in s.judged)
+        stopped = [b for b in blocked if s.denied and by_policy(b)]
+        if stopped:
+            found |= dict.fromkeys(_with_rule(list(_policies(s)), stopped))
         for branch in blocked:
-            if closed or (s.denied and by_policy(branch)):
-                _, rule = _rule(_ending(branch.hops)[0])
-                if rule and found and not any(reason.rule for reason in found):
-                    last = found.popitem()[0]
-                    found[msgspec.structs.replace(last, rule=rule)] = None
+            if branch in stopped:
                 continue
             reason = _branch(s, branch)
             if several and branch.endpoint_name:
                 reason = msgspec.structs.replace(reason, text=f"{branch.endpoint_name}: {reason.text}")
             found[reason] = None
-        if closed:
+        if len(stopped) == len(blocked):
             found |= dict.fromkeys(_besides(s))
+        elif s.denied and not stopped:
+            found |= dict.fromkeys(msgspec.structs.replace(r, text=f"Besides, {r.text}") for r in _policies(s))
     return tuple(found)[:_MOST]
 
 
+def _with_rule(said: list[Reason], branches: Sequence[Branch]) -> list[Reason]:
+    """The last sentence with the engine's rule that makes it so."""
+    rule = next((rule for branch in branches for _, rule in [_rule(_ending(branch.hops)[0])] if rule), "")
+    return [*said[:-1], *(msgspec.structs.replace(reason, rule=rule) for reason in said[-1:])]
+
+
 def _besides(s: Situation) -> Iterator[Reason]:
-    """What would stop it, too, were it allowed: nobody listens there."""
+    """What would stop it, too, were it allowed: nobody has the address, nobody listens there."""
+    if nobody := _nobodys(s):
+        yield Reason("route", f"Besides, {nobody}.")
     for judged in s.judged:
         end, flow = judged.flow.destination, judged.flow
         if end.pod < 0 or end.node:
@@ -572,13 +578,20 @@ def _named(s: Situation, branch: Branch, step: AnyStep | None) -> Reason | None:
         has = f"the NodePorts are {listed([str(p) for p in ports[:8]])}" if ports else "no service has a NodePort"
         has = f"the only NodePort is {ports[0]}" if len(ports) == 1 else has
         return Reason("no-socket", f"It gets to node {party.name}, and {step.reason}; {has}.")
-    if party.kind == "address" and party.ip:
-        address = ip(party.ip)
-        if any(address in net for net in s.cluster.service_cidrs):
-            return Reason("route", f"{party.ip} is an address of the service network, but no service has it: {branch.reason}.")
-        if any(address in net for net in s.cluster.pod_cidrs):
-            return Reason("route", f"{party.ip} is an address of the pod network, but no pod has it: {branch.reason}.")
+    if nobody := _nobodys(s):
+        return Reason("route", f"{nobody}: {branch.reason}.")
     return None
+
+
+def _nobodys(s: Situation) -> str:
+    """`10.244.9.9 is an address of the pod network, but no pod has it`."""
+    party = s.trace.destination
+    if party.kind != "address" or not party.ip:
+        return ""
+    for word, nets in (("service", s.cluster.service_cidrs), ("pod", s.cluster.pod_cidrs)):
+        if any(ip(party.ip) in net for net in nets):
+            return f"{party.ip} is an address of the {word} network, but no {word} has it"
+    return ""
 
 
 # --- besides -------------------------------------------------------------------------------------------------
