@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from netlab.kube.load import load
+from netlab.kube.load import Overrides, load
 from netlab.linux.addr import Ip, ip
 from netlab.linux.ipvs import SCHEDULERS, Method, RealServer, VirtualService
 from netlab.linux.ipvs_schedulers import Asked, schedule
@@ -229,3 +230,15 @@ def test_the_match_asks_whether_ipvs_has_seen_the_packet(words: str, expected: b
     netns = Netns("n", NetnsKind.NODE)
     assert rule_holds(rule, View(packet, Hook.INPUT, netns, ipvs=True)) is expected
     assert rule_holds(rule, View(packet, Hook.INPUT, netns)) is (words == "! --ipvs")
+
+
+@pytest.mark.parametrize(("mode", "verdict"), [("iptables", "delivered"), ("ipvs", "unknown")])
+def test_a_node_whose_address_is_an_external_ip_is_no_tunnel_end_to_the_others(mode: str, verdict: str) -> None:
+    """In IPVS mode every node has it on kube-ipvs0, and VXLAN's packets to it come back (encap_bypass_if_local)."""
+    text = (ROOT / "topologies/flannel-vxlan.yaml").read_text()
+    text = text.replace("  clusterIP: 10.96.0.80\n", '  clusterIP: 10.96.0.80\n  externalIPs: ["192.168.50.12"]\n')
+    made = Tracer(load(["-"], io.StringIO(text), Overrides(proxy_mode=mode)))
+    trace = made.trace(Request("web-0", "api-1:9000"))
+    assert trace.verdict.value == verdict
+    reason = "flannel.1 to 192.168.50.12, which is an address of this host's own: the packet comes back unwrapped (on node-1)"
+    assert [branch.reason for branch in trace.branches] == [reason if verdict == "unknown" else None]

@@ -79,6 +79,10 @@ def up(
     from netlab.lab.plan import make_plan
 
     start = time.monotonic()
+    if dry_run:
+        running.check_name(name)
+    else:
+        running.must_be_free(name)
     stdin = sys.stdin.read() if "-" in cluster.filename else None
     declared, _, network = _open(cluster, stdin)
     if bgp == "bird":
@@ -156,7 +160,7 @@ def exec_(
     sys.stdout.flush()
     try:
         os.execvp(argv[0], argv)
-    except FileNotFoundError:
+    except OSError:
         raise InputError(f"{argv[0]} is not installed", hint="on Debian or Ubuntu: apt-get install util-linux") from None
 
 
@@ -269,7 +273,7 @@ def verify(
     """
     from netlab.lab import verify as comparing
     from netlab.lab.frequencies import choosing, frequencies
-    from netlab.lab.host import Lab
+    from netlab.lab.host import Lab, require
     from netlab.lab.plan import make_plan
     from netlab.lab.rulepath import verify_paths
     from netlab.trace import flows as drawing
@@ -283,6 +287,8 @@ def verify(
             raise InputError("--kernel none goes with --random N --policies: all else is compared with a kernel")
         return _random_policies(cluster, random, seed, flows, save)
     per_cluster = 60 if flows is None else flows
+    if iptables == "nft" and rules:
+        require("nft", "the kernel's trace of rules")
     if random and cluster.cni == "calico-ipip" and not (rulesets or cluster.filename or cluster.observed):
         from netlab.lab import umlchoice, umllab
 

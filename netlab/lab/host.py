@@ -94,6 +94,17 @@ def require(tool: str, purpose: str) -> None:
         raise InputError(f"{purpose} needs {tool}", hint=f"on Debian or Ubuntu: apt-get install {PACKAGES.get(tool, tool)}")
 
 
+def refusal(said: str) -> str:
+    """What unshare(1) says, in clearer words where it is about a limit (unshare(2), ENOSPC).
+
+    >>> refusal("unshare: unshare failed: No space left on device")
+    'no more user namespaces are allowed (user.max_user_namespaces; 0 switches them off)'
+    """
+    if said.endswith("No space left on device"):
+        return "no more user namespaces are allowed (user.max_user_namespaces; 0 switches them off)"
+    return said
+
+
 def unshare_command(user_namespace: bool | None = None) -> list[str]:
     """How to make the private namespaces; root needs no user namespace, but may have one."""
     own = os.geteuid() != 0 if user_namespace is None else user_namespace
@@ -232,9 +243,9 @@ class Lab:
         last = said.splitlines()[-1] if said else ""
         if "unshare" in last or "uid_map" in last:
             return InputError(
-                f"namespaces cannot be made here: {last}",
+                f"namespaces cannot be made here: {refusal(last)}",
                 hint="user namespaces may be switched off: see `sysctl kernel.unprivileged_userns_clone user.max_user_namespaces "
-                "kernel.apparmor_restrict_unprivileged_userns`, or run as root",
+                "kernel.apparmor_restrict_unprivileged_userns`; run as root, or in user-mode Linux (--kernel uml)",
             )
         return InputError("the lab has ended" + (f": {last}" if last else ""))
 

@@ -2,12 +2,15 @@
 
     $XDG_RUNTIME_DIR/netlab/NAME/{door, lab.json, log}
 
-Law: the holder is the truth. A folder whose holder does not answer is left over from a crash and is removed by whoever finds it.
-Folders belong to one user and are closed to others. Nothing here touches the network: host.py and holder.py do.
+Law: the holder is the truth. A folder whose holder does not answer is left over from a crash and is removed by whoever finds it;
+so is one that was being made (it is locked meanwhile) when its maker was killed. Folders belong to one user and are closed to
+others. Nothing here touches the network: host.py and holder.py do.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -89,13 +92,46 @@ def labs() -> list[Description]:
     found = []
     for folder in sorted(home().iterdir()):
         description = _read(folder)
-        if description is None:
-            continue
-        if _alive(description):
+        if description is not None and _alive(description):
             found.append(description)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
+        elif description is not None or _is_orphan(folder):
+            _clear(folder)
     return found
+
+
+def _is_orphan(folder: Path) -> bool:
+    """Nobody holds the lock of who makes a lab there (flock(2): it goes with the process)."""
+    lock = _locked(folder)
+    if lock is None:
+        return False
+    unfinished = _read(folder) is None
+    os.close(lock)
+    return unfinished
+
+
+def _locked(folder: Path) -> int | None:
+    """The folder, open and locked; None where somebody else has the lock, or it is gone."""
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), os.stat(folder)):
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what is left of a lab; a user-mode Linux whose maker was killed still runs."""
+    from netlab.lab.uml import Uml
+
+    with contextlib.suppress(InputError, OSError):
+        Uml.attach(folder / "uml").close()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def find(name: str) -> Description:
@@ -147,21 +183,46 @@ def up(name: str, plan: Plan, describe: Mapping[str, object], stdin: str | None 
     return description
 
 
+def must_be_free(name: str) -> None:
+    """InputError where a lab of that name is up, or the name is none."""
+    check_name(name)
+    if any(lab.name == name for lab in labs()):
+        raise InputError(f'lab "{name}" is already up', hint=f"netlab lab down --name {name}, or another --name for a second one")
+
+
 @contextmanager
 def folder_for(name: str) -> Iterator[Path]:
     """A new folder for a lab; gone again where the making of the lab fails."""
     folder = home() / check_name(name)
-    if any(lab.name == name for lab in labs()):
-        raise InputError(f'lab "{name}" is already up', hint=f"netlab lab down --name {name}, or another --name for a second one")
+    must_be_free(name)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        raise InputError(f'lab "{name}" is being made by another process', hint=f"if not, remove {folder}") from None
+        raise _being_made(name) from None
+    except OSError as error:
+        raise _not_kept(folder, error) from None
+    lock = _locked(folder)
+    if lock is None:
+        raise _being_made(name)
     try:
         yield folder
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise _not_kept(folder, error) from None
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+def _being_made(name: str) -> InputError:
+    return InputError(f'lab "{name}" is being made by another process', hint="netlab lab status shows it when it is up")
+
+
+def _not_kept(folder: Path, error: OSError) -> InputError:
+    """A full disk, most often."""
+    return InputError(f"the lab cannot be kept in {folder}: {error.strerror}", hint=_HINT)
 
 
 def _texts(value: object) -> tuple[str, ...]:

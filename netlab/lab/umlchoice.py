@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from netlab.errors import InputError
 from netlab.lab import uml
+from netlab.lab.host import refusal
 from netlab.linux.netns import DeviceKind
 from netlab.linux.network import Network
 
@@ -113,12 +114,12 @@ def lacks(needs: Iterable[str]) -> tuple[frozenset[str], str]:
         tried = subprocess.run(
             ["unshare", flags, "sh", "-c", f"{script}echo tried"], env={"PATH": path}, capture_output=True, text=True, check=False
         )
-    except FileNotFoundError:
+    except OSError:
         return frozenset(attempts), "there is no unshare (util-linux)"
     *missing, last = tried.stdout.split("\n")[:-1] or [""]
     if last != "tried":
         said = tried.stderr.strip().splitlines()
-        return frozenset(attempts), "namespaces cannot be made here" + (f": {said[-1]}" if said else "")
+        return frozenset(attempts), "namespaces cannot be made here" + (f": {refusal(said[-1])}" if said else "")
     return frozenset(missing), ""
 
 

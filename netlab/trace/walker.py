@@ -670,6 +670,10 @@ class Walk:
             return self._unknown(netns.name, f"{device.name} replicates to {len(remotes)} remotes")
         remote = remotes[0]
         assert remote is not None
+        if lookup(netns, remote, src=vxlan.local, mark=skb.packet.mark)[0].type is RouteType.LOCAL:
+            # encap_bypass_if_local, vxlan_encap_bypass: no outer packet; with its route and connection it comes in again
+            reason = f"{device.name} to {remote}, which is an address of this host's own: the packet comes back unwrapped"
+            return self._unknown(netns.name, reason)
         flow_hash = self._flow_hash(skb.packet)
         inner = replace(skb.packet, mark=0, flow_hash=flow_hash)
         outer = Packet(

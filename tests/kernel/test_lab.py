@@ -5,6 +5,7 @@ Law: the kernel is right. A flow that differs is a failed test that prints both 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
-from netlab.lab import rulepath
+from netlab.lab import rulepath, running
 from netlab.lab.crossings import Crossing, predicted_crossings
 from netlab.lab.host import Lab, Shot, unshare_command
 from netlab.lab.plan import make_plan, script
@@ -484,6 +485,37 @@ def test_what_a_killed_lab_leaves_is_cleared_away(lab_command: Cli) -> None:
     assert "no lab is up" in lab_command("status")
     assert list(lab_command.folder.iterdir()) == []
     lab_command("up", "-q")
+
+
+def test_a_lab_killed_while_it_is_made_is_in_nobodys_way(lab_command: Cli) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "netlab.cli.main", "lab", "up", "-q", "-f", str(CLUSTERS["random-11"])],
+        env=lab_command.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (lab_command.folder / "lab").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert list(lab_command.folder.iterdir()) != []
+    assert "no lab is up" in lab_command("status")
+    assert list(lab_command.folder.iterdir()) == []
+    lab_command("up", "-q")
+
+
+def test_two_that_make_one_lab_and_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    def fill(folder: Path) -> None:
+        assert running.labs() == [], "what is being made is left alone"
+        with pytest.raises(InputError, match='lab "x" is being made by another process'), running.folder_for("x"):
+            pass
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "log"))
+
+    with pytest.raises(InputError) as caught, running.folder_for("x") as folder:
+        fill(folder)
+    assert str(caught.value).startswith(f"the lab cannot be kept in {tmp_path}/netlab/x: No space left on device")
+    assert list((tmp_path / "netlab").iterdir()) == []
 
 
 def test_ctrl_c_while_it_is_made_leaves_nothing(lab_command: Cli) -> None:
