@@ -251,6 +251,17 @@ ROWS: list[tuple[str, list[str], list[str], list[str]]] = [
         ],
     ),
     (
+        "other labels on a Deployment: no policy selects its pods any more, and no service",
+        [*SHOP, DENY_DB],
+        [*[d for d in SHOP if "Deployment\nmetadata: {name: db" not in d], deployment("db", 5432, "app: store"), DENY_DB],
+        [
+            "OPENED",
+            "every workload gained shop/db:5432",
+            "before denied (ingress): no rule of NetworkPolicy shop/deny-db allows it",
+            "27 flows: 2 opened, 25 the same, 4 of them decided by other rules",
+        ],
+    ),
+    (
         "a port comes",
         SHOP,
         [deployment("front", 8080, extra=", {containerPort: 8081}"), *SHOP[1:]],
