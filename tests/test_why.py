@@ -303,6 +303,53 @@ def test_a_port_that_is_called_otherwise_is_counted(tmp_path: Path, monkeypatch:
     assert others.closes > 0
 
 
+@pytest.mark.parametrize(
+    ("change", "arguments", "says", "then"),
+    [
+        (
+            "",
+            ["web-0", "api-1:9000", "--family", "6", "--size", "1490"],
+            "The packet is too long for flannel-v6.1 on node-1: 1450 bytes, and its MTU is 1430.",
+            "send a packet of usual size",
+        ),
+        (
+            "sysctls: {net.bridge.bridge-nf-call-iptables: 0}\n",
+            ["web-0", "svc/api"],
+            "pod default/api-0: The request arrives at 10.244.0.11:9000, but the reply dies on default/web-0",
+            "take net.bridge.bridge-nf-call-iptables=0 from the nodes",
+        ),
+        (
+            "-A FORWARD -p tcp -m tcp --dport 9000 -j DROP",
+            ["web-0", "api-1:9000"],
+            "dropped on node-1 by filter FORWARD rule 1. -A FORWARD -p tcp -m tcp --dport 9000 -j DROP (node-1/iptables-save:5)",
+            "No single change flips it.",
+        ),
+    ],
+    ids=["mtu", "reply", "rule"],
+)
+def test_where_the_packet_or_its_answer_ends(
+    change: str,
+    arguments: list[str],
+    says: str,
+    then: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "topologies" / "flannel-vxlan.yaml").read_text()
+    Path("t.yaml").write_text(text.replace("\ncni:", f"\n{change}cni:", 1) if change.startswith("sysctls") else text)
+    if change.startswith("-A"):
+        Path("node-1").mkdir()
+        chains = "".join(f":{name} ACCEPT [0:0]\n" for name in ("INPUT", "FORWARD", "OUTPUT"))
+        Path("node-1", "iptables-save").write_text(f"*filter\n{chains}{change}\nCOMMIT\n")
+        arguments = [*arguments, "--observed", "node-1=node-1"]
+    assert main(["why", *arguments, "-q", "-f", "t.yaml"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert says in said
+    assert then in said
+
+
 def test_nodes_that_do_not_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """calico-bgp without its BGPPeers: no route leads to the other node's pods until the mesh is on."""
     documents = (ROOT / "topologies" / "calico-bgp.yaml").read_text().split("\n---\n")

@@ -115,7 +115,7 @@ def group_of(index: PolicyIndex, end: End) -> str:
 
 
 def _changed(before: PolicyIndex, after: PolicyIndex) -> dict[str, frozenset[int]]:
-    """The pods, by direction, to which a policy applies that is not the same before and after, or whose ports are named anew."""
+    """The pods, by direction, to which a policy applies that is not the same before and after, or whose ports are renamed."""
     found: dict[str, set[int]] = {INGRESS: set(), EGRESS: set()}
     olds, news = ({policy.title: policy for policy in index.policies} for index in (before, after))
     for title in olds.keys() | news.keys():

@@ -8,7 +8,7 @@ policies say is said in dataplane/policy/words.py's own words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import msgspec
@@ -279,8 +279,7 @@ def by_policy(branch: Branch) -> bool:
     """Whether it is a policy engine's rule, or the lack of it, that ends a branch."""
     if branch.verdict is Verdict.UNKNOWN:
         return True
-    hop, step = _ending(branch.hops)
-    del step
+    hop, _ = _ending(branch.hops)
     chains = [s.chain for s in hop.steps if isinstance(s, RuleStep)] if hop is not None else []
     return bool(chains) and chains[-1].startswith("cali")
 
@@ -362,8 +361,7 @@ def _branch(s: Situation, branch: Branch) -> Reason:
     where = f" on {hop.where}" if hop is not None else ""
     steps = hop.steps if hop is not None else ()
     if mtu := next((m for m in reversed(steps) if isinstance(m, MtuStep)), None):
-        text = f"The packet of {mtu.length} bytes does not fit through {mtu.device}{where}, whose MTU is {mtu.mtu}"
-        return Reason("mtu", f"{text}: {branch.reason}.")
+        return Reason("mtu", f"The packet is too long for {mtu.device}{where}: {mtu.length} bytes, and its MTU is {mtu.mtu}.")
     kind = "rule" if any(isinstance(x, HookStep) and x.verdict == "drop" for x in steps) else "route"
     word = "rejected" if branch.verdict is Verdict.REJECTED else "dropped"
     refs, rule = _rule(hop)
@@ -499,11 +497,13 @@ def _nobody(s: Situation, service: Service, port: ServicePort) -> str:
     return "nobody made an EndpointSlice for it"
 
 
-def label_words(labels: dict[str, str] | object, only: object = None) -> str:
-    """`app=web,tier=front`."""
-    assert hasattr(labels, "items")
-    found = sorted(labels.items())
-    return ",".join(f"{k}={v}" for k, v in found if only is None or k in only)  # type: ignore[operator]
+def label_words(labels: Mapping[str, str], only: Mapping[str, str] | None = None) -> str:
+    """`app=web,tier=front`; `only` those whose keys it has.
+
+    >>> label_words({"tier": "front", "app": "web"}, {"app": "x"})
+    'app=web'
+    """
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()) if only is None or key in only)
 
 
 def nearest(service: Service, pods: Sequence[Pod]) -> Pod | None:
