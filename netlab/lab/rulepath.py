@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 import msgspec
@@ -41,6 +41,7 @@ from netlab.linux.packet import (
     V6_ECHO_REQUEST,
     Packet,
 )
+from netlab.linux.rules import nft_tables
 from netlab.linux.text.nft import rule_text as nft_rule_text
 from netlab.trace.choices import Chooser, explore
 from netlab.trace.flows import Flow, predict
@@ -71,7 +72,7 @@ class Path(msgspec.Struct, frozen=True):
     rules: dict[str, list[tuple[Rule, ...]]] = {}
     crossings: dict[str, list[Crossing]] | None = None
     entries: dict[str, list[Entry]] = {}
-    remembered: bool = False  # `-m recent` has written the sender down
+    remembered: bool = False  # the sender was written down, by `-m recent` or in a set of nft's
     rest: tuple[Hop, ...] = ()
 
 
@@ -235,13 +236,26 @@ def _differences(said: dict[Place, int], counted: dict[Place, int]) -> list[Plac
     return sorted(place for place in said.keys() | counted.keys() if said.get(place, 0) != counted.get(place, 0))
 
 
-def forget(lab: Lab, nodes: Iterable[str], recent: Iterable[str]) -> bool:
-    """Empty connection tracking everywhere, and the lists of `-m recent` on the nodes that have some: a walk has no memory.
+def _flushes(netns: Netns) -> str:
+    """The nft commands that empty the sets that rules fill; those that begin with elements stay."""
+    return "".join(
+        f"flush set {table.family} {table.name} {name}\n"
+        for table in nft_tables(netns.rulesets)
+        for name, held in table.sets.items()
+        if "dynamic" in held.flags and not held.elements
+    )
+
+
+def forget(lab: Lab, nodes: Iterable[str], recent: Iterable[str], learned: Mapping[str, str]) -> bool:
+    """Empty connection tracking everywhere, the lists of `-m recent` on the nodes that have some, and by `learned` the sets that
+    nft's rules fill: a walk has no memory.
 
     False where the lists cannot be emptied: their files belong to the host's root (xt_recent.c, ip_list_uid), also in a user
     namespace.
     """
     lab.ask("forget", spaces=[lab.file(node) for node in nodes])
+    for node, flush in learned.items():
+        lab.run(node, "nft", "-f", "-", stdin=flush)
     script = "for list in /proc/net/xt_recent/*; do [ ! -e $list ] || echo / > $list || exit 1; done"
     return all(lab.ask("run", ns=lab.file(node), argv=["sh", "-c", script])["rc"] == 0 for node in recent)
 
@@ -322,7 +336,8 @@ def _fragments(hops: Iterable[Hop]) -> bool:
 
 
 def _is_remembered(hops: Iterable[Hop]) -> bool:
-    return any(isinstance(step, RuleStep) and "-m recent" in step.rule for hop in hops for step in hop.steps)
+    steps = (step for hop in hops for step in hop.steps)
+    return any(isinstance(step, RuleStep) and ("-m recent" in step.rule or "update @" in step.rule) for step in steps)
 
 
 def _hits(hops: Iterable[Hop]) -> dict[Place, int]:
@@ -431,6 +446,7 @@ class Bench:
         self.links = Links(network)
         self.nodes = [name for name, space in network.namespaces.items() if space.rulesets]
         self.recent = [name for name in self.nodes if _remembers(network.namespaces[name])]
+        self.learned = {name: made for name in self.nodes if (made := _flushes(network.namespaces[name]))}
         self.spaces = {lab.file(name): name for name in network.namespaces}
         self.numbers: dict[str, dict[tuple[str, str, int], Rule]] = {}
 
@@ -455,7 +471,8 @@ class Bench:
         lab, held = self.lab, packet.protocol in (TCP, SCTP)
         said = paths(self.network, self.links, trace, packet.sport) if _is_comparable(trace, self.ordered) else None
         family = ip(packet.dst).family
-        if not forget(lab, self.nodes, self.recent) and said is not None and any(path.remembered for path in said):
+        remembered = said is not None and any(path.remembered for path in said)
+        if not forget(lab, self.nodes, self.recent, self.learned if remembered else {}) and remembered:
             said = None
         before = {} if self.ordered else counters(lab, self.nodes, family, self.variant)
         lab.ask("seen", settle=0)
