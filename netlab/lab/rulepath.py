@@ -57,6 +57,9 @@ _LENGTHS = {TCP: 60, ICMP: 84, ICMPV6: 104}
 
 _COUNTED = re.compile(r"^\[(\d+):\d+\] -A (\S+)", re.ASCII)
 SETTLE = 0.01  # seconds for what the sender's answer did not wait for
+# Seconds to wait for an answer, by attempt. Less than a second: TCP must not repeat its SYN, nor a server its SYN-ACK, before
+# all counters are read, which takes its time on a slow machine; but a slow one answers late, too.
+WAITS = (0.8, 0.6, 0.4, 0.7)
 ATTEMPTS = 4  # what came late from an earlier flow counts too; it does not come every time
 DISTURBED = 8  # so often where counters have neighbour discovery, multicast reports or redirects in them
 
@@ -385,7 +388,7 @@ def verify_paths(
                 sport = FIRST_PORT + (PORTS // 2 + port) % PORTS
                 trace = predict(tracer, flow, sport)
                 lab.listen(assumed_listeners(network, [trace]))
-                one = bench.measure(shot(flow, trace, sport), trace)
+                one = bench.measure(shot(flow, trace, sport), trace, WAITS[attempt % len(WAITS)])
                 if one.likely is None or (attempt == DISTURBED - 1 and one.partings and one.observed.disturbed):
                     report.passed_over += 1
                     break
@@ -466,8 +469,8 @@ class Bench:
         for name in self.nodes if self.ordered else ():
             self.lab.run(name, "nft", "-f", "-", stdin=kernel_trace.STOP)
 
-    def measure(self, packet: Shot, trace: Trace) -> Measured:
-        """Send one packet alone; `trace` is what netlab says of it."""
+    def measure(self, packet: Shot, trace: Trace, wait: float = WAITS[0]) -> Measured:
+        """Send one packet alone; `trace` is what netlab says of it, `wait` the seconds that its answer may take."""
         lab, held = self.lab, packet.protocol in (TCP, SCTP)
         said = paths(self.network, self.links, trace, packet.sport) if _is_comparable(trace, self.ordered) else None
         family = ip(packet.dst).family
@@ -476,8 +479,7 @@ class Bench:
             said = None
         before = {} if self.ordered else counters(lab, self.nodes, family, self.variant)
         lab.ask("seen", settle=0)
-        # less than a second: TCP must not send its SYN again
-        seen = lab.probe([msgspec.structs.replace(packet, hold=held, timeout=0.8)])[0]
+        seen = lab.probe([msgspec.structs.replace(packet, hold=held, timeout=wait)])[0]
         found = self._observe(before, family)
         if seen.result == "connected":
             seen = lab.finish([seen])[0]

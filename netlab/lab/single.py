@@ -15,7 +15,7 @@ from netlab.errors import InputError
 from netlab.lab.entries import differences
 from netlab.lab.host import Lab, Seen
 from netlab.lab.reread import reread
-from netlab.lab.rulepath import ATTEMPTS, Bench, Measured, Observed, Path, partings
+from netlab.lab.rulepath import ATTEMPTS, WAITS, Bench, Measured, Observed, Path, partings
 from netlab.lab.verify import FIRST_PORT, PORTS, assumed_listeners, fits, seen_text, shot
 from netlab.lab.weave import RuleText, parted, woven
 from netlab.linux.addr import ip
@@ -47,7 +47,7 @@ def send_one(tracer: Tracer, network: Network, lab: Lab, request: Request, varia
             if given == EPHEMERAL_PORT:
                 source = f"[{request.source}]" if request.source.count(":") > 1 else request.source
                 trace = tracer.trace(msgspec.structs.replace(request, source=f"{source}:{sport}"))
-            measured = bench.measure(shot(flow, trace, sport), trace)
+            measured = bench.measure(shot(flow, trace, sport), trace, WAITS[n])
             if not measured.partings:
                 break
     family = ip(trace.destination.ip).family
