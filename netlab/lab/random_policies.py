@@ -411,14 +411,14 @@ class _Drawer:
         family = family if family in self.families else self.random.choice(self.families)
         with_ports = protocol in ("TCP", "UDP", "SCTP", 17, 132)
         if self.chance(0.1) and peer == "destination":
-            made["destination"] = {"services": self._service(None)}
+            made["destination"] = {"services": self._service()}
             return made
         for end in ("source", "destination"):
             if self.chance(0.75 if end == peer else 0.35 if end == "destination" else 0.15):
                 made[end] = self._entity(family, with_ports, end)
         return made
 
-    def _service(self, namespace: str | None) -> Doc:
+    def _service(self) -> Doc:
         if not self.services or self.chance(0.1):
             return {"name": "nowhere", "namespace": "default"}
         meta = self.random.choice(self.services)["metadata"]
