@@ -242,3 +242,14 @@ def test_a_node_whose_address_is_an_external_ip_is_no_tunnel_end_to_the_others(m
     assert trace.verdict.value == verdict
     reason = "flannel.1 to 192.168.50.12, which is an address of this host's own: the packet comes back unwrapped (on node-1)"
     assert [branch.reason for branch in trace.branches] == [reason if verdict == "unknown" else None]
+
+
+@pytest.mark.parametrize(("mode", "verdict"), [("iptables", "delivered"), ("ipvs", "rejected")])
+def test_who_has_the_askers_own_address_does_not_answer_its_arp(mode: str, verdict: str) -> None:
+    """arp.c arp_process routes the question like a packet: from an address of its own it is a martian (seed 20101)."""
+    text = (ROOT / "topologies/flannel-vxlan.yaml").read_text()
+    text = text.replace("  clusterIP: 10.96.0.80\n", '  clusterIP: 10.96.0.80\n  externalIPs: ["192.168.50.11"]\n')
+    made = Tracer(load(["-"], io.StringIO(text), Overrides(proxy_mode=mode)))
+    trace = made.trace(Request("node/node-1", "192.168.50.13:9100"))
+    assert trace.verdict.value == verdict
+    assert (trace.branches[0].reason or "").startswith("nobody on" if verdict == "rejected" else "")

@@ -473,12 +473,13 @@ class Walk:
         """Who on the link answers for an address, with which MAC, and whether only as a proxy.
 
         ARP is answered on any device for any local address (arp_ignore 0), NDP only for the device's own addresses; a proxy
-        answers for what it would route elsewhere (arp.c arp_process). Of several that answer the first is believed, and
+        answers for what it would route elsewhere (arp.c arp_process). ARP's question must pass as a packet from the asker would:
+        who has the asker's own address on kube-ipvs0 does not answer it. Of several that answer the first is believed, and
         which that is depends on the wire: each is as likely.
         """
         domain = self.links.domain((netns.name, device.name))
         asked = [*domain.by_ip.get(ip, ()), *(domain.by_host.get(ip, ()) if ip.family == 4 else ())]
-        answers = [place for place in asked if place[0] != netns.name and self._answers_arp(place, device, ip)]
+        answers = [place for place in asked if place[0] != netns.name and self._answers_arp(place, netns.name, device, ip)]
         if answers:
             key = (netns.name, device.name, ip)
             if len(answers) > 1 and key not in self._believed:
@@ -498,13 +499,16 @@ class Walk:
                     return owner.devices[place[1]].mac, f"{place[0]}/{place[1]}", True
         return None
 
-    def _answers_arp(self, place: tuple[str, str], device: Device, ip: Ip) -> bool:
+    def _answers_arp(self, place: tuple[str, str], by: str, device: Device, ip: Ip) -> bool:
         """net/ipv4/arp.c arp_ignore: kube-proxy's strictARP sets 1, so that kube-ipvs0's addresses are not answered for."""
         netns = self.network.namespaces[place[0]]
         asked = netns.devices[place[1]]
         own = [a for a in asked.addresses if a.ip == ip]
         if ip.family == 6:
             return bool(own)
+        asker = select_source(self.network.namespaces[by], device.name, ip)
+        if asker is not None and source_refusal(netns, asker, ip, asked.name) is not None:
+            return False
         match max(netns.sysctl("ipv4.conf.all.arp_ignore"), netns.sysctl(f"ipv4.conf.{asked.name}.arp_ignore")):
             case 1:
                 return bool(own)
