@@ -172,13 +172,13 @@ def test_a_directory_that_is_covered_inside_is_an_error(linux: Uml) -> None:
 # -- life --------------------------------------------------------------------------------------------------------------
 
 
-def test_one_command_and_nothing_stays(installed: None) -> None:
-    before = set(Path(uml.tempfile.gettempdir()).glob("netlab-uml-*"))
+def test_one_command_and_nothing_stays(installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uml.tempfile, "tempdir", str(tmp_path))  # others use the machine's at the same time
     done = run_in_uml(["sh", "-c", "echo $$ here; exit 3"], memory=256)
     assert done.returncode == 3
     assert done.stdout is not None
     assert done.stdout.endswith(b"here\n")
-    assert set(Path(uml.tempfile.gettempdir()).glob("netlab-uml-*")) <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_that_stays_is_found_by_others_until_it_is_closed(linux: Uml, tmp_path: Path) -> None:
