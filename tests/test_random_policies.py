@@ -252,6 +252,7 @@ TAUGHT = {
     "not-nets-of-the-other-family": {"egress allowed": 1, "ingress denied": 1},
     "not-nets-of-the-other-family-6": {"egress denied": 1, "ingress no pod": 1},
     "not-selector-beside-a-selector": {"egress allowed": 1, "ingress allowed": 1},
+    "service-port-without-a-number": {"egress denied": 1, "ingress no pod": 1},  # by the tier's end, not by the rule
 }
 
 

@@ -517,9 +517,7 @@ class PolicyIndex:
         words += [f"not {', '.join(map(str, end.not_nets))}"] if end.not_nets else []
         words += [f"not {end.not_selector}"] if end.not_selector is not None else []
         if end.service:
-            found = self._service(end.service)
-            service = found if with_ports else frozenset((address, 0, 0) for address, _, _ in found)
-            return Peer(service=service, words=f"service {end.service}")
+            return Peer(service=self._service(end.service, with_ports), words=f"service {end.service}")
         if not (parts or end.nets or end.not_nets or end.not_selector is not None):
             return None
         pods, sets = (None, tuple[Prefix, ...]())
@@ -553,11 +551,17 @@ class PolicyIndex:
                 sets += thing.nets
         return frozenset(n for n in chosen if n < len(self.pods)) - self.on_host, tuple(sorted(sets))
 
-    def _service(self, key: str) -> frozenset[tuple[Ip, int, int]]:
+    def _service(self, key: str, with_ports: bool) -> frozenset[tuple[Ip, int, int]]:
+        """A service's endpoints: with their ports, where one that has no number is none, or their addresses alone
+        (felix/serviceindex/serviceindex.go membersFromEndpointSlice)."""
+        slices = self.cluster.slices.get(key, ())
+        if not with_ports:
+            return frozenset((a, 0, 0) for part in slices for endpoint in part.endpoints for a in endpoint.addresses)
         return frozenset(
-            (address, PROTOCOL_NUMBERS[port.protocol.lower()], port.port or 0)
-            for part in self.cluster.slices.get(key, ())
+            (address, PROTOCOL_NUMBERS[port.protocol.lower()], port.port)
+            for part in slices
             for port in part.ports
+            if port.port is not None
             for endpoint in part.endpoints
             for address in endpoint.addresses
         )

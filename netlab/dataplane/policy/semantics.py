@@ -400,7 +400,7 @@ def _peer(index: PolicyIndex, peer: Peer, end: End, flow: Flow, service: Ip | No
     if peer.by_name:
         return ask(Question.DOMAIN_NAMES) == "match"
     if peer.service is not None:
-        asked = ((flow.protocol, flow.port), (flow.protocol, 0), (0, 0))
+        asked = ((flow.protocol, flow.port), (0, 0))
         return any((end.ip, *protocol_port) in peer.service for protocol_port in asked)
     # a hostNetwork pod is its node's address to whoever selects pods
     pod = end.pod
