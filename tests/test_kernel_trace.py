@@ -6,10 +6,13 @@ import struct
 import pytest
 
 from netlab.errors import BugError
+from netlab.lab.crossings import drawn_ends
 from netlab.lab.frames import encode
 from netlab.lab.kernel_trace import Pass, passes, rule_numbers
 from netlab.linux.addr import ip
 from netlab.linux.packet import ICMPV6, UDP, Packet
+from netlab.trace.skb import header
+from netlab.trace.steps import Hop, Sent
 
 ASKED = Packet(ip("10.0.0.1"), ip("10.0.0.2"), UDP, sport=33000, dport=53, length=60)
 ERROR = Packet(ip("10.0.0.2"), ip("10.0.0.1"), 1, icmp_type=3, icmp_code=3, length=28)
@@ -87,3 +90,9 @@ def test_neighbour_discovery_and_the_ends_of_chains_are_left_out() -> None:
 def test_a_rule_that_is_not_listed_is_our_bug() -> None:
     with pytest.raises(BugError, match="ip filter INPUT handle 99"):
         passes([begin(1, "prerouting", ASKED), event(1, "filter", "INPUT", 99)], NUMBERS)
+
+
+def test_a_port_is_drawn_from_the_socket_on_not_from_the_first_wire() -> None:
+    """kube-proxy's second connection to an endpoint that no neighbour answers for is in conntrack, and on no wire."""
+    packet = Packet(ip("10.244.0.1"), ip("10.244.0.99"), UDP, sport=40001, dport=53, sport_random=True)
+    assert drawn_ends([Hop("node-1", "node", (Sent(header(packet), "kube-proxy"),))]) == {("UDP", "10.244.0.1", 40001)}

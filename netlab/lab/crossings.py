@@ -19,7 +19,7 @@ from netlab.lab.kernel_trace import is_housekeeping
 from netlab.linux.netns import Netns
 from netlab.linux.packet import Packet
 from netlab.trace.skb import header
-from netlab.trace.steps import AnyStep, Bridged, Decapsulated, Encapsulated, Header, Hop, Received, Transmitted
+from netlab.trace.steps import AnyStep, Bridged, Decapsulated, Encapsulated, Header, Hop, Received, Sent, Transmitted
 
 End = tuple[str, str, int]  # protocol, address, port or id
 
@@ -141,7 +141,7 @@ def first_parting(said: Sequence[Crossing], found: Sequence[Crossing]) -> Parted
 
 def _headers(step: object) -> list[Header]:
     match step:
-        case Transmitted(packet=packet) | Received(packet=packet):
+        case Sent(packet=packet) | Transmitted(packet=packet) | Received(packet=packet):
             return [packet]
         case Encapsulated(outer=outer):
             return [outer, *([outer.inner] if outer.inner is not None else [])]
