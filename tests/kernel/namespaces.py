@@ -8,6 +8,7 @@ Law: sender and receiver hold no address, so that they never answer by themselve
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 
 from netlab.lab import namespaces as lab_namespaces
@@ -41,6 +42,14 @@ class Namespaces(lab_namespaces.Namespaces):
         """Set sysctls by their dotted names without the leading "net."."""
         text = "\n".join(f"echo {value} > /proc/sys/net/{name.replace('.', '/')}" for name, value in settings.items())
         self.run(ns, "sh", "-e", "-c", text)
+
+    def wait_for_carriers(self, *names: str) -> None:
+        """A device whose other end came up later drops all that it sends until link_watch.c has been run."""
+        until = time.monotonic() + 10
+        for name in names:
+            while "state DOWN" in (shown := self.run(name, "ip", "-o", "link")) or "state LOWERLAYERDOWN" in shown:
+                assert time.monotonic() < until, shown
+                time.sleep(0.01)
 
     def load(self, ns: str, text: str, variant: str, family: int = 4, flush: bool = True) -> None:
         """Load iptables-save text with iptables-VARIANT-restore ("legacy" or "nft"); without `flush` it is added."""
@@ -103,6 +112,7 @@ def router(sysctls: Mapping[str, int] | None = None, extra: Iterable[str] = ()) 
             *extra,
         ]
         lab.batch("router", "\n".join(lines))
+        lab.wait_for_carriers("sender", "router", "receiver")
     except BaseException:
         lab.close()
         raise
