@@ -28,7 +28,7 @@ from netlab.linux.targets import Drop
 from netlab.trace.flows import Flow
 from netlab.trace.policysteps import Asked, connection, enforces
 from netlab.trace.query import Tracer
-from netlab.trace.steps import Branch, Delivered, Dropped, Hop, RuleStep, Trace
+from netlab.trace.steps import Branch, Decapsulated, Delivered, Dropped, Encapsulated, Hop, RuleStep, Trace
 
 # The chains of Felix's that judge what a workload or host sends, and what it is sent (felix/rules/rule_defs.go)
 _CHAINS = {"cali-fw-": EGRESS, "cali-th-": EGRESS, "cali-po-": EGRESS, "cali-go-": EGRESS, "cali-pro-": EGRESS}
@@ -183,12 +183,20 @@ def agreement(tracer: Tracer, flow: Flow, trace: Trace) -> Agreement:
 
 
 def walked(branch: Branch) -> dict[str, Walked]:
-    """What the rules did in each direction; one that was not asked is not there."""
+    """What the rules did in each direction; one that was not asked is not there.
+
+    A tunnel's packet is the hosts' own: what befalls that is not said of the connection inside.
+    """
     found: dict[str, Walked] = {}
+    wrapped = False
     for hop in branch.hops:
         which: str | None = None
         for step in hop.steps:
-            if isinstance(step, RuleStep):
+            if isinstance(step, (Encapsulated, Decapsulated)):
+                wrapped, which = isinstance(step, Encapsulated), None
+            elif wrapped:
+                continue
+            elif isinstance(step, RuleStep):
                 which = next((which for prefix, which in _CHAINS.items() if step.chain.startswith(prefix)), None)
                 if which is not None:
                     before = found[which].of_policy if which in found else None
