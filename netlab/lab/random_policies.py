@@ -31,6 +31,7 @@ _NAMESPACE_LABELS: dict[str, tuple[str, ...]] = {
 _ACCOUNTS = ("default", "robot")
 _NUMBERS = (8080, 9090, 53, 5432, 7777, 80, 443, 9)
 _MANY = 18
+_FELIX_BITS = 16  # FELIX_IPTABLESMARKMASK is 0xffff0000
 _NAMES = ("p0", "p1", "web", "dns", "side", "nobody")
 _RANGES = ((8000, 9100), (1, 65535), (53, 5432), (8080, 8080), (5000, 5432), (9090, 9999), (1, 79), (10000, 65535))
 _OUTSIDE = {4: ("203.0.113.0/24", "203.0.113.7/32", "198.51.100.0/24"), 6: ("2001:db8::/64", "2001:db8:1::/64", "2001:db8::/32")}
@@ -68,6 +69,9 @@ class _Drawer:
         self.services = [d for d in self.others if d["kind"] == "Service"]
         self.families = [prefix(cidr).family for cidr in self.topology["podCIDRs"]]
         self.tiers: list[str] = []
+        proxy = self.topology["kubeProxy"]
+        if proxy.get("masqueradeBit", 0) >= _FELIX_BITS:  # kube-proxy's mark would be a verdict to Felix's rules
+            self.topology["kubeProxy"] = {key: value for key, value in proxy.items() if key != "masqueradeBit"}
         if "sysctls" in self.topology and self.chance(0.8):  # a cluster that does not forward shows nothing of its policies
             del self.topology["sysctls"]
 
