@@ -510,7 +510,8 @@ def _at_host(index: PolicyIndex, flow: Flow, which: str, end: End, ask: Ask) -> 
     tunnel = flow.tunnel_out if which == EGRESS else flow.tunnel_in
     names = index.host_endpoints(end, tunnel) if end.node and index.dialect.polices_hosts else []
     other = flow.destination if which == EGRESS else flow.seen or flow.source
-    if names and other.pod >= 0 and not other.node and index.pods[other.pod].node_name == end.node:
+    back = which == INGRESS and flow.sent_to is not None  # by a node port of another node: it comes in by the wire
+    if names and not back and other.pod >= 0 and not other.node and index.pods[other.pod].node_name == end.node:
         # host to its own pods: cali-OUTPUT returns; a pod to its own host: accepted behind the pod's own egress policies
         # (DefaultEndpointToHostAction Accept)
         names = []
