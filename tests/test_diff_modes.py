@@ -135,7 +135,7 @@ def test_what_is_unknown_is_named(claimed: Cluster) -> None:
     assert (found.unknown, found.differences, [d.flow.destination for d in found.undecided]) == (1, (), ["[2001:db8::99]:80"])
     text = drawing.render(found)
     assert "unknown to netlab: 1 flow\n" in text
-    assert "because: load balancer 2001:db8::99 of service default/claims has ipMode Proxy: it makes connections of its own" in text
+    assert "because: load balancer 2001:db8::99 of service default/claims has ipMode Proxy: it makes connections" in text
 
 
 def test_json(example: Cluster) -> None:
