@@ -100,6 +100,44 @@ def test_a_difference_that_nobody_documents_is_found(example: Cluster) -> None:
     assert text.endswith("1 flow, iptables and userspace: 0 the same, 0 differ as documented, 1 differ otherwise")
 
 
+CLAIMED = """
+apiVersion: v1
+kind: Service
+metadata: {name: claims, namespace: default}
+spec:
+  clusterIPs: ["fd00:10:96::99"]
+  ipFamilies: [IPv6]
+  externalIPs: ["fd00:192:168:50::12"]
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+status: {loadBalancer: {ingress: [{ip: "2001:db8::99", ipMode: Proxy}]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def claimed(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """The example, and a service that claims node-2's IPv6 address."""
+    file = tmp_path_factory.mktemp("modes") / "claims.yaml"
+    file.write_text(CLAIMED)
+    return load([str(CLUSTERS["topology"]), str(file)])
+
+
+def test_a_reset_is_no_refusal_of_iptables_mode(claimed: Cluster) -> None:
+    """node-1 -> node-2's IPv6 address, an IPv4 service's node port: the node's own reset, and IPVS's filter for its addresses."""
+    found = compared(claimed, "iptables", "ipvs", flows=[Flow("node/node-1", "[fd00:192:168:50::12]:30080", "tcp")])
+    assert [(d.one.text, d.other.text, d.documented) for d in found.differences] == [
+        ("rejected, TCP RST", "rejected, ICMP port unreachable", "ipvs-node-address")
+    ]
+
+
+def test_what_is_unknown_is_named(claimed: Cluster) -> None:
+    found = compared(claimed, "iptables", "nftables", flows=[Flow("default/pod/web-0", "[2001:db8::99]:80", "tcp")])
+    assert (found.unknown, found.differences, [d.flow.destination for d in found.undecided]) == (1, (), ["[2001:db8::99]:80"])
+    text = drawing.render(found)
+    assert "unknown to netlab: 1 flow\n" in text
+    assert "because: load balancer 2001:db8::99 of service default/claims has ipMode Proxy: it makes connections" in text
+
+
 def test_json(example: Cluster) -> None:
     found = compared(example, "iptables", "userspace", flows=[Flow("default/pod/web-0", "10.96.0.20:80", "tcp")])
     plain = json.loads(json.dumps(drawing.to_builtins(found)))

@@ -69,6 +69,7 @@ def diff(
 
     With --proxy-mode A,B instead: does every flow get the same answer under two modes of kube-proxy? Compared are verdict,
     endpoint, source seen and kind of refusal; differences that upstream documents have a name (docs/modes.md) and do not count.
+    The exit code is 3 where none is left, but netlab does not know some answers.
 
     For example:
       netlab diff -f cluster.json --with new-policy.yaml
@@ -114,6 +115,8 @@ def _states(
     if len(states) == 2:
         return (states[0],), (states[1],)
     if not change:
+        if cluster.proxy_mode is not None and not states:
+            raise InputError("diff needs two modes to compare", hint="for example: --proxy-mode iptables,nftables")
         what = "only one state" if states else "nothing to compare"
         raise InputError(what, hint="netlab diff BEFORE AFTER, or netlab diff -f CLUSTER --with FILE")
     return states, states
@@ -153,7 +156,9 @@ def _compare_modes(cluster: ClusterFlags, flows: int | None, seed: int, output: 
         emit(json.dumps(drawing.to_builtins(found), indent=2))
     else:
         emit(drawing.render(found, output == "wide"))
-    return 1 if found.undocumented else 0
+    if found.undocumented:
+        return 1
+    return EXIT_UNKNOWN if found.undecided else 0
 
 
 def _modes(text: str) -> tuple[str, str]:

@@ -62,8 +62,8 @@ class ClusterFlags:
             group=CLUSTER,
             metavar="NODE=DIR",
             help="Dumps taken on a node (`netlab snapshot` takes them), used instead of what should be there: iptables-save, "
-            "ip6tables-save, ipset, sysctl, ip-addr.json, ip-link.json, ip-route.json, ip6-route.json, ip-rule.json, "
-            "ip6-rule.json, ip-neigh.json, fdb.json. Repeatable.",
+            "ip6tables-save, nft.json or nft, ipset, ipvsadm, sysctl, ip-addr.json, ip-link.json, ip-route.json, "
+            "ip6-route.json, ip-rule.json, ip6-rule.json, ip-neigh.json, fdb.json. Repeatable.",
         ),
     ] = ()
     cni: Annotated[str | None, Parameter(group=CLUSTER, metavar="NAME", help="flannel, calico, canal or none.")] = None

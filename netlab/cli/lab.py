@@ -29,7 +29,12 @@ LAB = Group("Lab", sort_key=0)
 Name = Annotated[str, Parameter(group=LAB, metavar="NAME", help="Which lab; several can be up at the same time.")]
 Namespace = Annotated[str, Parameter(alias="-n", metavar="NAME", help="Namespace of names that do not give one.")]
 Iptables = Annotated[
-    Literal["legacy", "nft"], Parameter(group=LAB, help="Which iptables loads the rules: iptables-legacy or iptables-nft.")
+    Literal["legacy", "nft"] | None,
+    Parameter(
+        group=LAB,
+        help="Which iptables loads the rules: iptables-legacy or iptables-nft. Without it legacy; nft where nftables has rules "
+        "of its own, which only the kernel's trace shows.",
+    ),
 ]
 Kernel = Annotated[
     Literal["auto", "host", "uml"],
@@ -53,7 +58,7 @@ For example:
 def up(
     *,
     name: Name = "lab",
-    iptables: Iptables = "legacy",
+    iptables: Iptables = None,
     kernel: Kernel = "auto",
     bgp: Annotated[
         Literal["computed", "bird"],
@@ -85,6 +90,7 @@ def up(
         running.must_be_free(name)
     stdin = sys.stdin.read() if "-" in cluster.filename else None
     declared, _, network = _open(cluster, stdin)
+    iptables = _variant(iptables, network)
     if bgp == "bird":
         from netlab.lab.bird import plan_with_bird
 
@@ -243,7 +249,7 @@ def verify(
     nftables: Annotated[
         bool, Parameter(group=LAB, negative=(), help="The random rulesets are nft's own, not those of iptables.")
     ] = False,
-    iptables: Iptables = "legacy",
+    iptables: Iptables = None,
     kernel: Annotated[
         Literal["auto", "host", "uml", "none"],
         Parameter(
@@ -293,19 +299,21 @@ def verify(
         from netlab.lab import umlchoice, umllab
 
         if umlchoice.choose_kernel({"ipip"}, kernel).kernel == "uml":
-            asked = _random_arguments(random, per_cluster, policies, seed, rules, iptables) + _arguments(cluster)
+            asked = _random_arguments(random, per_cluster, policies, seed, rules, iptables or "legacy") + _arguments(cluster)
             return umllab.once(asked, (sys.stdout.buffer, sys.stderr.buffer), stdin=None, modules=umlchoice.modules({"ipip"}))
     if random or rulesets:
         if cluster.filename or cluster.observed:
             raise InputError("--random and --rulesets make their own clusters and rules", hint="leave out -f and --observed")
         if kernel == "uml":
-            return _random_in_uml(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables)
-        return _verify_random(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables, nftables, save)
+            return _random_in_uml(cluster, random, per_cluster, policies, rulesets, seed, rules, iptables or "legacy")
+        variant = iptables or ("nft" if random and cluster.proxy_mode == "nftables" else "legacy")
+        return _verify_random(cluster, random, per_cluster, policies, rulesets, seed, rules, variant, nftables, save)
     flows = 500 if flows is None else flows
     if nftables:
         raise InputError("--nftables goes with --rulesets", hint="netlab lab verify --rulesets 50 --nftables")
     stdin = sys.stdin.read() if "-" in cluster.filename else None
     declared, tracer, network = _open(cluster, stdin)
+    iptables = _variant(iptables, network)
     plan = make_plan(network, variant=iptables)
     for text in plan.notes:
         note(cluster, text)
@@ -522,6 +530,12 @@ def _digest(network: Network, iptables: str) -> str:
     from netlab.lab.plan import make_plan
 
     return sha256(str(make_plan(network, variant=iptables)).encode()).hexdigest()
+
+
+def _variant(asked: Literal["legacy", "nft"] | None, network: Network) -> Literal["legacy", "nft"]:
+    """Which iptables loads the rules: with nftables' own rules beside them the one whose kernel shows both, in order."""
+    native = any(ruleset.nft_tables for space in network.namespaces.values() for ruleset in space.rulesets.values())
+    return asked or ("nft" if native else "legacy")
 
 
 def _kernel(cluster: ClusterFlags, network: Network, iptables: str, wanted: str) -> tuple[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ its probability by Pearson's chi-squared test. A p below LIMIT is a disagreement
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from statistics import NormalDist
 
@@ -17,7 +17,7 @@ from netlab.lab.host import Lab
 from netlab.lab.verify import BATCH, fits, shot
 from netlab.trace.flows import Flow, predict
 from netlab.trace.query import Tracer
-from netlab.trace.steps import IpvsStep, RuleStep, Trace
+from netlab.trace.steps import IpvsStep, Proxied, RuleStep, Trace
 
 LIMIT = 1e-6
 FIRST_PORT = 22000  # source ports of its own: below those of verify.py
@@ -48,8 +48,14 @@ def choosing(tracer: Tracer, flows: Iterable[Flow], most: int) -> list[tuple[Flo
     """The first flows whose branches can be told apart by their endpoint, one for each number of branches and destination.
 
     Not those in which what is remembered decides after the first time: session affinity (`-m recent --set`, `update @SET`,
-    IPVS's persistence), and IPVS's numbers of connections.
+    IPVS's persistence, that of the userspace mode), and IPVS's numbers of connections.
     """
+    sticky = {
+        listener.proxy.service
+        for space in tracer.network.namespaces.values()
+        for listener in space.listeners
+        if listener.proxy is not None and listener.proxy.affinity is not None
+    }
     found: dict[tuple[int, str], tuple[Flow, Trace]] = {}
     for flow in flows:
         if len(found) >= most:
@@ -58,16 +64,18 @@ def choosing(tracer: Tracer, flows: Iterable[Flow], most: int) -> list[tuple[Flo
             continue
         trace = predict(tracer, flow, FIRST_PORT)
         endpoints = {branch.endpoint for branch in trace.branches if branch.verdict.value == "delivered"}
-        if len(trace.branches) > 1 and len(endpoints) == len(trace.branches) and not _is_remembered(trace):
+        if len(trace.branches) > 1 and len(endpoints) == len(trace.branches) and not _is_remembered(trace, sticky):
             found.setdefault((len(endpoints), flow.destination), (flow, trace))
     return list(found.values())
 
 
-def _is_remembered(trace: Trace) -> bool:
+def _is_remembered(trace: Trace, sticky: Collection[str]) -> bool:
     for step in (step for branch in trace.branches for hop in branch.hops for step in hop.steps):
         if isinstance(step, RuleStep) and ("-m recent " in step.rule or "update @" in step.rule):
             return True
         if isinstance(step, IpvsStep) and (" -p " in step.service or (step.chance and step.scheduler not in ("rr", "wrr"))):
+            return True
+        if isinstance(step, Proxied) and step.service in sticky:
             return True
     return False
 

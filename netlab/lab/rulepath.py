@@ -56,6 +56,7 @@ Place = tuple[str, str, str, int]  # namespace, table, chain, number of the rule
 _LENGTHS = {TCP: 60, ICMP: 84, ICMPV6: 104}
 
 _COUNTED = re.compile(r"^\[(\d+):\d+\] -A (\S+)", re.ASCII)
+UNSEEN = "those of nftables not: --iptables nft compares them"
 SETTLE = 0.01  # seconds for what the sender's answer did not wait for
 # Seconds to wait for an answer, by attempt. Less than a second: TCP must not repeat its SYN, nor a server its SYN-ACK, before
 # all counters are read, which takes its time on a slow machine; but a slow one answers late, too.
@@ -121,6 +122,7 @@ class PathReport(msgspec.Struct):
     packets: int = 0  # rule hits compared, over all flows
     rules: set[Place] = msgspec.field(default_factory=set)
     ordered: bool = False
+    unseen: bool = False  # nftables has rules of its own, which have no counters
     crossings: int = 0
     entries: int = 0
     disagreements: list[PathDisagreement] = msgspec.field(default_factory=list)
@@ -128,7 +130,7 @@ class PathReport(msgspec.Struct):
     @property
     def compared(self) -> str:
         """What was compared, in words."""
-        how = "in the kernel's order" if self.ordered else "by their counters"
+        how = "in the kernel's order" if self.ordered else "by their counters" + (f" ({UNSEEN})" if self.unseen else "")
         return (
             f"{self.packets} hits on {len(self.rules)} rules, {how}; {self.crossings} device crossings; "
             f"{self.entries} connections"
@@ -378,7 +380,7 @@ def verify_paths(
     variant : str
         "legacy" or "nft", as the lab was made.
     """
-    report = PathReport(ordered=variant == "nft")
+    report = PathReport(ordered=variant == "nft", unseen=hides_rules(network, variant))
     port = 0
     with Bench(network, lab, variant) as bench:
         for n, flow in enumerate(wanted):
@@ -427,6 +429,13 @@ def _is_comparable(trace: Trace, ordered: bool) -> bool:
 def _waits(hop: Hop) -> bool:
     """Whether kube-proxy's userspace mode waits for a silent endpoint here: the kernel asks again meanwhile, by its own clock."""
     return any(isinstance(step, NoteStep) and step.text.startswith(SILENCE) for step in hop.steps)
+
+
+def hides_rules(network: Network, variant: str) -> bool:
+    """Whether there are rules that nobody compares: kube-proxy's in nftables have no counters, and with iptables-legacy the
+    kernel's trace is not read."""
+    rulesets = (ruleset for space in network.namespaces.values() for ruleset in space.rulesets.values())
+    return variant != "nft" and any(ruleset.nft_tables for ruleset in rulesets)
 
 
 class Measured(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from netlab.errors import InputError
 from netlab.lab.entries import differences
 from netlab.lab.host import Lab, Seen
 from netlab.lab.reread import reread
-from netlab.lab.rulepath import ATTEMPTS, WAITS, Bench, Measured, Observed, Path, partings
+from netlab.lab.rulepath import ATTEMPTS, UNSEEN, WAITS, Bench, Measured, Observed, Path, hides_rules, partings
 from netlab.lab.verify import FIRST_PORT, PORTS, assumed_listeners, fits, seen_text, shot
 from netlab.lab.weave import RuleText, parted, woven
 from netlab.linux.addr import ip
@@ -71,7 +71,8 @@ def send_one(tracer: Tracer, network: Network, lab: Lab, request: Request, varia
         return One(shown, "\n".join([linux, *walk_text(found, network, now.text)]), known and bool(taken))
     branch, path = min(_candidates(taken or trace.branches, measured, found, network, now.text), key=lambda one: parted(one[0]))
     agrees = bool(taken) and not parts
-    how = "in the kernel's order" if found.ordered else "by their counters"
+    unseen = f"; {UNSEEN}" if hides_rules(network, variant) else ""
+    how = "in the kernel's order" if found.ordered else f"by their counters{unseen}"
     if agrees:
         linux += f"\n  as netlab says; so are rules ({how}), devices and connections"
     elif taken:

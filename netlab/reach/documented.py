@@ -96,7 +96,11 @@ DOCUMENTED: tuple[Documented, ...] = (
         "where a node port has no endpoint to go to, it is refused on every address of the node, whatever --nodeport-addresses "
         "says; elsewhere the node itself answers on addresses that are not among those",
         "iptables/proxier.go, KUBE-EXTERNAL-SERVICES",
-        lambda q: q.kind == "node-port" and q.refused and "delivered" not in q.theirs and not q.loopback,
+        lambda q: q.kind == "node-port"
+        and q.refused
+        and set(q.mine) <= {"ICMP port unreachable", "no answer"}  # its REJECT or DROP, not the node's own reset
+        and "delivered" not in q.theirs
+        and not q.loopback,
     ),
     Documented(
         "iptables-external-refusals",

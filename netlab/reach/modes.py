@@ -57,12 +57,14 @@ class Difference(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Comparison(msgspec.Struct, frozen=True, rename="camel"):
-    """Of two modes: how many flows were asked, and those that differ in the order in which they were asked."""
+    """Of two modes: how many flows were asked, and those that differ in the order in which they were asked; `undecided` are
+    those of which netlab does not know what becomes of them in one of the modes, or in both."""
 
     modes: tuple[str, str]
     flows: int
     unknown: int
     differences: tuple[Difference, ...]
+    undecided: tuple[Difference, ...] = ()
 
     @property
     def documented(self) -> dict[Documented, list[Difference]]:
@@ -95,17 +97,16 @@ def compare(
     """
     cluster = tracers[0].cluster
     nodes = [_node_addresses(tracer.network) for tracer in tracers]
-    found = []
-    unknown = 0
+    found, undecided = [], []
     for n, flow in enumerate(flows, 1):
         traces = [predict(tracer, flow, EPHEMERAL_PORT) for tracer in tracers]
         one, other = (answer(trace, own) for trace, own in zip(traces, nodes, strict=True))
         if Verdict.UNKNOWN in (one.verdict, other.verdict):
-            unknown += 1
+            undecided.append(Difference(flow, "", one, other))
         elif one.ends != other.ends:
             found.append(Difference(flow, _known(cluster, flow, modes, one, other), one, other))
         progress(n)
-    return Comparison(modes, len(flows), unknown, tuple(found))
+    return Comparison(modes, len(flows), len(undecided), tuple(found), tuple(undecided))
 
 
 def _known(cluster: Cluster, flow: Flow, modes: tuple[str, str], one: Answer, other: Answer) -> str:
@@ -141,7 +142,8 @@ def answer(trace: Trace, nodes: frozenset[str]) -> Answer:
         end = (_how(branch), (branch.endpoint or "") if delivered else "", (branch.source_seen or "") if delivered else "")
         shares[end] = shares.get(end, Fraction(0)) + branch.probability
     ends = tuple(End(p, *end) for end, p in sorted(shares.items()))
-    reason = next((b.reason for b in trace.branches if b.reason), "")
+    unsure = [b for b in trace.branches if b.verdict is Verdict.UNKNOWN]
+    reason = next((b.reason for b in unsure or trace.branches if b.reason), "")
     return Answer(trace.verdict, ends, _text(trace, ends, nodes), reason or "")
 
 

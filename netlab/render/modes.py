@@ -14,6 +14,7 @@ import msgspec
 
 from netlab.reach.modes import Comparison, Difference
 from netlab.render.columns import align, clean
+from netlab.trace.steps import Verdict
 
 _ROWS = 3  # of a documented difference, unless all are asked for
 
@@ -32,6 +33,14 @@ def render(found: Comparison, wide: bool = False) -> str:
     if unexpected:
         lines.append(f"not documented: {_flows(len(unexpected))}")
         lines += _rows(unexpected, found.modes, None)
+        lines.append("")
+    if found.undecided:
+        lines.append(f"unknown to netlab: {_flows(len(found.undecided))}")
+        lines += _rows(found.undecided, found.modes, None if wide else _ROWS)
+        reasons = list(dict.fromkeys(a.reason for d in found.undecided for a in (d.one, d.other) if a.verdict is Verdict.UNKNOWN))
+        lines += [f"    because: {clean(reason)}" for reason in reasons[: None if wide else _ROWS]]
+        if len(reasons) > _ROWS and not wide:
+            lines.append(f"    and {len(reasons) - _ROWS} more {'reason' if len(reasons) == _ROWS + 1 else 'reasons'} (-o wide)")
         lines.append("")
     known = len(found.differences) - len(unexpected)
     summary = f"{_flows(found.flows)}, {one} and {other}: {found.flows - len(found.differences) - found.unknown} the same"

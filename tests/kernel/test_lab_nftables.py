@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from netlab.cli.main import main
 from netlab.kube.load import load
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
@@ -53,6 +54,19 @@ def test_the_rules_are_walked_in_linux_order(name: str) -> None:
     assert "\n".join(map(str, report.disagreements)) == ""
     assert report.agreed >= 20
     assert any(table.startswith("nft ip") for _, table, _, _ in report.rules)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([], "in the kernel's order;"),
+        (["--iptables", "legacy"], "by their counters (those of nftables not: --iptables nft compares them);"),
+    ],
+)
+def test_rules_that_nobody_compares_are_told(asked: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--proxy-mode", "nftables", "--kernel", "host", "--flows", "20", "--rules", "4", "-q"]
+    assert main(["lab", "verify", *arguments, *asked]) == 0
+    assert said in capsys.readouterr().out
 
 
 LOCAL_BALANCER = "192.0.2.81:80"  # of a service with policy Local; node-2 has none of its endpoints

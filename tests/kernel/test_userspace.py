@@ -17,6 +17,7 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
 from netlab.kube.topology import Overrides
+from netlab.lab.frequencies import choosing
 from netlab.lab.host import Lab
 from netlab.lab.plan import make_plan
 from netlab.lab.random_clusters import verify_random
@@ -140,6 +141,13 @@ def test_a_client_with_affinity_keeps_its_endpoint(standing: tuple[Lab, Tracer])
     assert owners("10.96.0.60") == ["pod default/api-2"] * 6  # the one that listens
     turns = owners("10.96.0.30")
     assert sorted(turns) == ["pod default/web-0"] * 3 + ["pod default/web-1"] * 3
+
+
+def test_affinity_is_no_choice_whose_frequencies_count() -> None:
+    """A client of api-sticky stays where its first connection went: 300 connections to one endpoint are right."""
+    tracer = Tracer(example())
+    sticky, round_robin = Flow("default/pod/web-1", "10.96.0.60:80", "tcp"), Flow("default/pod/web-1", "10.96.0.20:80", "tcp")
+    assert [flow for flow, _ in choosing(tracer, [sticky, round_robin], most=3)] == [round_robin]
 
 
 def test_random_clusters() -> None:
