@@ -151,9 +151,22 @@ class Holder:
             case "sysctls":
                 self.sysctls(action["ns"], action["settings"], action.get("optional", False))
             case _:
-                done = self.run(action["ns"], action["argv"], action.get("stdin", ""))
+                argv, stdin = action["argv"], action.get("stdin", "")
+                done = self.run(action["ns"], argv, stdin)
+                if argv[0].endswith("-nft-restore") and "Message too long" in done.stderr:
+                    done = self.restore_in_parts(action["ns"], argv, stdin)
                 if done.returncode != 0:
                     raise Refused(_complaint(action, done))
+
+    def restore_in_parts(self, ns: str, argv: list[str], text: str) -> subprocess.CompletedProcess[str]:
+        """What netlink takes in one message is bounded by the sender's buffer, and iptables raises that with SO_SNDBUFFORCE alone
+        (iptables/nft.c mnl_set_sndbuffer), so not for an ordinary user."""
+        first, *others = in_parts(text)
+        done = self.run(ns, argv, first)
+        for part in others:
+            if done.returncode == 0:
+                done = self.run(ns, [*argv, "--noflush"], part)
+        return done
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -784,6 +797,19 @@ def _offender(data: bytes) -> str:
     if family == socket.AF_INET6 and len(data) >= 24:
         return socket.inet_ntop(socket.AF_INET6, data[8:24])
     return ""
+
+
+def in_parts(text: str, size: int = 200) -> list[str]:
+    """iptables-save text in pieces: all chains first, then rules, `size` at a time; the pieces after the first are to be added."""
+    chains, pieces = [], []
+    for table in text.split("COMMIT\n"):
+        lines = [line for line in table.splitlines() if line and not line.startswith("#")]
+        rules = [line for line in lines if not line.startswith(("*", ":"))]
+        if lines:
+            chains.append("\n".join(line for line in lines if line.startswith(("*", ":"))) + "\nCOMMIT\n")
+        for start in range(0, len(rules), size):
+            pieces.append("\n".join([lines[0], *rules[start : start + size], "COMMIT\n"]))
+    return ["".join(chains), *pieces]
 
 
 def _complaint(action: Json, done: subprocess.CompletedProcess[str]) -> str:
