@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from netlab.kube.embedded import path_of_default
 from netlab.kube.load import load
+from netlab.lab.holder import in_parts
 from netlab.lab.plan import AddNetns, Plan, Run, Sysctls, make_plan, netns_file, script, sysctl_paths
 from netlab.lab.verify import lab_network
 from netlab.linux.addr import ip, prefix
@@ -227,3 +228,17 @@ def test_flows_are_a_function_of_the_seed() -> None:
     assert all(isinstance(flow, Flow) for flow in one)
     assert any(":" in flow.destination and flow.destination.startswith("[") for flow in one)
     assert replace(one[0], size=1500).size == 1500
+
+
+def test_rules_in_parts_are_the_same_rules() -> None:
+    """What an ordinary user's netlink socket is too small for is loaded in parts: chains first, then rules in their order."""
+    nat = ["-A PREROUTING -j ONE", *(f"-A ONE -p tcp --dport {n} -j RETURN" for n in range(1, 6))]
+    text = "*nat\n:PREROUTING ACCEPT [0:0]\n:ONE - [0:0]\n" + "\n".join(nat) + "\nCOMMIT\n"
+    text += "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -j ACCEPT\nCOMMIT\n# done\n"
+    first, *others = in_parts(text, size=4)
+    assert first == "*nat\n:PREROUTING ACCEPT [0:0]\n:ONE - [0:0]\nCOMMIT\n*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"
+    assert [part.splitlines() for part in others] == [
+        ["*nat", *nat[:4], "COMMIT"],
+        ["*nat", *nat[4:], "COMMIT"],
+        ["*filter", "-A FORWARD -j ACCEPT", "COMMIT"],
+    ]

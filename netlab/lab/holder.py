@@ -800,7 +800,7 @@ def _offender(data: bytes) -> str:
 
 
 def in_parts(text: str, size: int = 200) -> list[str]:
-    """iptables-save text in pieces: all chains first, then rules, `size` at a time; the pieces after the first are to be added."""
+    """iptables-save text in pieces: all chains first, then `size` rules at a time; the pieces after the first are to be added."""
     chains, pieces = [], []
     for table in text.split("COMMIT\n"):
         lines = [line for line in table.splitlines() if line and not line.startswith("#")]
