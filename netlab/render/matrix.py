@@ -49,8 +49,8 @@ def text(matrix: Matrix, wide: bool = False) -> str:
     lines += table([head, *rows])
     used = {cell.answer for row in matrix.cells for cell in row}
     lines += ["", "   ".join(f"{SYMBOLS[a]} {WORDS[a]}" for a in Answer if a in used)]
-    if wide:
-        lines += ["", *table([["FROM", "TO", "ANSWER", "REASON"], *(_wide(cell) for cell in not_yes(matrix))])]
+    if wide and (explained := not_yes(matrix)):
+        lines += ["", *table([["FROM", "TO", "ANSWER", "REASON"], *(_wide(cell) for cell in explained)])]
     lines += ["", summary(matrix)]
     return "\n".join(lines)
 
