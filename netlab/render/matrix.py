@@ -61,7 +61,7 @@ def not_yes(matrix: Matrix) -> list[Cell]:
 
 
 def _wide(cell: Cell) -> list[str]:
-    share = f"{cell.answer.value} ({cell.delivered} of {cell.pairs})" if cell.answer is Answer.SOME else cell.answer.value
+    share = f"{cell.answer.value} ({cell.delivered} of {cell.pairs})" if cell.answer is Answer.SOME else WORDS[cell.answer]
     return [cell.source, str(cell.destination), share, cell.reason]
 
 
