@@ -300,7 +300,7 @@ def test_a_pod_outside_its_nodes_pod_cidr_is_said() -> None:
     [
         (cluster(), "node-3", 'unknown node "node-3"\n  did you mean "node-'),
         (cluster(cni=Cni(name="cilium")), None, 'CNI "cilium" is not modelled\n  those that are: flannel, calico, canal, none'),
-        (cluster(cni=Cni(backend="ipip")), None, 'flannel backend "ipip" is not modelled\n  those that are: vxlan, host-gw'),
+        (cluster(cni=Cni(backend="wiregard")), None, 'unknown flannel backend "wiregard"\n  did you mean "wireguard"?'),
         (cluster(proxy=Proxy(mode="kernelspace")), None, 'proxy mode "kernelspace" is not modelled'),
         (
             cluster(nodes=(node(1, internal_ips=(ip("192.0.2.1"),)),)),

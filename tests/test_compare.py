@@ -89,6 +89,7 @@ NOT_FROM_API = policy(
     "",
 )
 STAGED = policy("staged", "{selector: app == 'db'}", "StagedNetworkPolicy", "projectcalico.org/v3")
+OF_NO_TIER = policy("sec.db", "{tier: sec, selector: app == 'db'}", "NetworkPolicy", "projectcalico.org/v3")
 FROM_HOSTS = policy(
     "from-hosts",
     "{podSelector: {matchLabels: {app: front}}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}, {podSelector: {}}]}]}",
@@ -223,6 +224,16 @@ ROWS: list[tuple[str, list[str], list[str], list[str]]] = [
         [
             "POLICIES",
             "+ StagedNetworkPolicy shop/staged no flow changes: it is staged: never enforced",
+            "27 flows: no difference",
+        ],
+    ),
+    (
+        "a policy of a tier that is not there",
+        SHOP,
+        [*SHOP, OF_NO_TIER],
+        [
+            "POLICIES",
+            "+ NetworkPolicy shop/sec.db no flow changes: its tier sec is not among the input: it is not enforced",
             "27 flows: no difference",
         ],
     ),

@@ -8,9 +8,12 @@ import pytest
 from netlab.dataplane.build import build
 from netlab.dataplane.cni.flannel import host_veth
 from netlab.kube.cluster import Cluster, Cni, Fabric
+from netlab.kube.objects import ContainerPort
 from netlab.linux.addr import ip
 from netlab.linux.netns import DeviceKind, Netns
 from netlab.linux.text import iproute
+from netlab.trace.query import Request, Tracer
+from netlab.trace.steps import Verdict
 from tests.test_build import cluster, node, pod, two_nodes
 
 # flannel-io/flannel pkg/trafficmngr/iptables/iptables.go as iptables-save prints it
@@ -177,3 +180,20 @@ def test_a_node_without_an_address_of_a_family_has_no_tunnel_and_it_is_said() ->
     assert "flannel-v6.1" not in built.network.namespaces["node-2"].devices
     assert not any("fd00:10:244:1::" in line for line in iproute.print_route(built.network.namespaces["node-1"]).splitlines())
     assert built.assumptions == ("node-2: no IPv6 podCIDR or InternalIP, so flannel has no IPv6 tunnel there",)
+
+
+@pytest.mark.parametrize("name", ["flannel", "canal"])
+@pytest.mark.parametrize("backend", ["wireguard", "ipip", "udp"])
+def test_other_backends_are_known_but_for_the_ways_between_nodes(name: str, backend: str) -> None:
+    some = cluster(
+        pod("a", 1, 2, ports=(ContainerPort(80),)),
+        pod("b", 1, 3, ports=(ContainerPort(80),)),
+        pod("c", 2, 2, ports=(ContainerPort(80),)),
+        cni=Cni(name=name, backend=backend),
+    )
+    tracer = Tracer(some)
+    near, far = (tracer.trace(Request("a", target)) for target in ("b:80", "c:80"))
+    assert near.verdict is Verdict.DELIVERED
+    assert far.verdict is Verdict.UNKNOWN
+    assert far.branches[0].reason == f"route 10.244.1.0/24: flannel's backend {backend} is not modelled (on node-1)"
+    assert f"flannel's backend {backend}: the ways between nodes" in far.not_modelled

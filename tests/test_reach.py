@@ -67,6 +67,12 @@ def test_what_a_cell_says(whole, source, destination, answer, reason) -> None:  
     assert (found.answer, reason in found.reason) == (answer, True), found
 
 
+def families_of(tracer: Tracer, name: str) -> set[int]:
+    if name in tracer.cluster.pods:
+        return {ip.family for ip in tracer.cluster.pods[name].ips}
+    return {ip.family for ip in tracer.cluster.services[name.replace("/svc/", "/")].cluster_ips}
+
+
 def test_every_cell_is_what_the_traces_of_its_pairs_say(tracer: Tracer, whole) -> None:  # type: ignore[no-untyped-def]
     """Asked once more, pair by pair, by the names that a user would type."""
     checked = 0
@@ -76,9 +82,10 @@ def test_every_cell_is_what_the_traces_of_its_pairs_say(tracer: Tracer, whole) -
             column = c.destination
             targets = members.get(column.name) if column.kind == "pods" else (column.name,)
             verdicts = [
-                tracer.trace(Request(s, f"{t}:{column.port}", protocol=column.protocol.lower())).verdict
+                tracer.trace(Request(s, f"{t}:{column.port}", protocol=column.protocol.lower(), family=family)).verdict
                 for s in members[c.source]
                 for t in targets or ()
+                for family in sorted(families_of(tracer, s) & families_of(tracer, t)) or [None]
                 if s != t or len(members[c.source]) == 1
             ]
             delivered = verdicts.count(Verdict.DELIVERED)
@@ -244,3 +251,43 @@ def test_two_workloads_of_one_name_are_two_rows(tmp_path: Path, capsys: pytest.C
     rows = [line.split(",")[:2] for line in capsys.readouterr().out.splitlines()[1:]]
     names = ("default/deploy/web", "default/sts/web")
     assert rows == [[a, f"{b}:80"] for a in names for b in names]
+
+
+BOTH = """
+apiVersion: netlab/v1
+kind: Topology
+metadata: {name: both}
+nodes: [{name: n1, addresses: [192.168.50.11, "fd00:50::11"]}]
+podCIDRs: [10.244.0.0/16, "fd00:244::/56"]
+cni: {name: calico}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, labels: {app: a}}
+spec: {nodeName: n1, containers: [{name: c, ports: [{containerPort: 80}]}]}
+status: {phase: Running, podIPs: [{ip: 10.244.1.2}, {ip: "fd00:244::1:2"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, labels: {app: b}}
+spec: {nodeName: n1, containers: [{name: c, ports: [{containerPort: 80}]}]}
+status: {phase: Running, podIPs: [{ip: 10.244.1.3}, {ip: "fd00:244::1:3"}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: b}
+spec: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}]}
+"""
+
+
+def test_both_families_are_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A policy that speaks of IPv4 alone closes IPv6, and to open that is a difference."""
+    (tmp_path / "both.yaml").write_text(BOTH)
+    (tmp_path / "more.yaml").write_text(BOTH.replace("0.0.0.0/0}}", '0.0.0.0/0}}, {ipBlock: {cidr: "::/0"}}'))
+    assert main(["reach", "a", "to", "b", "-f", str(tmp_path / "both.yaml"), "-o", "wide"]) == 0
+    said = capsys.readouterr().out
+    assert "some (1 of 2)  IPv6: NetworkPolicy default/b selects b for ingress; denied" in said
+    states = [str(tmp_path / name) for name in ("both.yaml", "more.yaml")]
+    for order, word in ((states, "gained"), (states[::-1], "lost")):
+        assert main(["diff", *order]) == 1
+        assert f"default/a {word} default/b:80 over IPv6" in capsys.readouterr().out

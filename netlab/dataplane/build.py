@@ -154,9 +154,10 @@ def build(
 def _check(cluster: Cluster, at: str | None) -> None:
     if cluster.cni.name not in _CNIS:
         raise InputError(f'CNI "{cluster.cni.name}" is not modelled', hint="those that are: " + ", ".join(_CNIS))
-    if cluster.cni.name in ("flannel", "canal") and cluster.cni.backend not in flannel.BACKENDS:
-        hint = "those that are: " + ", ".join(flannel.BACKENDS)
-        raise InputError(f'flannel backend "{cluster.cni.backend}" is not modelled', hint=hint)
+    known = (*flannel.BACKENDS, *flannel.OTHER_BACKENDS)
+    if cluster.cni.name in ("flannel", "canal") and cluster.cni.backend not in known:
+        hint = did_you_mean(cluster.cni.backend, known) or "known: " + ", ".join(known)
+        raise InputError(f'unknown flannel backend "{cluster.cni.backend}"', hint=hint)
     if cluster.proxy.mode not in _PROXIES:
         raise InputError(f'proxy mode "{cluster.proxy.mode}" is not modelled', hint="those that are: " + ", ".join(_PROXIES))
     if at is not None and at not in cluster.nodes:

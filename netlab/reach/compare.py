@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from netlab.dataplane.policy.index import DIRECTIONS, EGRESS, INGRESS, Policy, PolicyIndex
 from netlab.kube.cluster import Cluster
+from netlab.kube.policies import CalicoPolicy
 from netlab.reach import outside
 from netlab.reach.matrix import Answer, Cell, Column, Decider, Group, Row, ask, columns, groups
 from netlab.refs import Ref
@@ -382,6 +383,9 @@ def _why(title: str, tracers: Sequence[Tracer], policies: Sequence[Any], stays: 
     if all(getattr(p, "staged", False) for p in policies if p is not None):
         return "it is staged: never enforced"
     compiled = [(t, p) for t in tracers for p in t.policies.policies if p.title == title.removesuffix(_OTHER)]
+    known = {tier.name for t in tracers for tier in t.policies.tiers}
+    if not compiled and (tiers := {p.tier for p in policies if isinstance(p, CalicoPolicy)} - known):
+        return f"its tier {', '.join(sorted(tiers))} is not among the input: it is not enforced"
     if not compiled:
         return f"{ENGINES[cni]} does not read it"
     selected = sorted({t.policies.pods[n].key for t, p in compiled for n in p.pods})

@@ -24,7 +24,8 @@ class Fold(msgspec.Struct, frozen=True):
     """Changes of one kind that read alike.
 
     `every`: the sources are all workloads but `exceptions` (and `others`, which are none: internet, addresses). `before` and
-    `after` are the policy rules that decide on either side, `reasons` what stopped the packets where no policy did.
+    `after` are the policy rules that decide on either side, `reasons` what stopped the packets where no policy did; `families`
+    the only ones by which all of it is reached on the side that reaches less.
     """
 
     kind: Kind
@@ -38,26 +39,27 @@ class Fold(msgspec.Struct, frozen=True):
     after: tuple[Decider, ...]
     reasons: tuple[str, ...]
     flows: int
+    families: tuple[int, ...] = ()
 
 
 def fold(found: Comparison, kinds: Sequence[Kind]) -> list[Fold]:
     """The changes of some kinds, folded; in the order of `kinds`, then the largest first."""
     workloads = tuple(name for name in found.sources if _is_inside(name))
-    by_destination: dict[tuple[Kind, tuple[Answer, Answer], Column], list[Change]] = {}
+    by_destination: dict[tuple[Kind, tuple[Answer, Answer], Column, tuple[int, ...]], list[Change]] = {}
     for change in found.of(*kinds):
-        key = (change.kind, (change.before.answer, change.after.answer), change.before.destination)
+        key = (change.kind, (change.before.answer, change.after.answer), change.before.destination, _families(change))
         by_destination.setdefault(key, []).append(change)
     alike: dict[tuple[object, ...], list[tuple[Column, list[Change]]]] = {}
-    for (kind, answers, column), changes in by_destination.items():
+    for (kind, answers, column, families), changes in by_destination.items():
         sources = frozenset(c.before.source for c in changes)
         itself = found.owners.get(column.name, frozenset()) - sources
         _, after, reasons = _why(changes)
         whole = sources | itself if len(sources) > 1 or not itself else sources
         # for what was decided before a change a line more will do, for what decides now it is another group
-        alike.setdefault((kind, answers, whole, after, reasons), []).append((column, changes))
+        alike.setdefault((kind, answers, families, whole, after, reasons), []).append((column, changes))
     place = {column: n for n, column in enumerate(found.destinations)}
     folds = []
-    for (kind, answers, *_), members in alike.items():  # type: ignore[assignment]
+    for (kind, answers, families, *_), members in alike.items():  # type: ignore[assignment]
         every = [c for _, changes in members for c in changes]
         named = {c.before.source for c in every}
         sources_ = tuple(name for name in found.sources if name in named)
@@ -79,10 +81,17 @@ def fold(found: Comparison, kinds: Sequence[Kind]) -> list[Fold]:
                 after,
                 reasons,
                 len(every),
+                families,
             )
         )
     order = {kind: n for n, kind in enumerate(kinds)}
     return sorted(folds, key=lambda f: (order[f.kind], -f.flows, str(f.destinations[0]), f.sources))
+
+
+def _families(change: Change) -> tuple[int, ...]:
+    """By which families the side that says "some" reaches all, where a change is that of the other family as a whole."""
+    answers = {cell.answer: cell for cell in (change.before, change.after)}
+    return answers[Answer.SOME].families if answers.keys() == {Answer.SOME, Answer.YES} else ()
 
 
 def _is_inside(name: str) -> bool:

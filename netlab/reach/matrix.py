@@ -4,8 +4,8 @@
                                     +-- cell: yes, no, some, ? --+-- services (through their endpoints)
 
 Law: nothing is sampled: a cell speaks for every pod behind its row and every pod or endpoint behind its column, and says
-"some" where they differ. Pods ask with the address that they have, so that masquerading and policies apply as they really do.
-A pod's connection to itself is left out of a cell that has other pairs.
+"some" where they differ. Pods ask with the address that they have, so that masquerading and policies apply as they really do;
+where both ends have addresses of both families, by each. A pod's connection to itself is left out of a cell that has other pairs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.names import SHORT
 from netlab.kube.objects import Pod
+from netlab.linux.addr import Ip
 from netlab.linux.packet import protocol_name
 from netlab.reach.classes import Classes
 from netlab.reach.spread import spread
@@ -34,6 +35,7 @@ from netlab.trace.steps import Branch, Trace, Verdict
 
 GROUPINGS = ("workloads", "pods", "namespaces")
 INTERNET = "internet"
+_OVER = " over IPv"  # behind a destination that is asked by each family
 _FEW = 400  # cells: less than that is not worth a fork
 
 
@@ -89,7 +91,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 class Cell(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """One answer with its reason (the first that says no or unknown), how many of its pairs delivered, and the policies by which
-    it is so; `outcomes` where pairs differ."""
+    it is so; `outcomes` where pairs differ; `families` where one delivers all and the other nothing."""
 
     source: str
     destination: Column
@@ -99,6 +101,7 @@ class Cell(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     pairs: int = 0
     policies: tuple[Decider, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    families: tuple[int, ...] = ()
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -251,15 +254,34 @@ class _Asking:
         self.classes = Classes(tracer) if alike else None
         self.known: dict[Hashable, _Pair] = {}
 
-    def pair(self, column: Column, sender: str, target: str, source_pod: str, target_pod: str) -> _Pair:
+    def families(self, column: Column, source_pod: str, target_pod: str) -> tuple[int | None, ...]:
+        """The families in which a pair is asked: all that a pod shares with a pod or service; None: the tracer chooses."""
+        if not source_pod or not (target_pod or column.kind == "service"):
+            return (None,)
+        pods = self.tracer.cluster.pods
+        ips = pods[target_pod].ips if target_pod else self._service_ips(column)
+        theirs = {ip.family for ip in ips}
+        shared = tuple(dict.fromkeys(ip.family for ip in pods[source_pod].ips if ip.family in theirs))
+        return shared if len(shared) > 1 else (None,)
+
+    def _service_ips(self, column: Column) -> tuple[Ip, ...]:
+        service = self.tracer.cluster.services[column.name.replace("/svc/", "/")]
+        if not service.headless:
+            return service.cluster_ips
+        slices = self.tracer.cluster.slices.get(service.key, ())
+        return tuple(address for part in slices for e in part.endpoints for address in e.addresses)
+
+    def pair(
+        self, column: Column, sender: str, target: str, source_pod: str, target_pod: str, family: int | None = None
+    ) -> _Pair:
         """Ask one pair; raises InputError where no packet can be sent.
 
         Taken over is what was delivered, and what policies denied, in the words of this pair.
         """
-        key = self._key(column, sender, source_pod, target_pod)
+        key = self._key(column, sender, source_pod, target_pod, family)
         found = self.known.get(key) if key is not None else None
         if found is None:
-            request = Request(sender, target, protocol=column.protocol.lower())
+            request = Request(sender, target, protocol=column.protocol.lower(), family=family)
             found = _pair(self.tracer, self.tracer.trace(request), target if target_pod else "")
             if key is not None and (found.verdict is Verdict.DELIVERED or found.denied is not None):
                 self.known[key] = found
@@ -278,7 +300,7 @@ class _Asking:
             flow = replace(flow, destination=index.pod(pods[target_pod], flow.destination.ip.family))
         return _denial(index, flow, decide(index, flow))[1]
 
-    def _key(self, column: Column, sender: str, source_pod: str, target_pod: str) -> Hashable:
+    def _key(self, column: Column, sender: str, source_pod: str, target_pod: str, family: int | None) -> Hashable:
         """Pairs of one key have one answer; None: this pair is like no other."""
         if self.classes is None or source_pod == target_pod:
             return None
@@ -289,7 +311,7 @@ class _Asking:
             service = column.name.replace("/svc/", "/") if column.kind == "service" else ""
             meets_itself = service and source_pod and self.classes.is_behind(source_pod, service)
             whom = None if meets_itself else column.name
-        return None if who is None or whom is None else (who, whom, column.port, column.protocol)
+        return None if who is None or whom is None else (who, whom, column.port, column.protocol, family)
 
 
 def _pair(tracer: Tracer, trace: Trace, target: str) -> _Pair:
@@ -314,10 +336,17 @@ def _row(asking: _Asking, source: Group, destinations: Sequence[tuple[Column, Gr
         answers: list[tuple[str, str, _Pair]] = []
         refused = "no packet can be sent"
         for sender, target, source_pod, target_pod in _pairs(source, column, group):
-            try:
-                answers.append((sender, target, asking.pair(column, sender, target, source_pod, target_pod)))
-            except InputError as error:
-                refused = error.what  # another family, a pod without address: this pair has no packet to send
+            by_family: dict[int | None, _Pair] = {}
+            for family in asking.families(column, source_pod, target_pod):
+                try:
+                    by_family[family] = asking.pair(column, sender, target, source_pod, target_pod, family)
+                except InputError as error:
+                    refused = error.what  # another family, a pod without address: this pair has no packet to send
+            differ = len({pair.verdict for pair in by_family.values()}) > 1
+            for family, pair in by_family.items():
+                if differ and pair.reason:
+                    pair = replace(pair, reason=f"IPv{family}: {pair.reason}")
+                answers.append((sender, target if family is None else f"{target}{_OVER}{family}", pair))
         row.append(_cell(source.name, column, answers) if answers else Cell(source.name, column, Answer.NONE, refused))
         for _, _, pair in answers:
             assumptions.update(dict.fromkeys(pair.assumptions))
@@ -346,6 +375,7 @@ def _cell(source: str, column: Column, asked: Sequence[tuple[str, str, _Pair]]) 
     yes = verdicts.count(Verdict.DELIVERED)
     reason = next((pair.reason for _, _, pair in asked if pair.reason), "")
     outcomes: tuple[Outcome, ...] = ()
+    families: tuple[int, ...] = ()
     if yes == len(asked):
         answer, reason = Answer.YES, ""
     elif Verdict.UNKNOWN in verdicts:
@@ -353,10 +383,24 @@ def _cell(source: str, column: Column, asked: Sequence[tuple[str, str, _Pair]]) 
     elif yes or Verdict.PARTIAL in verdicts:
         answer = Answer.SOME
         outcomes = tuple(Outcome(sender, target, pair.verdict.value, pair.reached) for sender, target, pair in asked)
+        families = _families(asked)
     else:
         answer = Answer.NO
     policies = tuple(dict.fromkeys(d for _, _, pair in asked for d in pair.policies))
-    return Cell(source, column, answer, reason, yes, len(asked), policies, outcomes)
+    return Cell(source, column, answer, reason, yes, len(asked), policies, outcomes, families)
+
+
+def _families(asked: Sequence[tuple[str, str, _Pair]]) -> tuple[int, ...]:
+    """The families by which all is delivered, where by the others nothing is."""
+    verdicts: dict[int, set[Verdict]] = {}
+    for _, target, pair in asked:
+        family = target.rpartition(_OVER)[2]
+        if not family.isdigit() or _OVER not in target:
+            return ()
+        verdicts.setdefault(int(family), set()).add(pair.verdict)
+    if any((len(found) > 1 and Verdict.DELIVERED in found) or Verdict.PARTIAL in found for found in verdicts.values()):
+        return ()
+    return tuple(sorted(family for family, found in verdicts.items() if found == {Verdict.DELIVERED}))
 
 
 def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[list[Decider], str, Flow | None]:

@@ -76,6 +76,9 @@ def sentence(one: Fold, found: Comparison, wide: bool = False) -> str:
         who = _some(one.sources, wide)
     what = _some([str(column) for column in one.destinations], wide)
     before, after = one.answers
+    if one.families:
+        other = " and ".join(f"IPv{family}" for family in (4, 6) if family not in one.families)
+        return f"{who} {'gained' if one.kind is Kind.OPENED else 'lost'} {what} over {other}"
     match one.kind:
         case Kind.OPENED if after is Answer.YES:
             return f"{who} gained {'the rest of ' if before is Answer.SOME else ''}{what}"

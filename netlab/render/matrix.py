@@ -49,8 +49,8 @@ def text(matrix: Matrix, wide: bool = False) -> str:
     lines += table([head, *rows])
     used = {cell.answer for row in matrix.cells for cell in row}
     lines += ["", "   ".join(f"{SYMBOLS[a]} {WORDS[a]}" for a in Answer if a in used)]
-    if wide:
-        lines += ["", *table([["FROM", "TO", "ANSWER", "REASON"], *(_wide(cell) for cell in not_yes(matrix))])]
+    if wide and (explained := not_yes(matrix)):
+        lines += ["", *table([["FROM", "TO", "ANSWER", "REASON"], *(_wide(cell) for cell in explained)])]
     lines += ["", summary(matrix)]
     return "\n".join(lines)
 
@@ -61,7 +61,7 @@ def not_yes(matrix: Matrix) -> list[Cell]:
 
 
 def _wide(cell: Cell) -> list[str]:
-    share = f"{cell.answer.value} ({cell.delivered} of {cell.pairs})" if cell.answer is Answer.SOME else cell.answer.value
+    share = f"{cell.answer.value} ({cell.delivered} of {cell.pairs})" if cell.answer is Answer.SOME else WORDS[cell.answer]
     return [cell.source, str(cell.destination), share, cell.reason]
 
 

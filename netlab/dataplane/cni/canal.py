@@ -75,4 +75,5 @@ def plugin(cluster: Cluster) -> Plugin:
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*flannel.stray_pods(cluster, node, pods), *flannel.missing(cluster, node, leases)]
 
-    return Plugin(on_node, in_pod, rules, assumptions=assumed, not_modelled=calico.beside(cluster))
+    beside = (*calico.beside(cluster), *flannel.not_modelled(cluster))
+    return Plugin(on_node, in_pod, rules, assumptions=assumed, not_modelled=beside)

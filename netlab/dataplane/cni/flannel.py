@@ -5,7 +5,8 @@
 Law: devices, addresses, routes, neighbours, FDB entries and iptables rules are those of flanneld v0.22 and later with its
 kube-flannel.yml (hairpinMode, isDefaultGateway). MAC addresses and veth names, random in reality, follow from names here.
 Sources: flannel-io/flannel pkg/backend/vxlan, pkg/trafficmngr/iptables; containernetworking/plugins main/bridge, pkg/ip.
-Not modelled: its other backends (wireguard, ipip, udp ...), flanneld's nftables mode, the portmap plug-in.
+Not modelled: flanneld's nftables mode, the portmap plug-in. Of the backends in OTHER_BACKENDS only the ways to other nodes are
+not: a packet for another node's pods is `unknown` there, all else is as with any backend.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from netlab.linux.targets import Accept, Jump, Masquerade, NatRange, Return
 BRIDGE = "cni0"
 HOST_GW = "host-gw"
 BACKENDS = ("vxlan", HOST_GW)
+# flannel-io/flannel Documentation/backends.md; what each takes from the MTU (pkg/backend/*, where it says so)
+OTHER_BACKENDS = {"wireguard": 80, "ipip": 20, "udp": 28, "ipsec": 0, "extension": 0, "alloc": 0}
 OVERHEAD = {4: 50, 6: 70}  # flannel subtracts 50; the kernel lowers a tunnel over IPv6 to 70 (vxlan.c, VXLAN6_HEADROOM)
 _KUBE_PROXY_MARK = 0x4000  # trafficmngr.KubeProxyMark: fixed, whatever kube-proxy's --iptables-masquerade-bit says
 _MULTICAST = {4: prefix("224.0.0.0/4"), 6: prefix("ff00::/8")}
@@ -71,7 +74,13 @@ def plugin(cluster: Cluster) -> Plugin:
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return [*stray_pods(cluster, node, pods), *missing(cluster, node, own)]
 
-    return Plugin(on_a_node, partial(in_pod, cluster), rules, assumptions=assumed)
+    return Plugin(on_a_node, partial(in_pod, cluster), rules, assumptions=assumed, not_modelled=not_modelled(cluster))
+
+
+def not_modelled(cluster: Cluster) -> tuple[str, ...]:
+    """What of the cluster's backend is not known."""
+    backend = cluster.cni.backend
+    return (f"flannel's backend {backend}: the ways between nodes",) if backend in OTHER_BACKENDS else ()
 
 
 def leases(cluster: Cluster) -> dict[str, tuple[Lease, ...]]:
@@ -89,7 +98,7 @@ def leases(cluster: Cluster) -> dict[str, tuple[Lease, ...]]:
                 continue
             device = f"flannel.{vni}" if family == 4 else f"flannel-v6.{vni}"
             mac, mtu = _mac(f"{name}/{device}"), cluster.fabric.mtu - OVERHEAD[family]
-            if cluster.cni.backend == HOST_GW:
+            if cluster.cni.backend != "vxlan":
                 device, mac, mtu = cluster.fabric.device, "", cluster.fabric.mtu
             own.append(Lease(name, subnet, public_ip, mac, device, mtu))
         found[name] = tuple(own)
@@ -105,6 +114,9 @@ def remotes(cluster: Cluster, node: Node, all_leases: Mapping[str, tuple[Lease, 
         for lease in entries:
             here = own.get(lease.family)
             if name == node.name or here is None:
+                continue
+            if cluster.cni.backend in OTHER_BACKENDS:
+                yield Remote(Route(lease.subnet, unknown=f"flannel's backend {cluster.cni.backend}"))
                 continue
             subnet = cluster.fabric.subnet_of(here.public_ip)
             near = subnet is not None and lease.public_ip in subnet
@@ -123,9 +135,9 @@ def remotes(cluster: Cluster, node: Node, all_leases: Mapping[str, tuple[Lease, 
 
 
 def tunnels(cluster: Cluster, node: Node, all_leases: Mapping[str, tuple[Lease, ...]], first_index: int) -> Wiring:
-    """flanneld's part: its tunnel devices (none with host-gw), and the ways to the other nodes' subnets."""
+    """flanneld's part: its VXLAN devices (none with other backends), and the ways to the other nodes' subnets."""
     devices: list[Device] = []
-    for lease in all_leases[node.name] if cluster.cni.backend != HOST_GW else ():
+    for lease in all_leases[node.name] if cluster.cni.backend == "vxlan" else ():
         devices.append(
             Device(
                 lease.device,
@@ -234,9 +246,9 @@ def pod_mtu(cluster: Cluster) -> int:
     """FLANNEL_MTU of subnet.env, which the bridge plug-in gives cni0 and the pods: 50 less than the fabric's for either
     family (vxlan_network.go, MTU), so that IPv6 pods learn the tunnel's smaller MTU from ICMPv6 "packet too big". With
     host-gw the fabric's own."""
-    if cluster.cni.backend == HOST_GW:
-        return cluster.fabric.mtu
-    return cluster.fabric.mtu - OVERHEAD[4]
+    if cluster.cni.backend == "vxlan":
+        return cluster.fabric.mtu - OVERHEAD[4]
+    return cluster.fabric.mtu - OTHER_BACKENDS.get(cluster.cni.backend, 0)
 
 
 def node_subnets(cluster: Cluster, node: Node) -> list[Prefix]:
