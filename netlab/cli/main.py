@@ -39,6 +39,7 @@ COMMANDS = {  # each a module of this folder
     "lint": "What is legal and most likely not meant, with its line and a way out.",
     "snapshot": "Write what a node holds into files that --observed reads.",
     "lab": "The cluster in real network namespaces.",
+    "generate": "A made-up cluster of any size, to try things on.",
     "schema": "The JSON schema of what netlab prints.",
 }
 

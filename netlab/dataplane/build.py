@@ -5,8 +5,8 @@
                                  internet (the gateway, and hosts that lie outside)
 
 Law: a pure function. What a CNI plug-in leaves is asked of dataplane/cni, what kube-proxy programs of dataplane/proxy, what
-Linux adds by itself of linux/derived; what the model leaves out is named in `not_modelled`. Rulesets and pods are made when
-they are first looked at: 10,000 services on every node would be too slow for a trace that crosses two of them.
+Linux adds by itself of linux/derived; what the model leaves out is named in `not_modelled`. Nodes, rulesets and pods are made
+when they are first looked at: routes between 5,000 nodes, and 10,000 services on each, are too much for a trace that crosses two.
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ def build(
     for name, node in cluster.nodes.items():
         pods = pods_of[name]
         eth0 = _node_port(cluster, node)
-        wiring = cni.on_node(node, pods, 3)
+        wiring = _once(partial(cni.on_node, node, pods, 3))
         sockets = (*_node_listeners(node, host_pods.get(name, ()), ports), *_host_ports(pods))
         nodes[name] = partial(_node, cluster, cni, node, pods, eth0, wiring, sockets, checked)
-        indexes = {device.peer[0]: device.index for device in wiring.devices if device.peer is not None}
+        indexes = _once(partial(_indexes, wiring))
         for pod in pods:
-            pod_spaces[pod.key] = partial(_pod, cni, node, pod, indexes.get(pod.key), ports)
+            pod_spaces[pod.key] = partial(_pod, cni, node, pod, indexes, ports)
         assumptions += cni.assumptions(node, pods)
 
     internet = _internet(cluster, places, ports, external, (*clients, *extra_hosts), at, cni.outside)
@@ -305,17 +305,29 @@ def _same(netns: Netns) -> Netns:
     return netns
 
 
+def _once(make: Callable[[], V]) -> Callable[[], V]:
+    """A function without arguments that is called once, when its value is first wanted."""
+    made = Lazy({None: make})
+    return partial(made.__getitem__, None)
+
+
+def _indexes(wiring: Callable[[], Wiring]) -> dict[str, int]:
+    """The index of each pod's veth on the node, by the pod."""
+    return {device.peer[0]: device.index for device in wiring().devices if device.peer is not None}
+
+
 def _node(
     cluster: Cluster,
     cni: Plugin,
     node: Node,
     pods: Sequence[Pod],
     eth0: Device,
-    wiring: Wiring,
+    wired: Callable[[], Wiring],
     sockets: Sequence[Listener],
     checked: Cluster,
 ) -> Netns:
     """A node's namespace: what the CNI left, and what kube-proxy programs upon it; `sockets` are those of others."""
+    wiring = wired()
     proxied = _PROXIES[cluster.proxy.mode](cluster, node, (loopback(), eth0, *wiring.devices), checked)
     devices = (loopback(), eth0, *wiring.devices, *proxied.devices)
     routes = [*derived_routes(devices, True), *_gateway_routes(cluster, eth0), *wiring.routes]
@@ -339,10 +351,11 @@ def _pod(
     cni: Plugin,
     node: Node,
     pod: Pod,
-    host_index: int | None,
+    indexes: Callable[[], Mapping[str, int]],
     ports: Mapping[Ip, Mapping[tuple[int, int], str]],
 ) -> Netns:
-    """A pod's namespace; `host_index` is the index of its veth on the node, None where the CNI made none."""
+    """A pod's namespace; `indexes` are those of the veths on the node, where the CNI made any."""
+    host_index = indexes().get(pod.key)
     wiring = cni.in_pod(node, pod, host_index) if host_index is not None else Wiring()
     return Netns(
         pod.key,

@@ -12,7 +12,7 @@ Not modelled: WireGuard, the BPF data plane, floating IPs, live migration, pods'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from hashlib import sha1
 
 from netlab.dataplane.cni import bgp
@@ -45,11 +45,11 @@ def plugin(cluster: Cluster) -> Plugin:
     calico = cluster.calico
     learned = bgp.routes(cluster)
     told = answered(cluster)
-    policies = FelixPolicies(cluster)
+    policies = cache(partial(FelixPolicies, cluster))  # made when a node is looked at
 
     def on_a_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
         routes = (*learned.nodes.get(node.name, ()), *_felix_routes(cluster, node, told))
-        return on_node(cluster, policies, node, pods, routes, first_index)
+        return on_node(cluster, policies(), node, pods, routes, first_index)
 
     def in_a_pod(node: Node, pod: Pod, host_index: int) -> Wiring:
         return in_pod(pod, node, host_index, mtu(cluster))
@@ -57,7 +57,7 @@ def plugin(cluster: Cluster) -> Plugin:
     def rules(ruleset: Ruleset, node: Node, pods: Sequence[Pod], family: int) -> Ruleset:
         if family not in families(calico):
             return ruleset  # Felix leaves ip6tables alone (FELIX_IPV6SUPPORT)
-        return add_rules(ruleset, felix_of(cluster, policies, node, pods, family))
+        return add_rules(ruleset, felix_of(cluster, policies(), node, pods, family))
 
     def assumed(node: Node, pods: Sequence[Pod]) -> list[str]:
         return _borrowed(calico, node, pods)

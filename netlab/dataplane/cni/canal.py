@@ -9,7 +9,7 @@ so masquerades nothing: flanneld does. Source: projectcalico/calico manifests/ca
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import msgspec
 
@@ -30,7 +30,7 @@ def plugin(cluster: Cluster) -> Plugin:
     """Canal in one cluster."""
     leases = flannel.leases(cluster)
     mtu = flannel.pod_mtu(cluster)
-    policies = FelixPolicies(cluster)
+    policies_of = cache(partial(FelixPolicies, cluster))  # made when a node is looked at
 
     def interfaces(node: Node) -> dict[str, tuple[Ip, ...]]:
         tunnels = flannel.tunnels(cluster, node, leases, 3).devices
@@ -38,7 +38,7 @@ def plugin(cluster: Cluster) -> Plugin:
         return {"lo": (ip("127.0.0.1"), ip("::1")), cluster.fabric.device: node.internal_ips, **found}
 
     def on_node(node: Node, pods: Sequence[Pod], first_index: int) -> Wiring:
-        outer = flannel.tunnels(cluster, node, leases, first_index)
+        outer, policies = flannel.tunnels(cluster, node, leases, first_index), policies_of()
         inner = calico.veths(cluster, pods, first_index + len(outer.devices), mtu)
         return msgspec.structs.replace(
             outer,
@@ -59,6 +59,7 @@ def plugin(cluster: Cluster) -> Plugin:
         with_flannel = flannel.add_rules(ruleset, cluster, node, family)
         if family == 6:
             return with_flannel  # FELIX_IPV6SUPPORT is false in the manifest
+        policies = policies_of()
         endpoints = tuple(calico.endpoint_of(policies, pod, 4) for pod in pods)
         hosts = policies.hosts(node.name, interfaces(node), 4)
         felix = Felix(
