@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from netlab.cli.main import main
+from netlab.errors import InputError
 from netlab.kube.load import load
 from netlab.kube.topology import Overrides
 from netlab.reach.lint import CHECKS, lint
@@ -248,3 +249,13 @@ def test_rules_of_another_release_are_an_assumption(tmp_path: Path, version: str
     assert told == [expected] * says
     chosen = load([str(file)], None, Overrides(proxy_mode="nftables", kube_proxy_version="1.34")).assumptions
     assert not any("nftables rules" in a for a in chosen)
+
+
+def test_a_version_means_nothing_in_another_mode(tmp_path: Path) -> None:
+    """It was taken in silence, whatever it said."""
+    file = tmp_path / "in.yaml"
+    file.write_text(BASE)
+    told = load([str(file)], None, Overrides(proxy_mode="ipvs", kube_proxy_version="1.34")).assumptions
+    assert "--kube-proxy-version 1.34 is for nftables mode: in ipvs mode it changes nothing" in told
+    with pytest.raises(InputError, match='"banana" is no version'):
+        load([str(file)], None, Overrides(kube_proxy_version="banana"))

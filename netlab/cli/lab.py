@@ -540,14 +540,15 @@ def _variant(asked: Literal["legacy", "nft"] | None, network: Network) -> Litera
 
 def _kernel(cluster: ClusterFlags, network: Network, iptables: str, wanted: str) -> tuple[str, tuple[str, ...]]:
     """Which kernel performs the network, said on stderr, and the modules that it has to load."""
-    from netlab.lab.umlchoice import choose_kernel, modules, requirements
+    from netlab.lab.umlchoice import choose_kernel, modules, requirements, unsent
 
     needs = requirements(network, iptables)
     choice = choose_kernel(needs, wanted)
     if choice.kernel == "uml":
         note(cluster, f"in user-mode Linux: {choice.reason}")
     elif wanted == "auto":
-        note(cluster, f"on the running kernel: {choice.reason}")
+        but = unsent(network)
+        note(cluster, f"on the running kernel: {choice.reason}" + (f" but {but}; --kernel uml has it" if but else ""))
     return choice.kernel, modules(needs)
 
 

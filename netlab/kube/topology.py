@@ -706,6 +706,10 @@ def _proxy(declared: Declared, topology: Topology, overrides: Overrides, pod_cid
     version = overrides.kube_proxy_version or doc.version
     if mode == "nftables" and version is None:
         says += _rules_of_another_release(declared, default.version)
+    if mode != "nftables" and (asked := overrides.kube_proxy_version) is not None:
+        if re.match(r"v?\d+\.\d+", asked) is None:
+            raise InputError(f'--kube-proxy-version: "{asked}" is no version', hint=f"for example {default.version}")
+        says.append(f"--kube-proxy-version {asked} is for nftables mode: in {mode} mode it changes nothing")
 
     def pick(stated: Any, configured: Any, otherwise: Any) -> Any:
         return stated if stated is not None else configured if configured is not None else otherwise

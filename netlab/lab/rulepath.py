@@ -268,8 +268,11 @@ def forget(lab: Lab, nodes: Iterable[str], recent: Iterable[str], learned: Mappi
 # -- predicting --------------------------------------------------------------------------------------------------------
 
 
-def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path] | None:
-    """Every branch of a flow with the hits of all its packets (the third of TCP included); None where netlab does not know."""
+def paths(network: Network, links: Links, trace: Trace, sport: int, size: int | None = None) -> list[Path] | None:
+    """Every branch of a flow with the hits of all its packets (the third of TCP included); None where netlab does not know.
+
+    `size` is that of the first packet in bytes, where it is not the usual one.
+    """
     protocol = PROTOCOL_NUMBERS[trace.protocol.lower()]
     icmp = protocol in (ICMP, ICMPV6)
     dst = ip(trace.destination.ip)
@@ -282,7 +285,7 @@ def paths(network: Network, links: Links, trace: Trace, sport: int) -> list[Path
         icmp_type=(ECHO_REQUEST if protocol == ICMP else V6_ECHO_REQUEST) if icmp else 0,
         icmp_id=1 if icmp else 0,
         tcp_flags=SYN if protocol == TCP else 0,
-        length=_LENGTHS.get(protocol, 60),
+        length=size if size is not None else _LENGTHS.get(protocol, 60),
     )
 
     def run(chooser: Chooser) -> Path:
@@ -481,7 +484,8 @@ class Bench:
     def measure(self, packet: Shot, trace: Trace, wait: float = WAITS[0]) -> Measured:
         """Send one packet alone; `trace` is what netlab says of it, `wait` the seconds that its answer may take."""
         lab, held = self.lab, packet.protocol in (TCP, SCTP)
-        said = paths(self.network, self.links, trace, packet.sport) if _is_comparable(trace, self.ordered) else None
+        comparable = _is_comparable(trace, self.ordered)
+        said = paths(self.network, self.links, trace, packet.sport, packet.size) if comparable else None
         family = ip(packet.dst).family
         remembered = said is not None and any(path.remembered for path in said)
         if not forget(lab, self.nodes, self.recent, self.learned if remembered else {}) and remembered:

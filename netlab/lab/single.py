@@ -38,6 +38,8 @@ def send_one(tracer: Tracer, network: Network, lab: Lab, request: Request, varia
     trace = tracer.trace(request)
     if not trace.destination.ip:
         raise InputError(f'"{request.destination}" has many addresses', hint="name one of its pods")
+    if request.size is not None and trace.protocol not in ("UDP", "ICMP", "ICMPV6", "IPV6-ICMP"):
+        raise InputError(f"--size: how long a packet of {trace.protocol} is the kernel decides", hint="ask UDP, or --proto icmp")
     lab.listen(assumed_listeners(network, [trace]))
     flow = Flow(request.source, request.destination, trace.protocol.lower(), request.size)
     given = _source_port(trace)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
@@ -18,6 +19,7 @@ from netlab.lab import uml
 from netlab.lab.host import refusal
 from netlab.linux.netns import DeviceKind
 from netlab.linux.network import Network
+from netlab.linux.packet import SCTP
 
 Kernel = Literal["host", "uml"]
 KERNELS = ("auto", "host", "uml")
@@ -90,6 +92,17 @@ def requirements(network: Network, variant: str = "legacy") -> frozenset[str]:
         if any(ruleset.nft_tables for ruleset in netns.rulesets.values()):
             found.add("nftables")
     return frozenset(found)
+
+
+def unsent(network: Network) -> str:
+    """What the network's sockets speak and the running kernel cannot: the lab stands without it, and verify counts such flows."""
+    if not any(listener.protocol == SCTP for space in network.namespaces.values() for listener in space.listeners):
+        return ""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP).close()
+    except OSError:
+        return "SCTP"
+    return ""
 
 
 def lacks(needs: Iterable[str]) -> tuple[frozenset[str], str]:

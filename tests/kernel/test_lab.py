@@ -435,6 +435,9 @@ def test_up_exec_status_down(lab_command: Cli) -> None:
     assert "verdict: delivered (exit 0)" in trace
     assert "as netlab says; so are rules (by their counters), devices and connections\n" in trace
     assert "rejected: ECONNREFUSED" in lab_command("trace", "web-0", "api-1:1", code=1)
+    too_long = lab_command("trace", "web-0", "10.244.1.10", "--proto", "icmp", "--size", "1480", code=1)
+    assert "Linux: rejected: EMSGSIZE\n  as netlab says; so are rules" in too_long
+    lab_command("trace", "web-0", "svc/api", "--size", "1480", code=2)
     assert lab_command("down") == "lab lab is down\n"
     assert 'no lab "lab" is up' in lab_command("down", code=2)
     assert lab_command("status", "-o", "name") == "second\n"

@@ -16,7 +16,10 @@ import pytest
 from netlab.errors import InputError
 from netlab.lab import uml, umlchoice
 from netlab.lab.uml import Uml, run_in_uml
-from netlab.lab.umlchoice import NOT_IN_UML, PROBES, Choice, choose_kernel, modules, requirements
+from netlab.lab.umlchoice import NOT_IN_UML, PROBES, Choice, choose_kernel, modules, requirements, unsent
+from netlab.linux.netns import Listener, Netns, NetnsKind
+from netlab.linux.network import Network
+from netlab.linux.packet import SCTP, TCP
 from netlab.trace.flows import Flow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -332,6 +335,20 @@ def test_what_the_example_cluster_needs() -> None:
     assert requirements(network, "nft") == common | {"iptables-nft"}
     assert modules(requirements(network)) == ("br_netfilter",)
     assert modules({"IPVS", "ipip"}) == ("br_netfilter", "ip_vs", "ipip")
+
+
+@pytest.mark.parametrize(("speaks", "kernel_has_it", "said"), [(SCTP, False, "SCTP"), (SCTP, True, ""), (TCP, False, "")])
+def test_sctp_is_not_everything_that_a_network_needs(
+    speaks: int, kernel_has_it: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: int) -> BytesIO:
+        if kernel_has_it:
+            return BytesIO()
+        raise OSError("Protocol not supported")
+
+    monkeypatch.setattr("socket.socket", opened)
+    pod = Netns("default/a", NetnsKind.POD, listeners=(Listener(speaks, 3868, "pod default/a"),))
+    assert unsent(Network({"default/a": pod})) == said
 
 
 def test_the_probe_finds_what_every_kernel_for_labs_has(kernel: None) -> None:
