@@ -56,6 +56,18 @@ def policy(spec: str, name: str = "p") -> str:
     return f"{head}metadata: {{name: {name}, namespace: default}}\nspec: {spec}\n"
 
 
+def calico(spec: str, name: str = "c") -> str:
+    head = "apiVersion: projectcalico.org/v3\nkind: GlobalNetworkPolicy\n"
+    return f"{head}metadata: {{name: {name}}}\nspec: {spec}\n"
+
+
+def admin(priority: int, name: str, pods: str = "{app: web}") -> str:
+    head = "---\napiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\n"
+    subject = f"subject: {{pods: {{namespaceSelector: {{}}, podSelector: {{matchLabels: {pods}}}}}}}"
+    rules = "ingress: [{action: Deny, from: [{namespaces: {}}]}]"
+    return f"{head}metadata: {{name: {name}}}\nspec: {{tier: Admin, priority: {priority}, {subject}, {rules}}}\n"
+
+
 def a_service(spec: str) -> str:
     return f"apiVersion: v1\nkind: Service\nmetadata: {{name: s, namespace: default}}\nspec: {spec}\n"
 
@@ -63,6 +75,7 @@ def a_service(spec: str) -> str:
 DNS = "{to: [{namespaceSelector: {}, podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [%s]}"
 BOTH = "{port: 53}, {port: 53, protocol: UDP}"
 ANYBODY, DB = "{podSelector: {}}", "{podSelector: {matchLabels: {app: db}}}"
+FROM_DB = "source: {selector: app == 'db'}"
 NARROW = "{from: [{ipBlock: {cidr: 192.0.2.0/28}}]}"
 WEB = "podSelector: {matchLabels: {app: web}}"
 
@@ -127,6 +140,42 @@ def found(tmp_path: Path, text: str, *, ignore: str = "no-policy-engine") -> lis
             policy(f"{{{WEB}, ingress: [{NARROW}, {{from: [{{ipBlock: {{cidr: 192.0.2.0/24, except: [192.0.2.0/29]}}}}]}}]}}"),
         ),
         (
+            "rule-adds-nothing",
+            policy(f"{{podSelector: {{}}, ingress: [{{from: [{ANYBODY}]}}]}}")
+            + "---\n"
+            + policy(f"{{{WEB}, ingress: [{{from: [{DB}]}}]}}", "q"),
+            "ingress rule 1 adds nothing: rule 1 of NetworkPolicy default/p allows all of it",
+            policy(f"{{{WEB}, ingress: [{{from: [{ANYBODY}]}}]}}")
+            + "---\n"
+            + policy(f"{{podSelector: {{}}, ingress: [{{from: [{DB}]}}]}}", "q"),
+        ),
+        (
+            "rule-never-reached",
+            calico(
+                "{selector: app == 'web', types: [Ingress], ingress: [{action: Deny}, {action: Allow, SRC}]}".replace(
+                    "SRC", FROM_DB
+                )
+            ),
+            "ingress rule 2 is never reached: rule 1 (deny) matches all of it",
+            calico(
+                "{selector: app == 'web', types: [Ingress], ingress: [{action: Log}, {action: Allow, SRC}]}".replace(
+                    "SRC", FROM_DB
+                )
+            ),
+        ),
+        (
+            "policies-tie",
+            admin(10, "one") + admin(10, "two"),
+            "has priority 10 for ingress of pods that ClusterNetworkPolicy one selects, too: either may go first",
+            admin(10, "one") + admin(10, "two", "{app: db}") + admin(11, "three"),
+        ),
+        (
+            "tier-is-missing",
+            calico("{tier: sec, selector: app == 'web', types: [Ingress]}", "sec.c"),
+            "there is no Tier sec: the policy is not enforced",
+            calico("{tier: default, selector: app == 'web', types: [Ingress]}"),
+        ),
+        (
             "named-port-unmatched",
             policy(f"{{{WEB}, ingress: [{{ports: [{{port: pg}}]}}]}}"),
             'ingress rule 1: no container port of the pods it is about is called "pg" (TCP)',
@@ -140,9 +189,7 @@ def found(tmp_path: Path, text: str, *, ignore: str = "no-policy-engine") -> lis
         ),
         (
             "cluster-ip-in-ip-block",
-            policy(
-                f"{{{WEB}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: 10.96.0.20/32}}}}]}}, {DNS % BOTH}]}}"
-            ),
+            policy(f"{{{WEB}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: 10.96.0.20/32}}}}]}}, {DNS % BOTH}]}}"),
             "egress rule 1: ipBlock 10.96.0.20/32 holds service addresses (default/web); a policy sees the pod's",
             policy(f"{{{WEB}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: 0.0.0.0/0}}}}]}}]}}"),
         ),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from netlab.dataplane.policy.index import EGRESS, INGRESS, Peer, Policy, PolicyIndex, Rule
+from netlab.dataplane.policy.index import EGRESS, INGRESS, Action, Extra, Peer, Policy, PolicyIndex, Rule
 from netlab.dataplane.policy.semantics import UDP, Flow, Says, decide
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import NetworkPolicy, Pod, PolicyPort, PolicyRule, Service
 from netlab.kube.selectors import labels_match
 from netlab.linux.addr import Prefix
-from netlab.linux.packet import PROTOCOL_NUMBERS, TCP
+from netlab.linux.packet import PROTOCOL_NUMBERS, TCP, protocol_name
 from netlab.reach.finding import Finding, Severity
 from netlab.refs import Ref
 
@@ -42,23 +42,86 @@ def peer_selects_nobody(cluster: Cluster) -> Iterator[Finding]:
 
 
 def rule_adds_nothing(cluster: Cluster) -> Iterator[Finding]:
-    """A rule of a NetworkPolicy that another rule of the same policy already allows."""
+    """A rule of a NetworkPolicy that another rule, of it or of a policy for the same pods and more, already allows."""
+    spaces: dict[str, list[Policy]] = {}
     for policy in PolicyIndex(cluster).policies:
-        if not policy.of_kubernetes:
+        if policy.of_kubernetes:
+            spaces.setdefault(policy.key.partition("/")[0], []).append(policy)
+    for policies in spaces.values():
+        place = {policy.title: n for n, policy in enumerate(policies)}
+        for policy in policies:
+            around = [other for other in policies if other is policy or (policy.pods and policy.pods <= other.pods)]
+            for direction, rule in _rules(policy):
+                found = next(
+                    (
+                        (other, wide)
+                        for other in around
+                        for wide in other.rules.get(direction, ())
+                        if wide is not rule
+                        and _covers(wide, rule)
+                        # of two that say the same the later one adds nothing
+                        and (
+                            (place[other.title], wide.number) < (place[policy.title], rule.number)
+                            or not (_covers(rule, wide) and other.pods <= policy.pods)
+                        )
+                    ),
+                    None,
+                )
+                if found is not None:
+                    whose = "" if found[0] is policy else f" of {found[0].title}"
+                    what = f"{direction.lower()} rule {rule.number} adds nothing: rule {found[1].number}{whose} allows all of it"
+                    yield _finding("rule-adds-nothing", Severity.NOTE, what, "delete it, or narrow the other", policy, rule.ref)
+
+
+def rule_never_reached(cluster: Cluster) -> Iterator[Finding]:
+    """A rule of a policy whose first match decides (Calico's, ClusterNetworkPolicy) behind one that matches all that it does."""
+    for policy in PolicyIndex(cluster).policies:
+        if policy.of_kubernetes:
             continue
         for direction in (INGRESS, EGRESS):
-            rules = policy.rules.get(direction, ())
-            for rule in rules:
-                others = [r for r in rules if r is not rule and _covers(r, rule)]
-                wider = next((r for r in others if r.number < rule.number or not _covers(rule, r)), None)
-                if wider is not None:
-                    what = f"{direction.lower()} rule {rule.number} adds nothing: rule {wider.number} allows all of it"
-                    yield _finding("rule-adds-nothing", Severity.NOTE, what, "delete it, or narrow the other", policy, rule.ref)
+            before: list[Rule] = []
+            for rule in policy.rules.get(direction, ()):
+                wide = next((r for r in before if _covers(r, rule)), None)
+                if wide is not None:
+                    first = f"rule {wide.number} ({wide.action.value})"
+                    what = f"{direction.lower()} rule {rule.number} is never reached: {first} matches all of it"
+                    fix = "put it before that one, or delete it"
+                    yield _finding("rule-never-reached", Severity.WARNING, what, fix, policy, rule.ref)
+                elif rule.action is not Action.LOG:
+                    before.append(rule)
+
+
+def policies_tie(cluster: Cluster) -> Iterator[Finding]:
+    """ClusterNetworkPolicies of one tier and priority for the same pods: which goes first is for the engine to choose."""
+    known: dict[tuple[str, float], list[Policy]] = {}
+    for policy in PolicyIndex(cluster).policies:
+        if policy.kind not in ("ClusterNetworkPolicy", "AdminNetworkPolicy"):
+            continue
+        peers = known.setdefault((policy.tier.name, policy.order), [])
+        for other in peers:
+            shared = [d for d in (INGRESS, EGRESS) if policy.rules.get(d) and other.rules.get(d)]
+            if shared and policy.pods & other.pods:
+                which = " and ".join(d.lower() for d in shared)
+                what = f"has priority {policy.order:g} for {which} of pods that {other.title} selects, too: either may go first"
+                fix = "give them different priorities"
+                yield _finding("policies-tie", Severity.WARNING, what, fix, policy)
+                break
+        peers.append(policy)
+
+
+def tier_is_missing(cluster: Cluster) -> Iterator[Finding]:
+    """A Calico policy in a tier that nobody has made is not enforced."""
+    known = {tier.name for tier in PolicyIndex(cluster).tiers}
+    for policy in cluster.policy_objects.calico.values():
+        if policy.tier not in known:
+            what = f"there is no Tier {policy.tier}: the policy is not enforced"
+            fix = "make the Tier first, or add it to the input"
+            yield Finding("tier-is-missing", Severity.WARNING, what, fix, f"{policy.kind} {policy.key}", policy.ref)
 
 
 def _covers(wide: Rule, narrow: Rule) -> bool:
     """Whether one rule matches whatever the other matches; False where that is not plain."""
-    if wide.extra is not None or narrow.extra is not None:
+    if wide.extra not in (None, Extra()):  # what else the other one asks only narrows it
         return False
     if wide.peers is not None:
         if narrow.peers is None:
@@ -90,7 +153,7 @@ def _wider(wide: Peer, narrow: Peer) -> bool:
         if wide.pods is not None or narrow.pods is not None or not narrow.nets:
             return False
         return all(any(_inside(block, net) for net in wide.nets) for block in narrow.nets)
-    if narrow.nets or wide.pods is None or narrow.pods is None or wide.sets or narrow.sets:
+    if narrow.nets or wide.pods is None or narrow.pods is None or wide.sets or narrow.sets or narrow.hosts:
         return False
     return bool(narrow.pods) and narrow.pods <= wide.pods
 
@@ -98,17 +161,21 @@ def _wider(wide: Peer, narrow: Peer) -> bool:
 def named_port_unmatched(cluster: Cluster) -> Iterator[Finding]:
     """A port name that no pod on the receiving side has matches nothing."""
     index = PolicyIndex(cluster)
-    for policy, source in _kubernetes(index):
-        for direction, rule, written in _written(policy, source):
+    for policy in index.policies:
+        for direction, rule in _rules(policy):
             pods = _receivers(index, policy, direction, rule)
-            for port in written.ports:
-                if not isinstance(port.port, str) or not pods:
+            if policy.host_endpoints or (not policy.of_kubernetes and direction == EGRESS and rule.peers is None):
+                continue  # host endpoints have names, too; and everybody may
+            for port in rule.ports or ():
+                if not port.name or not pods:
                     continue
-                if any(c.name == port.port and c.protocol == port.protocol for pod in pods for c in pod.ports):
+                declared = [(c, PROTOCOL_NUMBERS[c.protocol.lower()]) for pod in pods for c in pod.ports]
+                if any(c.name == port.name and port.protocol in (0, protocol) for c, protocol in declared):
                     continue
-                names = sorted({c.name for pod in pods for c in pod.ports if c.name})
+                names = sorted({c.name for c, _ in declared if c.name})
                 place = f"{direction.lower()} rule {rule.number}"
-                what = f'{place}: no container port of the pods it is about is called "{port.port}" ({port.protocol})'
+                kind = f" ({protocol_name(port.protocol).upper()})" if port.protocol else ""
+                what = f'{place}: no container port of the pods it is about is called "{port.name}"{kind}'
                 fix = f"they have {', '.join(names)}" if names else "give the number, or name the container port"
                 yield _finding("named-port-unmatched", Severity.WARNING, what, fix, policy, rule.ref)
 
@@ -153,18 +220,23 @@ def _service_with(cluster: Cluster, pods: list[Pod], port: PolicyPort) -> tuple[
 
 def cluster_ip_in_ip_block(cluster: Cluster) -> Iterator[Finding]:
     """An ipBlock for service addresses matches nothing where the policy is asked after DNAT."""
+    others = [a for pod in cluster.pods.values() for a in pod.ips]
+    others += [a for node in cluster.nodes.values() for a in (*node.internal_ips, *node.external_ips)]
     for policy in PolicyIndex(cluster).policies:
         for direction, rule in _rules(policy):
-            if direction != EGRESS:
-                continue
             for peer in rule.peers or ():
                 for net in peer.nets:
                     services = [s.key for s in cluster.services.values() if any(a in net for a in s.cluster_ips)]
-                    if not services or not any(_inside(net, cidr) for cidr in cluster.service_cidrs):
+                    # a block that is wider than the services' network, and still holds nobody else, is meant for them
+                    within = any(_inside(net, cidr) for cidr in cluster.service_cidrs)
+                    if not services or not (within or (net.length > 0 and not any(a in net for a in others))):
                         continue
                     shown = ", ".join(services[:3]) + (f" and {len(services) - 3} more" if len(services) > 3 else "")
-                    what = f"egress rule {rule.number}: ipBlock {net} holds service addresses ({shown}); a policy sees the pod's"
+                    place = f"{direction.lower()} rule {rule.number}"
+                    what = f"{place}: ipBlock {net} holds service addresses ({shown}); a policy sees the pod's"
                     fix = "select the pods behind the service (podSelector, namespaceSelector), by their own port"
+                    if direction == INGRESS:
+                        fix = "select the pods that send (podSelector, namespaceSelector)"
                     yield _finding("cluster-ip-in-ip-block", Severity.WARNING, what, fix, policy, rule.ref)
 
 
@@ -250,18 +322,21 @@ def no_policy_engine(cluster: Cluster) -> Iterator[Finding]:
     """Policies in a cluster whose CNI plug-in enforces none."""
     if cluster.cni.name in ENGINES:
         return
-    policies = [*cluster.policies.values()]
+    objects = cluster.policy_objects
+    policies = [(f"NetworkPolicy {policy.key}", policy.ref) for policy in cluster.policies.values()]
+    policies += [(f"{policy.kind} {policy.key}", policy.ref) for policy in objects.cluster.values()]
+    policies += [(f"{policy.kind} {policy.key}", policy.ref) for policy in objects.calico.values() if not policy.staged]
     if not policies:
         return
-    first = min(policies, key=lambda policy: (policy.ref.file or "", policy.ref.line or 0))
+    title, ref = min(policies, key=lambda policy: (policy[1].file or "", policy[1].line or 0))
     more = f" and {len(policies) - 1} more" if len(policies) > 1 else ""
     yield Finding(
         "no-policy-engine",
         Severity.WARNING,
         f"this policy{more} is enforced by nobody: {cluster.cni.name} has no policy engine",
         "add one (Calico as in Canal, kube-router, ...), or another CNI plug-in",
-        f"NetworkPolicy {first.key}",
-        first.ref,
+        title,
+        ref,
     )
 
 
