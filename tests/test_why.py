@@ -108,6 +108,23 @@ def test_a_row_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert not flipped(Answer.NO, answer_of(traced(tracer.cluster, asked(row), useless)))
 
 
+def test_canal_enforces_nothing_for_ipv6(tmp_path: Path) -> None:
+    """So no change of a policy is the way out, in either direction."""
+    dual = (ROOT / "topologies" / "flannel-vxlan.yaml").read_text().replace("{name: flannel,", "{name: canal,")
+    (tmp_path / "a.yaml").write_text(dual)
+    denies = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: none}, spec: {podSelector: {}}}"
+    (tmp_path / "b.yaml").write_text(denies)
+    tracer = Tracer(load([str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")]))
+    found = {}
+    for port in (9000, 9999):
+        for address in tracer.cluster.pods["default/api-1"].ips:
+            host = str(address) if address.family == 4 else f"[{address}]"
+            why = explain(tracer, Request("web-0", f"{host}:{port}")).why
+            said = " ".join(reason.text for reason in why.reasons)
+            found[address.family, port] = (why.answer.value, "NetworkPolicy default/none" in said and "would" not in said)
+    assert found == {(4, 9000): ("no", True), (6, 9000): ("yes", False), (4, 9999): ("no", True), (6, 9999): ("no", False)}
+
+
 # --- random clusters -----------------------------------------------------------------------------------------
 
 LABELS = [{"app": a, **({"role": r} if r else {})} for a in ("a", "b", "c") for r in ("", "x", "y")]

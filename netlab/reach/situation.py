@@ -17,7 +17,7 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Pod, Service, ServicePort
 from netlab.linux.addr import Ip
 from netlab.linux.packet import PROTOCOL_NUMBERS, protocol_name
-from netlab.trace.policysteps import ENGINES, Asked, connection
+from netlab.trace.policysteps import Asked, connection, enforces
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import Branch, PolicyStep, Trace, Verdict
 
@@ -58,8 +58,9 @@ class Situation(msgspec.Struct, frozen=True):
 
     @property
     def enforced(self) -> bool:
-        """Whether the cluster has an engine that makes policies so."""
-        return self.cluster.cni.name in ENGINES
+        """Whether the cluster has an engine that makes policies so for these connections."""
+        families = {judged.flow.source.ip.family for judged in self.judged}
+        return any(enforces(self.cluster, family) for family in families or (4, 6))
 
     @property
     def denied(self) -> bool:
