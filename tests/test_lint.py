@@ -80,10 +80,12 @@ NARROW = "{from: [{ipBlock: {cidr: 192.0.2.0/28}}]}"
 WEB = "podSelector: {matchLabels: {app: web}}"
 
 
-def found(tmp_path: Path, text: str, *, ignore: str = "no-policy-engine") -> list[tuple[str, str, str, int | None]]:
+def found(
+    tmp_path: Path, text: str, *, ignore: str = "no-policy-engine", cni: str | None = None
+) -> list[tuple[str, str, str, int | None]]:
     file = tmp_path / "in.yaml"
     file.write_text(BASE + text)
-    cluster = load([str(file)], None, Overrides(service_cidr="10.96.0.0/16"))
+    cluster = load([str(file)], None, Overrides(service_cidr="10.96.0.0/16", cni=cni))
     return [(f.check, f.severity.value, f.what, f.ref.line) for f in lint(cluster, frozenset([ignore]))]
 
 
@@ -226,6 +228,12 @@ def test_the_base_has_no_findings(tmp_path: Path) -> None:
 def test_flannel_enforces_no_policy(tmp_path: Path) -> None:
     rows = found(tmp_path, policy(f"{{{WEB}}}") + "---\n" + policy(f"{{{WEB}}}", "q"), ignore="")
     assert [row[2] for row in rows] == ["this policy and 1 more is enforced by nobody: flannel has no policy engine"]
+
+
+@pytest.mark.parametrize("cni", ["kube-router", "cilium", "calico", "canal"])
+def test_an_engine_that_is_not_modelled_enforces_all_the_same(cni: str, tmp_path: Path) -> None:
+    rows = found(tmp_path, policy(f"{{{WEB}}}"), ignore="", cni=cni)
+    assert [row for row in rows if row[0] == "no-policy-engine"] == []
 
 
 def test_every_check_has_a_case() -> None:

@@ -1,13 +1,14 @@
 """Lint: what is legal and most likely not meant, each with the line that says it and a way out.
 
 Law: a finding is a fact about the input, not a guess about intent: it says what follows from what is written ("selects no pod").
-Every check is one function of CHECKS; findings are sorted by place, so that output does not depend on the order of the input.
+Every check is one function; findings are sorted by place, so that output does not depend on the order of the input.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from netlab.dataplane.policy.index import PolicyIndex
 from netlab.dataplane.proxy.modes import UPSTREAM
 from netlab.errors import did_you_mean
 from netlab.kube.cluster import Cluster
@@ -16,13 +17,14 @@ from netlab.kube.selectors import labels_match
 from netlab.reach import lint_policies as policies
 from netlab.reach.finding import Finding, Severity
 from netlab.refs import Ref
-
-Check = Callable[[Cluster], Iterator[Finding]]
+from netlab.trace.policysteps import dialect_of
 
 
 def lint(cluster: Cluster, ignore: frozenset[str] = frozenset()) -> list[Finding]:
     """All findings but those of ignored checks, by file and line."""
-    found = [f for name, check in CHECKS.items() if name not in ignore for f in check(cluster)]
+    index = PolicyIndex(cluster, dialect_of(cluster.cni.name))
+    found = [f for name, check in SERVICES.items() if name not in ignore for f in check(cluster)]
+    found += [f for name, check in POLICIES.items() if name not in ignore for f in check(index)]
     return sorted(found, key=lambda f: (f.ref.file or "", f.ref.line or 0, f.object, f.check, f.what))
 
 
@@ -173,12 +175,14 @@ def proxy_mode_and_release(cluster: Cluster) -> Iterator[Finding]:
         yield Finding("proxy-mode-and-release", *found, "kube-proxy", cluster.proxy.ref or Ref())
 
 
-CHECKS: dict[str, Check] = {
+SERVICES: dict[str, Callable[[Cluster], Iterator[Finding]]] = {
     "service-selects-no-pod": service_selects_no_pod,
     "service-without-endpoints": service_without_endpoints,
     "target-port-undeclared": target_port_undeclared,
     "local-policy-without-local-endpoints": local_policy_without_local_endpoints,
     "proxy-mode-and-release": proxy_mode_and_release,
+}
+POLICIES: dict[str, Callable[[PolicyIndex], Iterator[Finding]]] = {
     "policy-selects-no-pod": policies.policy_selects_no_pod,
     "peer-selects-nobody": policies.peer_selects_nobody,
     "rule-adds-nothing": policies.rule_adds_nothing,
@@ -192,3 +196,4 @@ CHECKS: dict[str, Check] = {
     "policy-types-contradict": policies.policy_types_contradict,
     "no-policy-engine": policies.no_policy_engine,
 }
+CHECKS: dict[str, Callable[..., Iterator[Finding]]] = {**SERVICES, **POLICIES}

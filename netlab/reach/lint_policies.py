@@ -16,22 +16,22 @@ from netlab.linux.addr import Prefix
 from netlab.linux.packet import PROTOCOL_NUMBERS, TCP, protocol_name
 from netlab.reach.finding import Finding, Severity
 from netlab.refs import Ref
+from netlab.trace.policysteps import ENGINES
 
-ENGINES = ("calico", "canal")  # CNI plug-ins that bring a policy engine which netlab models
 _DNS_PORT = 53
 
 
-def policy_selects_no_pod(cluster: Cluster) -> Iterator[Finding]:
+def policy_selects_no_pod(index: PolicyIndex) -> Iterator[Finding]:
     """A policy that selects no pod has no effect."""
-    for policy in PolicyIndex(cluster).policies:
+    for policy in index.policies:
         if not policy.pods and not policy.host_endpoints:
             fix = "correct its podSelector or namespace, or delete it"
             yield _finding("policy-selects-no-pod", Severity.WARNING, "selects no pod, so it has no effect", fix, policy)
 
 
-def peer_selects_nobody(cluster: Cluster) -> Iterator[Finding]:
+def peer_selects_nobody(index: PolicyIndex) -> Iterator[Finding]:
     """A peer whose selectors mean no pod matches nothing."""
-    for policy in PolicyIndex(cluster).policies:
+    for policy in index.policies:
         for direction, rule in _rules(policy):
             for peer in rule.peers or ():
                 if peer.pods is None or peer.pods or peer.sets or peer.hosts or peer.nets:
@@ -41,10 +41,10 @@ def peer_selects_nobody(cluster: Cluster) -> Iterator[Finding]:
                 yield _finding("peer-selects-nobody", Severity.WARNING, what, fix, policy, rule.ref)
 
 
-def rule_adds_nothing(cluster: Cluster) -> Iterator[Finding]:
+def rule_adds_nothing(index: PolicyIndex) -> Iterator[Finding]:
     """A rule of a NetworkPolicy that another rule, of it or of a policy for the same pods and more, already allows."""
     spaces: dict[str, list[Policy]] = {}
-    for policy in PolicyIndex(cluster).policies:
+    for policy in index.policies:
         if policy.of_kubernetes:
             spaces.setdefault(policy.key.partition("/")[0], []).append(policy)
     for policies in spaces.values():
@@ -73,9 +73,9 @@ def rule_adds_nothing(cluster: Cluster) -> Iterator[Finding]:
                     yield _finding("rule-adds-nothing", Severity.NOTE, what, "delete it, or narrow the other", policy, rule.ref)
 
 
-def rule_never_reached(cluster: Cluster) -> Iterator[Finding]:
+def rule_never_reached(index: PolicyIndex) -> Iterator[Finding]:
     """A rule of a policy whose first match decides (Calico's, ClusterNetworkPolicy) behind one that matches all that it does."""
-    for policy in PolicyIndex(cluster).policies:
+    for policy in index.policies:
         if policy.of_kubernetes:
             continue
         for direction in (INGRESS, EGRESS):
@@ -91,10 +91,10 @@ def rule_never_reached(cluster: Cluster) -> Iterator[Finding]:
                     before.append(rule)
 
 
-def policies_tie(cluster: Cluster) -> Iterator[Finding]:
+def policies_tie(index: PolicyIndex) -> Iterator[Finding]:
     """ClusterNetworkPolicies of one tier and priority for the same pods: which goes first is for the engine to choose."""
     known: dict[tuple[str, float], list[Policy]] = {}
-    for policy in PolicyIndex(cluster).policies:
+    for policy in index.policies:
         if policy.kind not in ("ClusterNetworkPolicy", "AdminNetworkPolicy"):
             continue
         peers = known.setdefault((policy.tier.name, policy.order), [])
@@ -109,10 +109,10 @@ def policies_tie(cluster: Cluster) -> Iterator[Finding]:
         peers.append(policy)
 
 
-def tier_is_missing(cluster: Cluster) -> Iterator[Finding]:
+def tier_is_missing(index: PolicyIndex) -> Iterator[Finding]:
     """A Calico policy in a tier that nobody has made is not enforced."""
-    known = {tier.name for tier in PolicyIndex(cluster).tiers}
-    for policy in cluster.policy_objects.calico.values():
+    known = {tier.name for tier in index.tiers}
+    for policy in index.cluster.policy_objects.calico.values():
         if policy.tier not in known:
             what = f"there is no Tier {policy.tier}: the policy is not enforced"
             fix = "make the Tier first, or add it to the input"
@@ -158,9 +158,8 @@ def _wider(wide: Peer, narrow: Peer) -> bool:
     return bool(narrow.pods) and narrow.pods <= wide.pods
 
 
-def named_port_unmatched(cluster: Cluster) -> Iterator[Finding]:
+def named_port_unmatched(index: PolicyIndex) -> Iterator[Finding]:
     """A port name that no pod on the receiving side has matches nothing."""
-    index = PolicyIndex(cluster)
     for policy in index.policies:
         for direction, rule in _rules(policy):
             pods = _receivers(index, policy, direction, rule)
@@ -180,16 +179,15 @@ def named_port_unmatched(cluster: Cluster) -> Iterator[Finding]:
                 yield _finding("named-port-unmatched", Severity.WARNING, what, fix, policy, rule.ref)
 
 
-def service_port_instead_of_target_port(cluster: Cluster) -> Iterator[Finding]:
+def service_port_instead_of_target_port(index: PolicyIndex) -> Iterator[Finding]:
     """A policy judges after DNAT: it sees the pod's port, not the Service's."""
-    index = PolicyIndex(cluster)
     for policy, source in _kubernetes(index):
         for direction, rule, written in _written(policy, source):
             pods = _receivers(index, policy, direction, rule)
             for port in written.ports:
                 if not isinstance(port.port, int) or not pods or _listens(pods, port):
                     continue
-                found = _service_with(cluster, pods, port)
+                found = _service_with(index.cluster, pods, port)
                 if found is None:
                     continue
                 service, target = found
@@ -218,11 +216,12 @@ def _service_with(cluster: Cluster, pods: list[Pod], port: PolicyPort) -> tuple[
     return None
 
 
-def cluster_ip_in_ip_block(cluster: Cluster) -> Iterator[Finding]:
+def cluster_ip_in_ip_block(index: PolicyIndex) -> Iterator[Finding]:
     """An ipBlock for service addresses matches nothing where the policy is asked after DNAT."""
+    cluster = index.cluster
     others = [a for pod in cluster.pods.values() for a in pod.ips]
     others += [a for node in cluster.nodes.values() for a in (*node.internal_ips, *node.external_ips)]
-    for policy in PolicyIndex(cluster).policies:
+    for policy in index.policies:
         for direction, rule in _rules(policy):
             for peer in rule.peers or ():
                 for net in peer.nets:
@@ -244,9 +243,9 @@ def _inside(net: Prefix, cidr: Prefix) -> bool:
     return net.address in cidr and net.length >= cidr.length
 
 
-def dns_cut_off(cluster: Cluster) -> Iterator[Finding]:
+def dns_cut_off(index: PolicyIndex) -> Iterator[Finding]:
     """Pods whose egress is isolated and that may not ask the cluster's DNS by UDP and TCP."""
-    index = PolicyIndex(cluster)
+    cluster = index.cluster
     servers = dns_servers(cluster)
     if not servers:
         return
@@ -303,9 +302,9 @@ def _labels(pod: Pod) -> str:
     return ",".join(f"{k}={v}" for k, v in sorted(kept.items()))
 
 
-def policy_types_contradict(cluster: Cluster) -> Iterator[Finding]:
+def policy_types_contradict(index: PolicyIndex) -> Iterator[Finding]:
     """Rules of a direction that policyTypes leaves out are ignored."""
-    for source in cluster.policies.values():
+    for source in index.cluster.policies.values():
         for direction, rules in ((INGRESS, source.ingress), (EGRESS, source.egress)):
             if rules and direction not in source.policy_types:
                 yield Finding(
@@ -318,8 +317,9 @@ def policy_types_contradict(cluster: Cluster) -> Iterator[Finding]:
                 )
 
 
-def no_policy_engine(cluster: Cluster) -> Iterator[Finding]:
+def no_policy_engine(index: PolicyIndex) -> Iterator[Finding]:
     """Policies in a cluster whose CNI plug-in enforces none."""
+    cluster = index.cluster
     if cluster.cni.name in ENGINES:
         return
     objects = cluster.policy_objects
