@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TypeVar
 
 import msgspec
@@ -136,10 +136,10 @@ def build(
     for name, node in cluster.nodes.items():
         pods = pods_of[name]
         eth0 = _node_port(cluster, node)
-        wiring = _once(partial(cni.on_node, node, pods, 3))
+        wiring = cache(partial(cni.on_node, node, pods, 3))
         sockets = (*_node_listeners(node, host_pods.get(name, ()), ports), *_host_ports(pods))
         nodes[name] = partial(_node, cluster, cni, node, pods, eth0, wiring, sockets, checked)
-        indexes = _once(partial(_indexes, wiring))
+        indexes = cache(partial(_indexes, wiring))
         for pod in pods:
             pod_spaces[pod.key] = partial(_pod, cni, node, pod, indexes, ports)
         assumptions += cni.assumptions(node, pods)
@@ -303,12 +303,6 @@ def with_internet(network: Network, internet: Netns) -> Network:
 
 def _same(netns: Netns) -> Netns:
     return netns
-
-
-def _once(make: Callable[[], V]) -> Callable[[], V]:
-    """A function without arguments that is called once, when its value is first wanted."""
-    made = Lazy({None: make})
-    return partial(made.__getitem__, None)
 
 
 def _indexes(wiring: Callable[[], Wiring]) -> dict[str, int]:

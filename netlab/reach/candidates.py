@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -95,6 +96,9 @@ _MANY = 8  # places
 _ANYWHERE = {4: prefix("0.0.0.0/0"), 6: prefix("::/0")}
 
 
+Written = TypeVar("Written", bound=NetworkPolicy | CalicoPolicy | ClusterNetworkPolicy)  # a policy as its author wrote it
+
+
 class Kind(enum.Enum):
     """What is changed."""
 
@@ -166,7 +170,7 @@ def group(cluster: Cluster, pod: Pod) -> tuple[str, str, tuple[str, ...], Ref]:
         pods = cluster.workloads.get(key, ())
         if pod.key in pods:
             controller = cluster.controllers.get(key)
-            return kind, name, tuple(k for k in pods), controller.ref if controller is not None else pod.ref
+            return kind, name, pods, controller.ref if controller is not None else pod.ref
     return "Pod", pod.name, (pod.key,), pod.ref
 
 
@@ -177,8 +181,7 @@ def relabel(cluster: Cluster, pod: Pod, changes: Mapping[str, str | None]) -> Ca
         return None
     if kind != "Pod":
         controller = cluster.controllers.get(f"{pod.namespace}/{kind}/{name}")
-        known = controller is not None and controller.selector is not None
-        if known and controller is not None and controller.selector is not None:
+        if controller is not None and controller.selector is not None:
             if not selects(controller.selector, relabelled(pod.labels, changes)):
                 return None
         elif any(key in pod.labels for key in changes):
@@ -291,7 +294,7 @@ def _other(flow: Flow, half: Half) -> End:
 
 def _who(s: Situation, end: End) -> object:
     """What a selector can tell apart: pods by the labels that select their workload, all else by address."""
-    if end.pod < 0 or end.node:
+    if not end.is_pod:
         return end.ip
     pod = s.index.pods[end.pod]
     return pod.namespace, tuple(sorted(identity(s.cluster, pod).items())) or pod.key
@@ -335,8 +338,7 @@ def _mend(
 ) -> Iterator[Candidate]:
     """Rules that fail on one thing alone: a port more, a peer more, a label, a namespaceSelector."""
     ask = Questions(s.index.dialect, {})
-    rules = written.ingress if half.direction == INGRESS else written.egress
-    for rule, made in zip(rules, policy.rules[half.direction], strict=True):
+    for rule, made in zip(_rules_of(written, half.direction), policy.rules[half.direction], strict=True):
         peer_fits = peers_match(s.index, judged.flow, half.direction, made, ask)
         port_fits = ports_match(s.index, judged.flow, half.direction, policy, made, ask)
         title = f"{half.direction.lower()} rule {made.number} of NetworkPolicy {policy.key}"
@@ -359,7 +361,7 @@ def _be_the_peer(
 ) -> Iterator[Candidate]:
     """What would make the other end one of a rule's peers: its labels, its namespace's, a wider selector."""
     other = _other(judged.flow, half)
-    if other.pod < 0 or other.node:
+    if not other.is_pod:
         return
     pod = s.index.pods[other.pod]
     labels = s.cluster.namespaces[pod.namespace].labels if pod.namespace in s.cluster.namespaces else {}
@@ -389,8 +391,7 @@ def _rule_more(s: Situation, judged: Judged, half: Half, written: NetworkPolicy,
     peers = _peers_for(s, written.namespace, others)
     port = _port(judged.flow)
     rule = PolicyRule(peers=peers, ports=() if port is None else (port,))
-    rules = written.ingress if half.direction == INGRESS else written.egress
-    changed = _with_rules(written, half.direction, (*rules, rule))
+    changed = _with_rules(written, half.direction, (*_rules_of(written, half.direction), rule))
     what = f"add an {half.direction.lower()} rule to NetworkPolicy {written.key}: {_rule_words(half.direction, peers, port)}"
     return put(s.cluster, changed, what)
 
@@ -415,7 +416,7 @@ def _policy_more(s: Situation, judged: Judged, half: Half, others: Sequence[End]
 
 def _short(s: Situation, end: End) -> str:
     """A name for a name."""
-    if end.pod >= 0 and not end.node:
+    if end.is_pod:
         return workload_name(s.index.pods[end.pod]).partition("/")[2]
     return end.node or "outside"
 
@@ -445,7 +446,7 @@ def _peers_for(s: Situation, namespace: str, ends: Sequence[End]) -> tuple[Polic
 
 def peer_for(s: Situation, namespace: str, end: End) -> PolicyPeer:
     """A peer of a policy in `namespace` that means an end and as little else as can be said."""
-    if end.pod < 0 or end.node:
+    if not end.is_pod:
         return PolicyPeer(ip_block=IPBlock(host_prefix(end.ip)))
     pod = s.index.pods[end.pod]
     chosen = LabelSelector(identity(s.cluster, pod))
@@ -485,12 +486,21 @@ def _rule_words(direction: str, peers: Sequence[PolicyPeer], port: PolicyPort | 
 
 
 def _with_rule(policy: NetworkPolicy, direction: str, number: int, rule: PolicyRule) -> NetworkPolicy:
-    rules = policy.ingress if direction == INGRESS else policy.egress
+    rules = _rules_of(policy, direction)
     return _with_rules(policy, direction, (*rules[: number - 1], rule, *rules[number:]))
 
 
-def _with_rules(policy: NetworkPolicy, direction: str, rules: tuple[PolicyRule, ...]) -> NetworkPolicy:
-    return replace(policy, ingress=rules) if direction == INGRESS else replace(policy, egress=rules)
+def _without_rule(policy: Written, direction: str, number: int) -> Written:
+    rules = _rules_of(policy, direction)
+    return _with_rules(policy, direction, (*rules[: number - 1], *rules[number:]))
+
+
+def _rules_of(policy: NetworkPolicy | CalicoPolicy | ClusterNetworkPolicy, direction: str) -> tuple[Any, ...]:
+    return policy.ingress if direction == INGRESS else policy.egress
+
+
+def _with_rules(policy: Written, direction: str, rules: tuple[Any, ...]) -> Written:
+    return replace(policy, **{"ingress" if direction == INGRESS else "egress": rules})
 
 
 def put(cluster: Cluster, policy: NetworkPolicy, what: str, at: Ref = Ref()) -> Candidate:
@@ -530,7 +540,7 @@ def _against_rule(s: Situation, judged: Judged, half: Half, policy: Policy, rule
     if (found := _rule_less(s, half, policy, rule)) is not None:
         yield found
     for end in (half.end, _other(judged.flow, half)):
-        if end.pod >= 0 and not end.node:
+        if end.is_pod:
             pod = s.index.pods[end.pod]
             for label in pod.labels:
                 if (found := relabel(s.cluster, pod, {label: None})) is not None:
@@ -565,20 +575,18 @@ def _calico_rule_more(s: Situation, judged: Judged, half: Half, policy: Policy, 
     protocol = protocol_name(flow.protocol).upper()
     other = _other(flow, half)
     where = f"before {half.direction.lower()} rule {rule.number}" if rule is not None else "at the end"
-    after: CalicoPolicy | ClusterNetworkPolicy
+    rules = _rules_of(written, half.direction)
+    at = rule.number - 1 if rule is not None else len(rules)
+    made: CalicoRule | ClusterRule
     if isinstance(written, CalicoPolicy):
         ports: tuple[PortRange | str, ...] = (PortRange(flow.port, flow.port),) if protocol in _POLICED else ()
         peer = _entity(s, written.namespace, other)
         source = peer if ingress else EntityRule()
         destination = replace(EntityRule() if ingress else peer, ports=ports)
         made = CalicoRule("Allow", protocol=flow.protocol, source=source, destination=destination)
-        rules = written.ingress if ingress else written.egress
-        at = rule.number - 1 if rule is not None else len(rules)
-        changed = (*rules[:at], made, *rules[at:])
-        after = replace(written, ingress=changed) if ingress else replace(written, egress=changed)
     else:
         cluster_ports = (ClusterPort(protocol, PortRange(flow.port, flow.port)),) if protocol in _POLICED else None
-        if other.pod >= 0 and not other.node:
+        if other.is_pod:
             pod = s.index.pods[other.pod]
             chosen = NamespacedPods(LabelSelector({NAME_LABEL: pod.namespace}), LabelSelector(identity(s.cluster, pod)))
             cluster_peer = ClusterPeer(pods=chosen)
@@ -586,25 +594,22 @@ def _calico_rule_more(s: Situation, judged: Judged, half: Half, policy: Policy, 
             return None  # nobody from outside matches an ingress rule of a ClusterNetworkPolicy
         else:
             cluster_peer = ClusterPeer(networks=(host_prefix(other.ip),))
-        accept = ClusterRule("Accept", peers=(cluster_peer,), ports=cluster_ports)
-        cluster_rules = written.ingress if ingress else written.egress
-        at = rule.number - 1 if rule is not None else len(cluster_rules)
-        after_rules = (*cluster_rules[:at], accept, *cluster_rules[at:])
-        after = replace(written, ingress=after_rules) if ingress else replace(written, egress=after_rules)
+        made = ClusterRule("Accept", peers=(cluster_peer,), ports=cluster_ports)
+    after = _with_rules(written, half.direction, (*rules[:at], made, *rules[at:]))
     who = _who_words(s, other)
     what = f"add a rule to {policy.title}, {where}: allow {'from' if ingress else 'to'} {who}"
     return _put_other(key, written, after, f"{what} on {flow.port}" if flow.port else what)
 
 
 def _who_words(s: Situation, end: End) -> str:
-    if end.pod < 0 or end.node:
+    if not end.is_pod:
         return str(end.ip)
     pod = s.index.pods[end.pod]
     return f"pods {selector_words(LabelSelector(identity(s.cluster, pod)))} of namespace {pod.namespace}"
 
 
 def _entity(s: Situation, namespace: str, end: End) -> EntityRule:
-    if end.pod < 0 or end.node:
+    if not end.is_pod:
         return EntityRule(nets=(host_prefix(end.ip),))
     pod = s.index.pods[end.pod]
     text = " && ".join(f"{key} == '{value}'" for key, value in identity(s.cluster, pod).items()) or "all()"
@@ -619,21 +624,12 @@ def _rule_less(s: Situation, half: Half, policy: Policy, rule: Rule) -> Candidat
     what = f"delete {which} rule {rule.number} of {policy.title}"
     if policy.of_kubernetes and policy.key in s.cluster.policies:
         written = s.cluster.policies[policy.key]
-        rules = written.ingress if half.direction == INGRESS else written.egress
-        rest = (*rules[: rule.number - 1], *rules[rule.number :])
-        return put(s.cluster, _with_rules(written, half.direction, rest), what, rule.ref)
+        return put(s.cluster, _without_rule(written, half.direction, rule.number), what, rule.ref)
     found = _other_policy(s, policy)
     if found is None:
         return None
     key, other = found
-    ingress = half.direction == INGRESS
-    if isinstance(other, CalicoPolicy):
-        calico = other.ingress if ingress else other.egress
-        less = (*calico[: rule.number - 1], *calico[rule.number :])
-        return _put_other(key, other, replace(other, ingress=less) if ingress else replace(other, egress=less), what)
-    listed = other.ingress if ingress else other.egress
-    fewer = (*listed[: rule.number - 1], *listed[rule.number :])
-    return _put_other(key, other, replace(other, ingress=fewer) if ingress else replace(other, egress=fewer), what)
+    return _put_other(key, other, _without_rule(other, half.direction, rule.number), what)
 
 
 # --- services ------------------------------------------------------------------------------------------------
@@ -735,10 +731,10 @@ def _target(s: Situation, service: Service, pods: Sequence[Pod]) -> Iterator[Can
         what = f"set targetPort of port {port.port} of Service {service.key} to {port.port}"
         yield _put_service(s, replace(service, ports=ports), what, {"ports": [{"port": port.port, "targetPort": port.port}]})
     for c in declared[:4]:
-        for target in dict.fromkeys([c.name or c.container_port]):
-            ports = tuple(replace(p, target_port=target) if p == port else p for p in service.ports)
-            what = f"set targetPort of port {port.port} of Service {service.key} to {target}"
-            yield _put_service(s, replace(service, ports=ports), what, {"ports": [{"port": port.port, "targetPort": target}]})
+        target = c.name or c.container_port
+        ports = tuple(replace(p, target_port=target) if p == port else p for p in service.ports)
+        what = f"set targetPort of port {port.port} of Service {service.key} to {target}"
+        yield _put_service(s, replace(service, ports=ports), what, {"ports": [{"port": port.port, "targetPort": target}]})
         if isinstance(port.target_port, str) and pods:
             kind, name, members, ref = group(s.cluster, pods[0])
             before = _container(kind, name, pods[0].namespace, c.container_port, c.name)
@@ -786,7 +782,7 @@ def _run(s: Situation, service: Service) -> Iterator[Candidate]:
     """A pod that the selector means: of a workload that has none, else any."""
     port = s.port
     assert port is not None
-    for key, controller in s.cluster.controllers.items():
+    for controller in s.cluster.controllers.values():
         fits = controller.namespace == service.namespace and labels_match(service.selector, controller.pod_labels)
         if (
             not fits
@@ -803,7 +799,7 @@ def _run(s: Situation, service: Service) -> Iterator[Candidate]:
             owner=f"{controller.kind} {controller.name}",
             ref=controller.ref,
         )
-        if pod.key in s.cluster.pods or key in s.cluster.policies:
+        if pod.key in s.cluster.pods:
             continue
         title = f"{controller.kind} {controller.key}"
         yield Candidate(
@@ -944,13 +940,13 @@ def _block(s: Situation) -> Iterator[Candidate]:
         if any(half.says is Says.DENIED for judged in s.judged for half in judged.halves):
             return
         for direction in (INGRESS, EGRESS):
-            halves = [h for j in s.judged for h in j.halves if h.direction == direction and h.end.pod >= 0 and not h.end.node]
+            halves = [h for j in s.judged for h in j.halves if h.direction == direction and h.end.is_pod]
             if len({_who(s, h.end) for h in halves}) == 1:
                 for policy in _isolate(s, direction, halves[0]):
                     yield joined([engine, policy], Kind.TWO, f"{engine.what}, and {policy.what}")
         return
     for direction in (INGRESS, EGRESS):
-        halves = [h for j in s.judged for h in j.halves if h.direction == direction and h.end.pod >= 0 and not h.end.node]
+        halves = [h for j in s.judged for h in j.halves if h.direction == direction and h.end.is_pod]
         if not halves:
             continue
         yield from _allow_less(s, direction)
@@ -977,7 +973,7 @@ def _allow_less(s: Situation, direction: str) -> Iterator[Candidate]:
                     if peers_match(s.index, judged.flow, direction, replace(made, peers=(peer,)), ask):
                         peers.add(n)
                 other = _other(judged.flow, half)
-                if other.pod >= 0 and not other.node:
+                if other.is_pod:
                     for key in (k for p in made.peers or () for k in p.keys):
                         labels[workload_name(s.index.pods[other.pod]), key] = s.index.pods[other.pod]
     parts = [_rules_less(s.cluster, s.cluster.policies[key], direction, numbers) for key, numbers in gone.items()]
@@ -996,7 +992,7 @@ def _all_but(s: Situation, direction: str, gone: Mapping[str, Mapping[int, set[i
         return
     [(key, numbers)], [end] = gone.items(), others.values()
     policy = s.cluster.policies[key]
-    rules = policy.ingress if direction == INGRESS else policy.egress
+    rules = _rules_of(policy, direction)
     if len(numbers) != 1 or rules[next(iter(numbers)) - 1].peers:
         return
     [number] = numbers
@@ -1010,7 +1006,7 @@ def _all_but(s: Situation, direction: str, gone: Mapping[str, Mapping[int, set[i
 def _rules_less(cluster: Cluster, policy: NetworkPolicy, direction: str, gone: Mapping[int, set[int]]) -> Candidate:
     """A policy without some peers of its rules; a rule that has no peer left, or never had one, goes."""
     words, kept = [], []
-    for number, rule in enumerate(policy.ingress if direction == INGRESS else policy.egress, 1):
+    for number, rule in enumerate(_rules_of(policy, direction), 1):
         if number not in gone:
             kept.append(rule)
             continue
@@ -1022,7 +1018,7 @@ def _rules_less(cluster: Cluster, policy: NetworkPolicy, direction: str, gone: M
             kept.append(replace(rule, peers=rest))
         else:
             words.append(f"delete {which}")
-    first = (policy.ingress if direction == INGRESS else policy.egress)[min(gone) - 1]
+    first = _rules_of(policy, direction)[min(gone) - 1]
     return put(cluster, _with_rules(policy, direction, tuple(kept)), " and ".join(words), first.ref)
 
 
@@ -1051,7 +1047,7 @@ def _isolate(s: Situation, direction: str, half: Half) -> Iterator[Candidate]:
 
 def _everybody_but(s: Situation, namespace: str, end: End) -> Iterable[PolicyPeer]:
     """Peers that mean everybody but the pods of one workload: all other namespaces, the rest of its own, and what is outside."""
-    if end.pod < 0 or end.node:
+    if not end.is_pod:
         anywhere = _ANYWHERE[end.ip.family]
         return [PolicyPeer(ip_block=IPBlock(anywhere, (host_prefix(end.ip),)))]
     pod = s.index.pods[end.pod]

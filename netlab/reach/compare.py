@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from netlab.dataplane.policy.index import DIRECTIONS, EGRESS, INGRESS, Policy, PolicyIndex
+from netlab.dataplane.policy.index import DIRECTIONS, EGRESS, INGRESS, PolicyIndex
 from netlab.kube.cluster import Cluster
 from netlab.kube.policies import CalicoPolicy
 from netlab.reach import outside
@@ -140,7 +140,8 @@ def compare(
     shared = [column for column in first.columns if column in second.columns]
     pairs = [(column, first.columns[column], second.columns[column]) for column in shared]
     pairs += [(column, group, group) for column, group in outside.destinations((before, after))]
-    altered = _altered(before.cluster, after.cluster)
+    differ = _altered(_declared(before.cluster), _declared(after.cluster))
+    altered = frozenset(title.removesuffix(_OTHER) for title in differ)
     same = (lambda source, column, group: False) if everything else _untouched(before, after, altered)
     work: list[tuple[tuple[Group, Group], list[tuple[Column, Group, Group]]]] = []
     for row in rows:
@@ -159,7 +160,7 @@ def compare(
         changes=tuple(changes),
         added=_only(second, first, by),
         removed=_only(first, second, by),
-        policies=_policies(before, after, changes),
+        policies=_policies(before, after, changes, differ),
         left_out=tuple(outside.left_out((before, after))),
         owners={column.name: _owner(first, column) & _owner(second, column) for column in shared},
         assumptions=tuple(dict.fromkeys(text for row in (*one, *two) for text in row.assumptions)),
@@ -274,7 +275,7 @@ def _untouched(before: Tracer, after: Tracer, altered: frozenset[str]) -> Callab
     if before.cluster.cni.name not in ENGINES:
         return lambda source, column, group: True  # nobody enforces policies
     one, two = before.policies, after.policies
-    bare = [{policy.title: bare_policy(policy) for policy in index.policies} for index in (one, two)]
+    bare = [{policy.title: bare_value(policy) for policy in index.policies} for index in (one, two)]
     equal = {title for title in bare[0] if bare[1].get(title) == bare[0][title]} - altered
     hosts = {p.title for index in (one, two) for p in index.policies if p.host_endpoints or p.unmodelled}
     if not hosts <= equal or [bare_value(t) for t in one.tiers] != [bare_value(t) for t in two.tiers]:
@@ -314,11 +315,6 @@ def _network(cluster: Cluster) -> tuple[Any, ...]:
     )
 
 
-def bare_policy(policy: Policy) -> Any:
-    """A compiled policy without the places and words that it was written in."""
-    return bare_value(policy)
-
-
 def bare_value(value: Any) -> Any:
     """A value as nested tuples, without any Ref: two are equal where the values say the same, wherever they are written."""
     if isinstance(value, Ref):
@@ -335,7 +331,7 @@ def bare_value(value: Any) -> Any:
 # -- policies ----------------------------------------------------------------------------------------------------------
 
 
-def _policies(before: Tracer, after: Tracer, changes: Sequence[Change]) -> tuple[PolicyChange, ...]:
+def _policies(before: Tracer, after: Tracer, changes: Sequence[Change], differ: Sequence[str]) -> tuple[PolicyChange, ...]:
     """The policies that differ, and what each of them does to the answers."""
     one, two = (_declared(tracer.cluster) for tracer in (before, after))
     changed: dict[str, int] = {}
@@ -346,10 +342,8 @@ def _policies(before: Tracer, after: Tracer, changes: Sequence[Change]) -> tuple
         for title in titles:
             count[title] = count.get(title, 0) + 1
     found = []
-    for title in sorted({**one, **two}):
+    for title in sorted(differ):
         a, b = one.get(title), two.get(title)
-        if a is not None and b is not None and bare_value(a) == bare_value(b):
-            continue
         how = "added" if a is None else "removed" if b is None else "changed"
         ref = next(p.ref for p in (b, a) if p is not None)
         n, stay = changed.get(title, 0), stays.get(title, 0)
@@ -368,11 +362,9 @@ def _declared(cluster: Cluster) -> dict[str, Any]:
     return found
 
 
-def _altered(before: Cluster, after: Cluster) -> frozenset[str]:
+def _altered(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     """The titles of the policies that differ as they are written."""
-    one, two = _declared(before), _declared(after)
-    titles = [t for t in {**one, **two} if t not in one or t not in two or bare_value(one[t]) != bare_value(two[t])]
-    return frozenset(title.removesuffix(_OTHER) for title in titles)
+    return [t for t in {**one, **two} if t not in one or t not in two or bare_value(one[t]) != bare_value(two[t])]
 
 
 def _why(title: str, tracers: Sequence[Tracer], policies: Sequence[Any], stays: int) -> str:
@@ -387,7 +379,7 @@ def _why(title: str, tracers: Sequence[Tracer], policies: Sequence[Any], stays: 
     if not compiled and (tiers := {p.tier for p in policies if isinstance(p, CalicoPolicy)} - known):
         return f"its tier {', '.join(sorted(tiers))} is not among the input: it is not enforced"
     if not compiled:
-        return f"{ENGINES[cni]} does not read it"
+        return f"the policy engine of {cni} does not read policies of this kind"
     selected = sorted({t.policies.pods[n].key for t, p in compiled for n in p.pods})
     if not selected and not any(p.host_endpoints for _, p in compiled):
         return "it selects nobody"

@@ -16,7 +16,7 @@ from netlab.dataplane.policy.index import EGRESS, INGRESS, End, Policy, PolicyIn
 from netlab.dataplane.policy.semantics import Flow, Says, decide
 from netlab.kube.cluster import Cluster
 from netlab.kube.objects import Pod
-from netlab.linux.addr import Prefix
+from netlab.linux.addr import Prefix, host_prefix
 from netlab.linux.packet import PROTOCOL_NUMBERS, TCP, protocol_name
 from netlab.reach.matrix import INTERNET, workload_name
 
@@ -194,7 +194,7 @@ def _nets(index: PolicyIndex) -> Iterator[Prefix]:
             for rule in rules:
                 for peer in (*(rule.peers or ()), *((rule.extra.own,) if rule.extra and rule.extra.own else ())):
                     yield from (*peer.nets, *peer.not_nets, *peer.sets, *peer.not_sets)
-                    yield from (Prefix(ip.family, ip.value, 32 if ip.family == 4 else 128) for ip, _, _ in peer.service or ())
+                    yield from (host_prefix(ip) for ip, _, _ in peer.service or ())
 
 
 def _ports(pod: Pod) -> list[tuple[int, int]]:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from netlab.reach.compare import Change, Comparison, Kind
-from netlab.reach.matrix import Answer, Column, Decider
+from netlab.reach.matrix import INTERNET, Answer, Column, Decider
+from netlab.trace.query import EXTERNAL
 
 _EXCEPTIONS = 4  # "every workload but a, b, c, d"
 
@@ -96,9 +97,6 @@ def _families(change: Change) -> tuple[int, ...]:
 
 def _is_inside(name: str) -> bool:
     """Whether a source is of the cluster: `internet` and addresses are not."""
-    from netlab.reach.matrix import INTERNET
-    from netlab.trace.query import EXTERNAL
-
     return name != INTERNET and not name.startswith((EXTERNAL, "[")) and not name.replace(".", "").isdigit()
 
 

@@ -99,7 +99,7 @@ def _besides(s: Situation) -> Iterator[Reason]:
         yield Reason("route", f"Besides, {nobody}.")
     for judged in s.judged:
         end, flow = judged.flow.destination, judged.flow
-        if end.pod < 0 or end.node:
+        if not end.is_pod:
             continue
         pod = s.index.pods[end.pod]
         protocol = protocol_name(flow.protocol).upper()

@@ -136,7 +136,7 @@ def _unenforced(branch: Branch, decision: Decision, cni: str) -> Branch:
 def _is_end(branch: Branch, index: PolicyIndex, flow: Flow) -> bool:
     """Whether the request got to its destination pod (or to the host endpoint of a node)."""
     last = branch.hops[-1]
-    if flow.destination.pod >= 0 and not flow.destination.node:
+    if flow.destination.is_pod:
         return last.where == index.pods[flow.destination.pod].key
     return last.where == flow.destination.node and any(isinstance(s, Delivered) for s in last.steps)
 

@@ -145,6 +145,11 @@ class End(msgspec.Struct, frozen=True):
     node: str = ""
     name: str = ""
 
+    @property
+    def is_pod(self) -> bool:
+        """Whether it is a pod with an address of its own."""
+        return self.pod >= 0 and not self.node
+
 
 class PolicyIndex:
     """The policies of a cluster for one dialect. Built once; asked per flow (semantics.py).

@@ -190,7 +190,7 @@ def _has(index: PolicyIndex, end: End, rule: Rule, beside: End, peer: str = "") 
     """What the peer has instead: `web-0 has app=web`, `web-0 has no label app`, `web-0 is in namespace shop`."""
     who = called(index, end, beside)
     keys = tuple(dict.fromkeys(key for peer in rule.peers or () for key in peer.keys))
-    if end.pod < 0 or end.node:
+    if not end.is_pod:
         if any(peer.nets for peer in rule.peers or ()):
             return f"its address is {end.ip}"
         return f"{who} is no pod" if end.pod < 0 else f"{who} is a hostNetwork pod"
