@@ -25,6 +25,16 @@ class Chance(msgspec.Struct, frozen=True):
     probability: Fraction
 
 
+def nice(probability: Fraction) -> Fraction:
+    """The simple fraction that a rule's writer meant.
+
+    kube-proxy writes 1/3 as 0.3333333333, the kernel keeps 31 bits of it (xt_statistic.c); within that rounding the simple
+    fraction is the intended one. Anything else is returned as it is.
+    """
+    simple = probability.limit_denominator(10_000)
+    return simple if abs(simple - probability) < Fraction(1, 10**9) else probability
+
+
 class Undecided(msgspec.Struct, frozen=True):
     """netlab cannot know; `reason` says why in a few words."""
 

@@ -24,9 +24,9 @@ from netlab.linux.netns import Netns, RouteType
 from netlab.linux.packet import ACK, ICMP, ICMPV6, IPIP, RST, SCTP, SYN, TCP, UDP, Packet, protocol_name
 from netlab.linux.rules import Hook
 from netlab.linux.text.ipvsadm import write_save
-from netlab.match.view import View
+from netlab.match.view import View, nice
 from netlab.trace.choices import Chooser
-from netlab.trace.skb import Outcome, Skb, nice
+from netlab.trace.skb import Outcome, Skb
 from netlab.trace.steps import AnyStep, IpvsStep, Natted
 
 FTP, FTP_DATA, FIRST_UNPRIVILEGED = 21, 20, 1024

@@ -46,11 +46,11 @@ from netlab.linux.targets import (
     UnknownTarget,
 )
 from netlab.match.naive import rule_holds
-from netlab.match.view import Chance, View
+from netlab.match.view import Chance, View, nice
 from netlab.trace import nftables
 from netlab.trace.choices import Chooser
 from netlab.trace.ipvs import Ipvs
-from netlab.trace.skb import Outcome, Skb, nice
+from netlab.trace.skb import Outcome, Skb
 from netlab.trace.steps import AnyStep, Conntracked, HookStep, Natted, RuleStep
 
 Emit = Callable[[str, AnyStep], None]

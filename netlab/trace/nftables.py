@@ -25,8 +25,8 @@ from netlab.linux.targets import Dnat, Masquerade, NatRange, Netmap, Redirect, S
 from netlab.linux.text import nft_words as words
 from netlab.linux.text.nft_check import expressions_of
 from netlab.match import nft as match
-from netlab.match.view import Chance, Undecided, View
-from netlab.trace.skb import Outcome, Skb, nice
+from netlab.match.view import Chance, Undecided, View, nice
+from netlab.trace.skb import Outcome, Skb
 from netlab.trace.steps import HookStep, RuleStep, with_elements
 
 if TYPE_CHECKING:

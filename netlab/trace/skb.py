@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 from netlab.linux.addr import Ip
 from netlab.linux.conntrack import CtView
@@ -153,13 +152,3 @@ def header(packet: Packet, inner: Header | None = None) -> Header:
 def socket_text(ip: Ip, port: int) -> str:
     """`10.0.0.1:80`, or the address alone where the protocol has no ports."""
     return ip.port(port) if port else str(ip)
-
-
-def nice(probability: Fraction) -> Fraction:
-    """The simple fraction that a rule's writer meant.
-
-    kube-proxy writes 1/3 as 0.3333333333, the kernel keeps 31 bits of it (xt_statistic.c); within that rounding the simple
-    fraction is the intended one. Anything else is returned as it is.
-    """
-    simple = probability.limit_denominator(10_000)
-    return simple if abs(simple - probability) < Fraction(1, 10**9) else probability

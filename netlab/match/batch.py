@@ -1,0 +1,218 @@
+"""Many packets at one hook, answered at once: the API of the matching core.
+
+    program = compile_hook(netns, 4, Hook.PREROUTING)          packets = Packets.of_fields(4, program.names, src=..., dst=...)
+    answer = decide(program, packets)                          answer.verdict, .rule, .mark; answer.leaves(7), .path(7)
+
+Law: the answer for a packet is that of walk.py, leaf by leaf; `explain` asks walk.py itself. Importing this module
+imports numba: commands that answer a few packets take the walk.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from netlab.linux import matches as m
+from netlab.match import kernels
+from netlab.match.kernels import MAYBE, NO, NODE, UNEXPANDED, YES
+from netlab.match.naive import HOLDS, _recent
+from netlab.match.outcome import Leaf, Verdict
+from netlab.match.packets import Field, Packets
+from netlab.match.program import Asking, Outcome, Program, TooLarge
+from netlab.match.view import Undecided, View
+from netlab.match.walk import walk
+
+MIXED = 255  # in `verdict`: the leaves of the packet differ
+_ADDRESSES = (*range(Field.SRC, Field.SRC + 4), *range(Field.DST, Field.DST + 4), Field.INDEV, Field.OUTDEV)
+
+
+class Answer:
+    """What becomes of each packet of a batch.
+
+    Attributes
+    ----------
+    outcome : int32[n]
+        Packets with the same number fare alike: an index into `program.outcomes`.
+    verdict : uint8[n]
+        The value of a Verdict; MIXED where a chance decides between several.
+    rule : int32[n]
+        The deciding rule of the first leaf, an index into `program.numbering`; below zero: a policy.
+    count : int32[n]
+        How many leaves the packet has.
+    mark, connmark : uint32[n]
+        The marks of the first leaf.
+    """
+
+    def __init__(self, program: Program, packets: Packets, outcome: NDArray[np.int32]) -> None:
+        self.program, self.packets, self.outcome = program, packets, outcome
+        used, position = np.unique(outcome, return_inverse=True)
+        first = [self._first(program.outcomes[number]) for number in used]
+        table = np.array(first, np.int64).reshape(len(used), 9)[position]
+        self.verdict = table[:, 0].astype(np.uint8)
+        self.rule, self.count = table[:, 1].astype(np.int32), table[:, 2].astype(np.int32)
+        marks, connmarks = packets.field(Field.MARK), packets.field(Field.CTMARK)
+        self.mark, self.connmark = (
+            (marks & table[:, at].astype(np.uint32)) ^ (connmarks & table[:, at + 1].astype(np.uint32))
+            ^ table[:, at + 2].astype(np.uint32)
+            for at in (3, 6)
+        )  # fmt: skip
+        doubtful = np.array([program.outcomes[number].doubtful for number in used], bool)
+        for i in np.flatnonzero(doubtful[position]) if doubtful.any() else ():
+            leaves = self._ends(int(i))
+            self.verdict[i], self.rule[i], self.count[i] = _verdict(leaves), leaves[0].rule, len(leaves)
+            self.mark[i], self.connmark[i] = leaves[0].mark, leaves[0].connmark
+
+    @staticmethod
+    def _first(outcome: Outcome) -> tuple[int, ...]:
+        if outcome.fixed is not None:
+            leaf = outcome.fixed[0]
+            return _verdict(outcome.fixed), leaf.rule, len(outcome.fixed), 0, 0, leaf.mark, 0, 0, leaf.connmark
+        end = outcome.ends[0]
+        verdicts = {each.verdict for each in outcome.ends}
+        verdict = MIXED if len(verdicts) > 1 else end.verdict.value
+        return verdict, end.rule, len(outcome.ends), *end.mark, *end.connmark
+
+    def __len__(self) -> int:
+        return len(self.outcome)
+
+    def _ends(self, index: int) -> tuple[Leaf, ...]:
+        marks = (int(self.packets.field(field)[index]) for field in (Field.MARK, Field.CTMARK))
+        return self.program.outcomes[self.outcome[index]].leaves(*marks)
+
+    def leaves(self, index: int) -> tuple[Leaf, ...]:
+        """The leaves of one packet, each with its whole path."""
+        outcome = self.program.outcomes[self.outcome[index]]
+        leaves = self._ends(index)
+        if outcome.whole or outcome.fixed is not None:
+            return leaves
+        before = _passed(self.program, self.packets, index)
+        return tuple(replace(leaf, path=(*before, *leaf.path)) for leaf in leaves)
+
+    def targets(self, index: int) -> dict[str, Fraction]:
+        """The NAT targets of one packet, as iptables writes them, with their probabilities."""
+        found: dict[str, Fraction] = {}
+        for leaf in self._ends(index):
+            if leaf.verdict is Verdict.NAT:
+                text = str(leaf.target)
+                found[text] = found.get(text, Fraction(0)) + leaf.probability
+        return found
+
+
+def _verdict(leaves: tuple[Leaf, ...]) -> int:
+    verdicts = {leaf.verdict for leaf in leaves}
+    return MIXED if len(verdicts) > 1 else leaves[0].verdict.value
+
+
+def decide(program: Program, packets: Packets) -> Answer:
+    """Answer a batch.
+
+    Parameters
+    ----------
+    program : Program
+        Its graph grows where no packet has been before.
+    packets : Packets
+        Of the program's family, with its `names`.
+
+    Returns
+    -------
+    Answer
+    """
+    return Answer(program, packets, _outcomes(program, packets, np.full(len(packets), program.root, np.int32)))
+
+
+def explain(program: Program, packets: Packets, index: int) -> tuple[Leaf, ...]:
+    """One packet of a batch, answered by the twin."""
+    view = packets.view(index, program.netns, program.hook)
+    return walk(program.bases, view, program.numbering)
+
+
+def _arrays(program: Program, packets: Packets) -> tuple[NDArray[np.generic], ...]:
+    """What every kernel is given first."""
+    return (
+        packets.columns, packets.row_of, program.nodes.array, program.children.array, program.groups.array,
+        program.dispatches.array, program.members.array, program.tables.array, program.words.array, program.patterns(),
+    )  # fmt: skip
+
+
+def _outcomes(program: Program, packets: Packets, at: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The outcome of each packet that is at a node (or, below -1, at its outcome)."""
+    count = len(packets)
+    while True:
+        ways = np.full(count, -1, np.int64)
+        kernels.walk(*_arrays(program, packets), at, ways)
+        waiting = np.flatnonzero(at >= 0)
+        if not len(waiting):
+            return -2 - at
+        try:
+            _go_on(program, packets, at, ways, waiting)
+        except TooLarge:
+            at[waiting] = [program.outcome((), fixed=explain(program, packets, int(i))) for i in waiting]
+            return -2 - at
+        if len(waiting) * 4 < count:
+            at[waiting] = -2 - _outcomes(program, packets.take(waiting), at[waiting])
+            return -2 - at
+
+
+def _go_on(
+    program: Program, packets: Packets, at: NDArray[np.int32], ways: NDArray[np.int64], waiting: NDArray[np.int64]
+) -> None:
+    """Make the ways that packets want to go, and ask the twin what only it knows."""
+    wanted = ways[waiting]
+    going = waiting[wanted != -1]
+    _, first = np.unique(ways[going], return_index=True)
+    for i in going[first]:
+        program.expand(int(at[i]), int(ways[i]))
+    asking = waiting[wanted == -1]
+    for node in np.unique(at[asking]):
+        here = asking[at[asking] == node]
+        columns = _answers(program.asking[int(node)], program, packets, here)
+        for column in (YES, NO, MAYBE):
+            some = here[columns == column]
+            if len(some):
+                if program.nodes.array[node, column] == UNEXPANDED:
+                    program.expand(int(node), NODE * int(node) + column)
+                at[some] = program.nodes.array[node, column]
+
+
+def _answers(asking: Asking, program: Program, packets: Packets, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What the twin says of a match for some packets: YES, NO or MAYBE; packets that look alike are asked once."""
+    fields = _ADDRESSES if type(asking.match) is m.Addrtype else range(len(packets.row_of))
+    rows = np.unique(packets.row_of[list(fields)])
+    _, first, inverse = np.unique(packets.columns[np.ix_(rows, indices)], axis=1, return_index=True, return_inverse=True)
+    found = [_answer(asking, packets.view(int(i), program.netns, program.hook)) for i in indices[first]]
+    return np.array(found, np.int64)[inverse.reshape(-1)]
+
+
+def _answer(asking: Asking, view: View) -> int:
+    packet, connection = view.packet, view.ct.connection if view.ct is not None else None
+    connmark = connection.mark if connection is not None else 0
+    view.packet = replace(packet, mark=asking.mark.at(packet.mark, connmark))
+    if connection is not None:
+        connection.mark = asking.connmark.at(packet.mark, connmark)
+    for match, certain in asking.recents:
+        _recent(match, view, certain)
+    if isinstance(asking.match, m.Recent):
+        answer = _recent(asking.match, view, asking.certain)
+    else:
+        answer = HOLDS[type(asking.match)](asking.match, view)
+    return MAYBE if isinstance(answer, Undecided) else YES if answer else NO
+
+
+def _passed(program: Program, packets: Packets, index: int) -> tuple[int, ...]:
+    """The rules that held on the graph's part of a packet's way."""
+    found = list(program.passed[-1])
+    ways = np.empty(64, np.int64)
+    node = program.root
+    while node >= 0:
+        node, count = kernels.follow(*_arrays(program, packets), node, index, ways)
+        for way in ways[:count]:
+            found += program.passed.get(int(way), ())
+        if node >= 0 and node in program.asking:
+            one = np.array([index], np.int64)
+            column = int(_answers(program.asking[node], program, packets, one)[0])
+            found += program.passed.get(NODE * node + column, ())
+            node = int(program.nodes.array[node, column])
+    return tuple(found)

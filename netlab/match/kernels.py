@@ -1,0 +1,234 @@
+"""The leaf functions of the matching core, compiled by numba: packets through the decision graph of a Program.
+
+    columns[row, packet] --walk()--> at[packet]: an outcome, or the node where somebody else has to go on
+
+Law: functions on arrays, indices in and out, no objects; nothing here knows what a rule is. program.py makes the arrays and says
+what they mean. All numbers of packets and of the graph are 32 bits wide; x - low is compared unsigned, as 32 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange, uint32, uint64
+
+from netlab.match.atoms import ASK, BITS, MARK, MASK, NAME, SPAN, TABLE
+from netlab.match.packets import Field
+
+DISPATCH = 16  # a node that finds the next rule of a chain that may hold
+NODE = 8  # int32 per node: kind, field, a, b, c, yes, no, maybe
+KIND, FIELD, A, B, C, YES, NO, MAYBE = range(NODE)
+WORDS = 12  # most words of a key
+GROUP = 4 + 2 * WORDS  # int32 per group: words of a key, offset of its table, slots - 1, words of a slot; fields; masks
+UNEXPANDED = -1  # a way of the graph that nobody has gone; from -2 on down: outcomes
+_MARK, _CTMARK = int(Field.MARK), int(Field.CTMARK)
+_BLOCK = 2048  # packets that one thread takes at a time
+
+_HASH = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT = np.uint64(32)
+
+
+@njit(inline="always")
+def _mixed(h, word):  # type: ignore[no-untyped-def]
+    h = (h ^ uint64(word)) * _HASH
+    return h ^ (h >> _SHIFT)
+
+
+@njit(inline="always")
+def _probe(columns, row_of, groups, words, group, i):  # type: ignore[no-untyped-def]
+    """The slot of a packet's key in a group's table: its offset in `words`, -1 where the key is not there."""
+    count = groups[group, 0]
+    table = groups[group, 1]
+    slots = groups[group, 2]
+    width = groups[group, 3]
+    h = uint64(0)
+    for k in range(count):
+        h = _mixed(h, columns[row_of[groups[group, 4 + k]], i] & uint32(groups[group, 4 + WORDS + k]))
+    slot = np.int64(h & uint64(slots))
+    while True:
+        at = table + slot * width
+        if words[at + count + 1] == 0:
+            return -1
+        same = True
+        for k in range(count):
+            if words[at + k] != columns[row_of[groups[group, 4 + k]], i] & uint32(groups[group, 4 + WORDS + k]):
+                same = False
+                break
+        if same:
+            return at
+        slot = (slot + 1) & slots
+
+
+@njit(inline="always")
+def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unindexed, i):  # type: ignore[no-untyped-def]
+    """The first rule from `start` on that a group has for the packet; `unindexed` where none comes before that one."""
+    found = unindexed
+    for group in range(dispatches[dispatch, 0], dispatches[dispatch, 1]):
+        at = _probe(columns, row_of, groups, words, group, i)
+        if at < 0:
+            continue
+        count = groups[group, 0]
+        rule = np.int64(words[at + count])
+        many = words[at + count + 1]
+        if many > 1:
+            low, high = rule, rule + np.int64(many)
+            while low < high:
+                middle = (low + high) >> 1
+                if np.int64(words[middle]) < start:
+                    low = middle + 1
+                else:
+                    high = middle
+            if low == rule + np.int64(many):
+                continue
+            rule = np.int64(words[low])
+        if start <= rule < found:
+            found = rule
+    return found
+
+
+@njit(inline="always")
+def _class(tables, words, table, x):  # type: ignore[no-untyped-def]
+    """The class of a number in an interval table: that of the last bound that is not above it."""
+    low, high = np.int64(0), np.int64(tables[table, 1])
+    first = tables[table, 0]
+    while high - low > 1:
+        middle = (low + high) >> 1
+        if words[first + middle] <= x:
+            low = middle
+        else:
+            high = middle
+    return words[first + tables[table, 1] + low]
+
+
+@njit(inline="always")
+def _member(columns, row_of, groups, members, words, member, i):  # type: ignore[no-untyped-def]
+    """0: not in the set, 1: in it, 2: on an element that is `nomatch`. The most specific level that has the key decides."""
+    for group in range(members[member, 0], members[member, 1]):
+        at = _probe(columns, row_of, groups, words, group, i)
+        if at >= 0:
+            return words[at + groups[group, 0]] + 1
+    return uint32(0)
+
+
+@njit(inline="always")
+def _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i):  # type: ignore[no-untyped-def]
+    """Whether the atom of a node holds."""
+    kind = nodes[node, KIND]
+    if kind == MARK:
+        mark = columns[row_of[_MARK], i] & uint32(nodes[node, FIELD])
+        return mark ^ (columns[row_of[_CTMARK], i] & uint32(nodes[node, A])) == uint32(nodes[node, B])
+    x = columns[row_of[nodes[node, FIELD]], i]
+    if kind == MASK:
+        return x & uint32(nodes[node, A]) == uint32(nodes[node, B])
+    if kind == SPAN:
+        return uint32(x - uint32(nodes[node, A])) <= uint32(nodes[node, B])
+    if kind == BITS:
+        return (uint32(nodes[node, A]) >> x) & uint32(1) == 1
+    if kind == NAME:
+        return names[nodes[node, A], x] != 0
+    if kind == TABLE:
+        return (uint32(nodes[node, B]) >> _class(tables, words, nodes[node, A], x)) & uint32(1) == 1
+    found = _member(columns, row_of, groups, members, words, nodes[node, A], i)
+    return (uint32(nodes[node, B]) >> found) & uint32(1) == 1
+
+
+@njit(inline="always")
+def _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i):  # type: ignore[no-untyped-def]
+    """Where one packet goes from a node: (the way, what is behind it). An ASK has no way: -1.
+
+    A way is a number: NODE * node + column for the ways of a node, -2 - index for an entry of `children`.
+    """
+    kind = nodes[node, KIND]
+    if kind == DISPATCH:
+        start = nodes[node, A]
+        rule = _next_rule(columns, row_of, groups, dispatches, words, nodes[node, FIELD], start, np.int64(nodes[node, C]), i)
+        index = np.int64(nodes[node, B]) + rule - start
+        return -2 - index, children[index]
+    if kind == ASK:
+        return np.int64(-1), np.int32(UNEXPANDED)
+    column = NO
+    if _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i):
+        column = YES
+    return np.int64(NODE) * node + column, nodes[node, column]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def walk(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, at, ways):  # type: ignore[no-untyped-def]
+    """All packets from where they are to an outcome, or to a node where they have to wait.
+
+    Parameters
+    ----------
+    columns : uint32[R, n]
+    row_of : int32[FIELDS]
+    nodes : int32[*, NODE]
+    children : int32[*]
+    groups : int32[*, GROUP]
+    dispatches, members : int32[*, 2]
+        First group, and the one behind the last.
+    tables : int32[*, 2]
+        Offset in `words` of the bounds, and their number; the classes stand behind them.
+    words : uint32[*]
+        Tables, lists of rules, bounds.
+    names : uint8[patterns, devices]
+    at : int32[n]
+        In: the node of each packet. Out: -2 - outcome, or the node where it waits.
+    ways : int64[n]
+        Out: the way that the packet would go, -1 where the node is an ASK or the packet has ended.
+    """
+    count = at.size
+    for block in prange((count + _BLOCK - 1) // _BLOCK):
+        for i in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
+            node = at[i]
+            while node >= 0:
+                way, child = _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i)
+                if child == UNEXPANDED:
+                    ways[i] = way
+                    break
+                node = child
+            at[i] = node
+
+
+@njit(cache=True)
+def follow(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i, ways):  # type: ignore[no-untyped-def]
+    """One packet from a node on, its ways written down: (where it ends or waits, how many ways).
+
+    `ways` is int64[*]; where it is too short the packet waits.
+    """
+    count = 0
+    while node >= 0 and count < ways.size:
+        way, child = _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i)
+        if child == UNEXPANDED:
+            break
+        ways[count] = way
+        count += 1
+        node = child
+    return node, count
+
+
+@njit(cache=True)
+def fill_table(keys, first, many, table):  # type: ignore[no-untyped-def]
+    """Put keys into an empty open-addressing table.
+
+    Parameters
+    ----------
+    keys : uint32[n, k]
+        Each only once.
+    first, many : uint32[n]
+        What belongs to a key; `many` is not 0.
+    table : uint32[slots, k + 2]
+        Zeros; `slots` is a power of two above n.
+    """
+    slots = table.shape[0] - 1
+    count = keys.shape[1]
+    for i in range(keys.shape[0]):
+        h = uint64(0)
+        for k in range(count):
+            h = _mixed(h, keys[i, k])
+        slot = np.int64(h & uint64(slots))
+        while table[slot, count + 1] != 0:
+            slot = (slot + 1) & slots
+        for k in range(count):
+            table[slot, k] = keys[i, k]
+        table[slot, count] = first[i]
+        table[slot, count + 1] = many[i]
+
+

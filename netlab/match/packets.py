@@ -1,0 +1,271 @@
+"""Packets as a struct of arrays: one row of 32-bit numbers per field, one column per packet.
+
+    Packets.columns: uint32[R, n]      row_of: int32[FIELDS], which row holds a field; row 0 is zeros, for all that are not given
+
+Law: whatever a match may ask of a View has a field here, so that `view(i)` gives back what `Packets.of` was given (for
+the matches). Addresses are four words, the lowest first; of IPv4 only that one is used. Devices are numbers of `Names`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netlab.linux.addr import Ip
+from netlab.linux.conntrack import Connection, CtState, CtView
+from netlab.linux.netns import Netns
+from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Flow, Packet
+from netlab.linux.rules import Hook
+from netlab.match.ipset import UDPLITE
+from netlab.match.view import View
+
+U32 = 0xFFFFFFFF
+_ADDRESSES = ("SRC", "DST", "ORIG_SRC", "ORIG_DST", "REPL_SRC", "REPL_DST")
+_SINGLE = (
+    "PROTOCOL", "SPORT", "DPORT",
+    "ICMP",  # type << 8 | code
+    "ICMP_ID", "TCP_FLAGS", "TTL", "LENGTH", "MARK",
+    "FLAGS",  # of Flag
+    "INDEV", "OUTDEV", "PHYSIN", "PHYSOUT",  # numbers of Names; 0 is no device
+    "CTSTATE",  # 0 where conntrack has not seen the packet, else an index into CT_STATES
+    "CTFLAGS",  # of CtFlag
+    "CTMARK", "CT_PROTOCOL", "ORIG_SPORT", "ORIG_DPORT", "REPL_SPORT", "REPL_DPORT",
+    "SET_SPORT", "SET_DPORT",  # what ipset calls the port (ip_set_getport.c): made from the other fields
+    "SRC_MAC", "SRC_MAC_HIGH", "DST_MAC", "DST_MAC_HIGH",
+)  # fmt: skip
+
+Field = enum.IntEnum("Field", [f"{a}{w or ''}" for a in _ADDRESSES for w in range(4)] + list(_SINGLE), start=0)  # type: ignore[misc]
+FIELDS = len(Field)
+CT_STATES = (None, CtState.NEW, CtState.ESTABLISHED, CtState.RELATED, CtState.INVALID, CtState.UNTRACKED)
+PORTS = (TCP, UDP, SCTP)
+SET_PORTS = (*PORTS, UDPLITE)  # protocols of which ipset reads ports
+
+
+class Flag(enum.IntFlag):
+    """Bits of FLAGS."""
+
+    SPORT_RANDOM = 1
+    LOCAL = 2
+    ICMP_ERROR = 4
+    IPVS = 8
+    SRC_MAC = 16  # the address is known
+    DST_MAC = 32
+
+
+class CtFlag(enum.IntFlag):
+    """Bits of CTFLAGS. All but the first are those of a connection."""
+
+    CONNECTION = 1
+    REPLY = 2
+    SNAT = 4
+    DNAT = 8
+    SEEN_REPLY = 16
+    ASSURED = 32
+    CONFIRMED = 64
+    RANDOM_PORT = 128
+    SRC_DONE = 256
+    DST_DONE = 512
+
+
+class Names:
+    """Numbers for the names of devices; they only grow, so that a number stays what it was."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names: list[str] = []
+        self.number: dict[str, int] = {}
+        self.add("")
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str) -> int:
+        known = self.number.get(name)
+        if known is None:
+            known = self.number[name] = len(self.names)
+            self.names.append(name)
+        return known
+
+
+class Packets:
+    """A batch of packets of one family.
+
+    Attributes
+    ----------
+    columns : uint32[R, n]
+        Rows of fields; row 0 is zeros.
+    row_of : int32[FIELDS]
+        The row of each field.
+    names : Names
+        What the numbers of INDEV, OUTDEV, PHYSIN and PHYSOUT mean.
+    """
+
+    def __init__(self, family: int, fields: Mapping[int, NDArray[np.uint32]], count: int, names: Names) -> None:
+        self.family, self.count, self.names = family, count, names
+        self.row_of = np.zeros(FIELDS, np.int32)
+        self.columns = np.zeros((len(fields) + 1, count), np.uint32)
+        for row, (field, values) in enumerate(fields.items(), 1):
+            self.row_of[field] = row
+            self.columns[row] = values
+
+    def __len__(self) -> int:
+        return self.count
+
+    def field(self, field: int) -> NDArray[np.uint32]:
+        """The row of a field: uint32[n]."""
+        return self.columns[self.row_of[field]]
+
+    @staticmethod
+    def of_fields(family: int, names: Names, **fields: NDArray[np.uint32] | Sequence[int] | int) -> Packets:
+        """A batch from arrays, by the names of Field in lower case; devices as names of `names`; numbers stand for all packets.
+
+        TTL is 64 and LENGTH 60 unless they are given.
+        """
+        given: dict[int, NDArray[np.uint32]] = {}
+        count = max((len(values) for values in fields.values() if not isinstance(values, int)), default=1)
+        for name, values in {"ttl": 64, "length": 60, **fields}.items():
+            given[Field[name.upper()]] = np.broadcast_to(np.asarray(values, np.uint32), (count,))
+        given.update(_set_ports(given, count))
+        return Packets(family, given, count, names)
+
+    @staticmethod
+    def of(views: Sequence[View], names: Names) -> Packets:
+        """A batch from packets as the walk sees them; all of one family."""
+        rows = np.zeros((len(views), FIELDS), np.uint32)
+        for row, view in zip(rows, views, strict=True):
+            _fill(row, view, names)
+        used = {f: rows[:, f] for f in range(FIELDS) if f in (Field.SRC, Field.DST) or rows[:, f].any()}
+        used.update(_set_ports(used, len(views)))
+        return Packets(views[0].packet.family if views else 4, used, len(views), names)
+
+    def view(self, index: int, netns: Netns, hook: Hook) -> View:
+        """One packet as the walk sees it."""
+        number = {field: int(self.columns[self.row_of[field], index]) for field in range(FIELDS)}
+        return _view(number, self.family, self.names.names, netns, hook)
+
+    def take(self, indices: NDArray[np.int64]) -> Packets:
+        """Some of the packets, as a batch of their own."""
+        fields = {f: self.columns[self.row_of[f], indices] for f in range(FIELDS) if self.row_of[f]}
+        return Packets(self.family, fields, len(indices), self.names)
+
+
+def _set_ports(fields: Mapping[int, NDArray[np.uint32]], count: int) -> dict[int, NDArray[np.uint32]]:
+    """SET_SPORT and SET_DPORT (ip_set_getport.c get_port)."""
+    none = np.zeros(count, np.uint32)
+    protocol = fields.get(Field.PROTOCOL, none)
+    ports = np.isin(protocol, SET_PORTS)
+    icmp = np.where(np.isin(protocol, (ICMP, ICMPV6)), fields.get(Field.ICMP, none), none)
+    made = {}
+    for derived, field in ((Field.SET_SPORT, Field.SPORT), (Field.SET_DPORT, Field.DPORT)):
+        values = np.where(ports, fields.get(field, none), icmp).astype(np.uint32)
+        if values.any():
+            made[int(derived)] = values
+    return made
+
+
+def _words(row: NDArray[np.uint32], field: int, address: Ip) -> None:
+    value = address.value
+    for word in range(4):
+        row[field + word] = value >> 32 * word & U32
+
+
+def _fill(row: NDArray[np.uint32], view: View, names: Names) -> None:
+    packet, ct = view.packet, view.ct
+    _words(row, Field.SRC, packet.src)
+    _words(row, Field.DST, packet.dst)
+    flags = Flag(0)
+    for field, value in (
+        (Field.PROTOCOL, packet.protocol), (Field.SPORT, packet.sport), (Field.DPORT, packet.dport),
+        (Field.ICMP, packet.icmp_type << 8 | packet.icmp_code), (Field.ICMP_ID, packet.icmp_id), (Field.TTL, packet.ttl),
+        (Field.TCP_FLAGS, packet.tcp_flags), (Field.LENGTH, packet.length), (Field.MARK, packet.mark),
+        (Field.INDEV, names.add(view.indev)), (Field.OUTDEV, names.add(view.outdev)),
+        (Field.PHYSIN, names.add(view.physin)), (Field.PHYSOUT, names.add(view.physout)),
+    ):  # fmt: skip
+        row[field] = value
+    for bit, is_set in (
+        (Flag.SPORT_RANDOM, packet.sport_random), (Flag.LOCAL, view.local), (Flag.ICMP_ERROR, packet.is_icmp_error),
+        (Flag.IPVS, view.ipvs), (Flag.SRC_MAC, packet.src_mac), (Flag.DST_MAC, packet.dst_mac),
+    ):  # fmt: skip
+        flags |= bit if is_set else Flag(0)
+    row[Field.FLAGS] = flags
+    for low, mac in ((Field.SRC_MAC, packet.src_mac), (Field.DST_MAC, packet.dst_mac)):
+        number = int(mac.replace(":", ""), 16) if mac else 0
+        row[low], row[low + 1] = number & U32, number >> 32
+    if ct is None:
+        return
+    row[Field.CTSTATE] = CT_STATES.index(ct.state)
+    connection = ct.connection
+    if connection is None:
+        row[Field.CTFLAGS] = CtFlag.REPLY if ct.is_reply else 0
+        return
+    ct_flags = CtFlag.CONNECTION
+    for ct_bit, is_set in (
+        (CtFlag.REPLY, ct.is_reply), (CtFlag.SNAT, connection.snat), (CtFlag.DNAT, connection.dnat),
+        (CtFlag.SEEN_REPLY, connection.seen_reply), (CtFlag.ASSURED, connection.assured),
+        (CtFlag.CONFIRMED, connection.confirmed), (CtFlag.RANDOM_PORT, connection.random_port),
+        (CtFlag.SRC_DONE, connection.src_done), (CtFlag.DST_DONE, connection.dst_done),
+    ):  # fmt: skip
+        ct_flags |= ct_bit if is_set else CtFlag(0)
+    row[Field.CTFLAGS] = ct_flags
+    row[Field.CTMARK] = connection.mark
+    there, back = connection.original, connection.reply
+    row[Field.CT_PROTOCOL] = there.protocol
+    _words(row, Field.ORIG_SRC, there.src)
+    _words(row, Field.ORIG_DST, there.dst)
+    _words(row, Field.REPL_SRC, back.src)
+    _words(row, Field.REPL_DST, back.dst)
+    row[Field.ORIG_SPORT], row[Field.ORIG_DPORT] = there.sport, _tuple_dport(there)
+    row[Field.REPL_SPORT], row[Field.REPL_DPORT] = back.sport, _tuple_dport(back)
+
+
+def _tuple_dport(flow: Flow) -> int:
+    """tuple.dst.u.all: of ICMP the type in the high byte."""
+    return flow.dport << 8 if flow.protocol in (ICMP, ICMPV6) else flow.dport
+
+
+def _view(number: Mapping[int, int], family: int, names: Sequence[str], netns: Netns, hook: Hook) -> View:
+    def address(field: int) -> Ip:
+        value = number[field]
+        if family == 6:
+            value |= number[field + 1] << 32 | number[field + 2] << 64 | number[field + 3] << 96
+        return Ip(family, value)
+
+    def mac(field: int, known: Flag) -> str:
+        if not number[Field.FLAGS] & known:
+            return ""
+        text = f"{number[field + 1] << 32 | number[field]:012x}"
+        return ":".join(text[at : at + 2] for at in range(0, 12, 2))
+
+    flags = Flag(number[Field.FLAGS])
+    packet = Packet(
+        address(Field.SRC), address(Field.DST), number[Field.PROTOCOL], number[Field.SPORT], number[Field.DPORT],
+        number[Field.ICMP] >> 8, number[Field.ICMP] & 255, number[Field.ICMP_ID], number[Field.TCP_FLAGS], number[Field.TTL],
+        number[Field.LENGTH], mark=number[Field.MARK], sport_random=bool(flags & Flag.SPORT_RANDOM),
+        src_mac=mac(Field.SRC_MAC, Flag.SRC_MAC), dst_mac=mac(Field.DST_MAC, Flag.DST_MAC),
+        quoted=_SOMETHING if flags & Flag.ICMP_ERROR else None,
+    )  # fmt: skip
+    ct: CtView | None = None
+    state = CT_STATES[number[Field.CTSTATE]]
+    if state is not None:
+        bits = CtFlag(number[Field.CTFLAGS])
+        connection: Connection | None = None
+        if bits & CtFlag.CONNECTION:
+            protocol = number[Field.CT_PROTOCOL]
+            down = 8 if protocol in (ICMP, ICMPV6) else 0
+            connection = Connection(
+                Flow(protocol, address(Field.ORIG_SRC), number[Field.ORIG_SPORT], address(Field.ORIG_DST),
+                     number[Field.ORIG_DPORT] >> down),
+                Flow(protocol, address(Field.REPL_SRC), number[Field.REPL_SPORT], address(Field.REPL_DST),
+                     number[Field.REPL_DPORT] >> down),
+                mark=number[Field.CTMARK], confirmed=bool(bits & CtFlag.CONFIRMED), seen_reply=bool(bits & CtFlag.SEEN_REPLY),
+                assured=bool(bits & CtFlag.ASSURED), src_done=bool(bits & CtFlag.SRC_DONE),
+                dst_done=bool(bits & CtFlag.DST_DONE), snat=bool(bits & CtFlag.SNAT), dnat=bool(bits & CtFlag.DNAT),
+                random_port=bool(bits & CtFlag.RANDOM_PORT),
+            )  # fmt: skip
+        ct = CtView(state, connection, bool(bits & CtFlag.REPLY))
+    devices = [names[number[field]] for field in (Field.INDEV, Field.OUTDEV, Field.PHYSIN, Field.PHYSOUT)]
+    return View(packet, hook, netns, *devices, ct, bool(flags & Flag.LOCAL), ipvs=bool(flags & Flag.IPVS))
+
+
+_SOMETHING = Packet(Ip(4, 0), Ip(4, 0), 0)  # no match asks what an ICMP error quotes

@@ -1,0 +1,966 @@
+"""Program: the base chains of one hook, compiled into a decision graph of flat arrays.
+
+    rules --atoms.py--> trees of atoms --Program--> nodes: TEST an atom | DISPATCH to the next rule that may hold | ASK the twin
+                                                     ends: outcomes (verdict, deciding rule, NAT targets and chances, marks)
+
+Law: a packet's way through the graph is its way through the rules: jumps, returns, marks and chances are resolved while the graph
+is made, so that a node only asks what depends on the packet. Rules of a long chain that ask for the same fields are found by hash
+tables. Ways are made when the first packet wants to go there (`expand`): what no packet does costs nothing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from netlab.linux import matches as m
+from netlab.linux import targets as t
+from netlab.linux.addr import Ip, mask_of
+from netlab.linux.conntrack import CtState, CtView
+from netlab.linux.netns import Netns
+from netlab.linux.route import address_type
+from netlab.linux.rules import Hook, Rule
+from netlab.match import atoms
+from netlab.match.atoms import ASK, BITS, CONNMARKED, MARK, MARKED, MASK, SPAN, U32, Atom, Branch, Context, Doubt, Tree
+from netlab.match.ipset import _index_of
+from netlab.match.kernels import DISPATCH, GROUP, NO, NODE, UNEXPANDED, WORDS, YES, fill_table
+from netlab.match.naive import _statistic
+from netlab.match.outcome import MAX_RUNS, MAX_UNDECIDED, Choice, Leaf, Verdict, chance, fold
+from netlab.match.packets import CtFlag, Field, Flag, Names
+from netlab.match.view import Chance
+from netlab.match.walk import Base, Numbering, bases_at, before_conntrack, source_nat, template
+
+T = TypeVar("T")
+ONE: Final = Fraction(1)
+MIN_CHAIN = 8  # rules: a shorter chain is asked rule by rule
+MIN_GROUP = 4  # rules that ask for the same fields, to be worth a table of their own
+MAX_GROUPS = 40  # tables of one chain; what fits into none is asked rule by rule
+
+# What a key of a chain's tables may be made of: what never changes on the way, and is never in doubt
+_KEYS: Final = frozenset(
+    [*range(Field.SRC, Field.SRC + 4), *range(Field.DST, Field.DST + 4), Field.PROTOCOL, Field.DPORT, Field.ICMP,
+     Field.INDEV, Field.OUTDEV, Field.PHYSIN, Field.PHYSOUT]
+)  # fmt: skip
+
+
+class Form(NamedTuple):
+    """A mark as it is at some point: (the packet's mark at first & mark) ^ (its connection's & connmark) ^ value."""
+
+    mark: int
+    connmark: int
+    value: int
+
+    def at(self, mark: int, connmark: int) -> int:
+        return (mark & self.mark) ^ (connmark & self.connmark) ^ self.value
+
+    def masked(self, mask: int) -> Form:
+        return Form(self.mark & mask, self.connmark & mask, self.value & mask)
+
+    def xor(self, other: Form) -> Form:
+        return Form(self.mark ^ other.mark, self.connmark ^ other.connmark, self.value ^ other.value)
+
+    def set(self, value: int, mask: int) -> Form:
+        """(x & ~mask) ^ value."""
+        return self.masked(~mask & U32).xor(Form(0, 0, value))
+
+
+class End(NamedTuple):
+    """How one run ends, before it is known what the marks were at first."""
+
+    choices: tuple[Choice, ...]
+    verdict: Verdict
+    rule: int
+    path: tuple[int, ...]  # since the first choice
+    mark: Form
+    connmark: Form
+    ct: t.Ct | None
+    target: t.Target | None
+
+
+class Outcome:
+    """What becomes of all packets that end at one place of the graph.
+
+    `whole`: the leaves have the whole path; otherwise only what follows the first choice, the rest is the graph's. `fixed`
+    are the leaves of one packet that the twin has answered.
+    """
+
+    def __init__(self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None) -> None:
+        self.ends, self.whole, self.fixed = ends, whole, fixed
+        self.doubtful = any(choice.weight is None for end in ends for choice in end.choices)
+        self._known: dict[tuple[int, int], tuple[Leaf, ...]] = {}
+
+    def leaves(self, mark: int, connmark: int) -> tuple[Leaf, ...]:
+        """The leaves of a packet that came with these marks."""
+        if self.fixed is not None:
+            return self.fixed
+        known = self._known.get((mark, connmark))
+        if known is None:
+            runs = [
+                (
+                    end.choices,
+                    Leaf(ONE, end.verdict, end.rule, end.path, end.mark.at(mark, connmark), end.connmark.at(mark, connmark),
+                         end.ct, end.target),
+                )
+                for end in self.ends
+            ]  # fmt: skip
+            known = fold(runs)
+            if len(self._known) < 64:
+                self._known[mark, connmark] = known
+        return known
+
+
+class State(NamedTuple):
+    """A point of the walk: everything that decides how it goes on. Lists are numbers of `Chain_`s that grow at their end."""
+
+    stage: int  # which base chain
+    chain: int
+    position: int  # the rule under way
+    at: int  # which of its matches; or one of the points below
+    tree: Tree | None  # what is left to ask of that match; None: all of it
+    indexed: bool  # the rule was found by a table: its key is known to hold
+    doubt: bool  # a match before could not be decided
+    share: Fraction | None  # the probability with which those before hold
+    stack: int
+    facts: int  # rules that led here, and so hold
+    ct: t.Ct | None
+    here: bool  # `ct` is what rules see
+    mark: Form
+    connmark: Form
+    recents: tuple[tuple[m.Recent, bool], ...]  # what `-m recent` wrote
+    sets: frozenset[str]  # which `-j SET` changed
+    forked: bool
+    path: int  # since the first choice
+    trail: int  # the choices
+    undecided: int
+    ends: int  # of runs before this one
+    later: int  # runs that are still to be made
+
+
+START, HIT, ENTER, TARGET = -1, -2, -3, -4  # before a rule; a rule holds; before a base chain; a target asks about the packet
+
+
+class Asking(NamedTuple):
+    """What an ASK needs to know beside the packet."""
+
+    match: m.Match
+    mark: Form
+    connmark: Form
+    recents: tuple[tuple[m.Recent, bool], ...]
+    certain: bool
+
+
+class Interned(Generic[T]):
+    """Lists as numbers: 0 is empty, any other is a list and one more item. Equal lists have equal numbers."""
+
+    def __init__(self) -> None:
+        self._number: dict[tuple[int, T], int] = {}
+        self._items: list[tuple[int, T]] = [(0, None)]  # type: ignore[list-item]
+
+    def add(self, number: int, item: T) -> int:
+        key = (number, item)
+        known = self._number.get(key)
+        if known is None:
+            known = self._number[key] = len(self._items)
+            self._items.append(key)
+        return known
+
+    def last(self, number: int) -> tuple[int, T]:
+        """The list without its last item, and the item."""
+        return self._items[number]
+
+    def all(self, number: int) -> tuple[T, ...]:
+        found: list[T] = []
+        while number:
+            number, item = self._items[number]
+            found.append(item)
+        return tuple(reversed(found))
+
+
+class Pool:
+    """An array that grows at its end; `used` is the part in use."""
+
+    def __init__(self, dtype: Any, width: int = 0) -> None:
+        self.array: NDArray[Any] = np.zeros((64, width) if width else 64, dtype)
+        self.length = 0
+
+    def extend(self, count: int) -> int:
+        """Room for `count` more; returns where it begins."""
+        first = self.length
+        self.length += count
+        if self.length > len(self.array):
+            grown = np.zeros((max(self.length, 2 * len(self.array)), *self.array.shape[1:]), self.array.dtype)
+            grown[:first] = self.array[:first]
+            self.array = grown
+        return first
+
+    def add(self, values: Any) -> int:
+        first = self.extend(len(values))
+        self.array[first : self.length] = values
+        return first
+
+
+class Facts:
+    """Atoms that are known to hold, or not to."""
+
+    def __init__(self, before: Facts | None = None) -> None:
+        self.known: dict[Atom, bool] = dict(before.known) if before is not None else {}
+        self.fields: dict[int, int] = dict(before.fields) if before is not None else {}
+
+    def learn(self, found: Iterable[tuple[Atom, bool]]) -> None:
+        for atom, holds in found:
+            self.known[atom] = holds
+            if holds and atom[0] == MASK and atom[2] == U32:
+                self.fields[atom[1]] = atom[3]
+
+    def holds(self, atom: Atom) -> bool | None:
+        """Whether an atom holds; None where that is open."""
+        known = self.known.get(atom)
+        if known is not None:
+            return known
+        kind, field, a, b = atom
+        x = self.fields.get(field)
+        if x is None or kind not in (MASK, SPAN, BITS):
+            return None
+        if kind == MASK:
+            return x & a == b
+        return a <= x <= a + b if kind == SPAN else bool(a >> x & 1)
+
+
+def simplified(tree: Tree, facts: Facts) -> Tree:
+    """The tree without what is known."""
+    while isinstance(tree, Branch):
+        known = facts.holds(tree.atom)
+        if known is None:
+            return Branch(tree.atom, simplified(tree.yes, facts), simplified(tree.no, facts))
+        tree = tree.yes if known else tree.no
+    return tree
+
+
+def implied(tree: Tree) -> list[tuple[Atom, bool]]:
+    """Atoms that surely hold, or surely do not, where the tree says True (or Doubt)."""
+    found: list[tuple[Atom, bool]] = []
+    while isinstance(tree, Branch) and tree.atom[0] not in (ASK, MARKED, CONNMARKED):
+        if tree.no is False:
+            found.append((tree.atom, True))
+            tree = tree.yes
+        elif tree.yes is False:
+            found.append((tree.atom, False))
+            tree = tree.no
+        else:
+            break
+    return found
+
+
+class Item(NamedTuple):
+    """One match of a rule, ready to be asked."""
+
+    match: m.Match
+    tree: Tree
+    kind: int  # PLAIN, or what the walk has to look at first
+
+
+PLAIN, CHANCE, CT, RECENT, SET = range(5)
+_KINDS = {m.Statistic: CHANCE, m.Conntrack: CT, m.State: CT, m.Connmark: CT, m.Recent: RECENT, m.SetMatch: SET}
+
+
+class RuleCode:
+    """A rule with its matches as trees: `items` to ask all of them, `rest` what is left where its key is known to hold."""
+
+    __slots__ = ("implied", "items", "key", "rest", "rule")
+
+    def __init__(self, rule: Rule, context: Context) -> None:
+        self.rule = rule
+        self.items: list[Item] = []
+        self.implied: list[tuple[Atom, bool]] = []
+        self.key: list[Atom] = []
+        facts = Facts()
+        recent = False
+        for match in rule.matches:
+            kind = _KINDS.get(type(match), PLAIN)
+            if kind == CHANCE:
+                self.items.append(Item(match, True, kind))
+                continue
+            tree = simplified(atoms.tree(match, context), facts)
+            recent |= kind == RECENT
+            if tree is True and kind == PLAIN:
+                continue
+            self.items.append(Item(match, tree, kind))
+            if kind == PLAIN:
+                sure = implied(tree)
+                facts.learn(sure)
+                self.implied += sure
+                if not recent:
+                    self.key += [a for a, holds in sure if holds and a[0] == MASK and a[1] in _KEYS]
+        self.rest = self.items
+
+    def use_key(self, key: Sequence[Atom]) -> None:
+        """The rule is found by these atoms."""
+        facts = Facts()
+        facts.learn((atom, True) for atom in key)
+        rest = [Item(i.match, simplified(i.tree, facts) if i.kind == PLAIN else i.tree, i.kind) for i in self.items]
+        self.rest = [item for item in rest if item.tree is not True or item.kind != PLAIN]
+
+
+class Group(NamedTuple):
+    """Rules that ask for the same fields under the same masks: one hash table."""
+
+    shape: tuple[tuple[int, int], ...]  # (field, mask)
+    rules: int
+
+
+class ChainCode:
+    """A chain: its rules as they are needed, and how they are found."""
+
+    def __init__(self, name: str, rules: Sequence[Rule], first: int) -> None:
+        self.name, self.rules, self.first = name, rules, first
+        self.codes: list[RuleCode | None] = [None] * len(rules)
+        self.dispatch = -1  # number of its tables; -1: asked rule by rule
+        self.groups: list[Group] = []
+        self.unindexed: list[int] = []  # rules that no table finds
+        self.found = [False] * len(rules)  # which rules a table finds
+        self.seen = False
+
+    def next_unindexed(self, start: int) -> int:
+        at = bisect_left(self.unindexed, start)
+        return self.unindexed[at] if at < len(self.unindexed) else len(self.rules)
+
+
+class TooLarge(Exception):
+    """The graph has grown beyond what was allowed."""
+
+
+class Program:
+    """The base chains of one hook, for packets of one family.
+
+    Parameters
+    ----------
+    netns : Netns
+    family : int
+    bases : sequence of Base
+        In the order in which they run, all of one hook.
+    max_nodes : int
+        How far the graph may grow; a packet beyond it is left to the twin.
+
+    Attributes
+    ----------
+    numbering : Numbering
+        Which rule a number stands for.
+    outcomes : list of Outcome
+    names : Names
+        Numbers of devices, for Packets.
+    """
+
+    def __init__(self, netns: Netns, family: int, bases: Sequence[Base], max_nodes: int = 4_000_000) -> None:
+        self.netns, self.family, self.bases, self.max_nodes = netns, family, tuple(bases), max_nodes
+        self.hook = next((base.chain.hook for base in bases if base.chain.hook is not None), Hook.PREROUTING)
+        self.numbering = Numbering(bases)
+        self.names = Names(sorted(netns.devices))
+        self.context = Context(netns, family, self.hook, self.names.add)
+        self.outcomes: list[Outcome] = []
+        self.passed: dict[int, tuple[int, ...]] = {}  # by way: rules that held on it, and were certain
+        self.asking: dict[int, Asking] = {}  # by node
+        self.nodes, self.children = Pool(np.int32, NODE), Pool(np.int32)
+        self.groups, self.dispatches = Pool(np.int32, GROUP), Pool(np.int32, 2)
+        self.members, self.tables, self.words = Pool(np.int32, 2), Pool(np.int32, 2), Pool(np.uint32)
+        self._patterns = np.zeros((0, 0), np.uint8)
+        self._chains: list[ChainCode] = []
+        self._chain_number: dict[tuple[str, str], int] = {}
+        self._facts: dict[int, Facts] = {0: Facts()}
+        self._fact_lists: Interned[tuple[int, int]] = Interned()
+        self._stacks: Interned[tuple[int, int, int]] = Interned()
+        self._paths: Interned[int] = Interned()
+        self._trails: Interned[Choice] = Interned()
+        self._ends: Interned[End] = Interned()
+        self._laters: Interned[State] = Interned()
+        self._node_of: dict[State, int] = {}
+        self._states: list[State] = []
+        self._outcome_of: dict[object, int] = {}
+        self._targets: dict[t.Target | None, int] = {}
+        self.root, first = self._run(self._entry())
+        self.passed[-1] = first
+
+    # -- what the kernels need -----------------------------------------------------------------------------------------
+
+    def patterns(self) -> NDArray[np.uint8]:
+        """uint8[patterns, devices]: which devices a pattern such as `eth+` means."""
+        wanted = (len(self.context.patterns), len(self.names.names))
+        if self._patterns.shape != wanted:
+            self._patterns = np.zeros(wanted, np.uint8)
+            for pattern, row in self.context.patterns.items():
+                self._patterns[row] = [name.startswith(pattern[:-1]) for name in self.names.names]
+        return self._patterns
+
+    def expand(self, node: int, way: int) -> None:
+        """Make a way of the graph that nobody has gone yet: from a node, numbered as kernels.py says.
+
+        Raises
+        ------
+        TooLarge
+        """
+        if self.nodes.length > self.max_nodes:
+            raise TooLarge
+        state = self._states[node]
+        if way >= 0:
+            branch, column = state.tree, way % NODE
+            assert isinstance(branch, Branch)
+            next_: Tree = branch.yes if column == YES else branch.no if column == NO else Doubt("")
+            child, passed = self._run(state._replace(tree=next_))
+            self.nodes.array[node, column] = child
+        else:
+            index = -2 - way
+            position = state.position + index - int(self.nodes.array[node, 3])
+            chain = self._chains[state.chain]
+            if position < len(chain.rules):
+                child, passed = self._run(state._replace(position=position, at=0, indexed=chain.found[position]))
+            else:
+                child, passed = self._run(state._replace(position=position))
+            self.children.array[index] = child
+        if passed:
+            self.passed[way] = passed
+
+    # -- the walk ------------------------------------------------------------------------------------------------------
+
+    def _entry(self) -> State:
+        return State(
+            0, 0, 0, ENTER, None, False, False, None, 0, 0, None, False, Form(U32, 0, 0), Form(0, U32, 0), (), frozenset(),
+            False, 0, 0, 0, 0, 0,
+        )  # fmt: skip
+
+    def _run(self, state: State) -> tuple[int, tuple[int, ...]]:
+        """Go on from a state until the packet has to be asked: (the node, or -2 - outcome; the rules that held on the way)."""
+        passed: list[int] = []
+        walk = _Walk(self, state, passed)
+        return walk.run(), tuple(passed)
+
+    def test_node(self, state: State, atom: Atom, later: Asking | None) -> int:
+        """The node that asks an atom in a state."""
+        known = self._node_of.get(state)
+        if known is not None:
+            return known
+        row = [0, 0, 0, 0, 0, UNEXPANDED, UNEXPANDED, UNEXPANDED]
+        row[:4] = atom
+        node = self._add_node(state, row)
+        if later is not None:
+            self.asking[node] = later
+        self._make_tables(atom)
+        return node
+
+    def dispatch_node(self, state: State, chain: ChainCode) -> int:
+        """The node that finds the next rule of a chain."""
+        known = self._node_of.get(state)
+        if known is not None:
+            return known
+        start, end = state.position, len(chain.rules)
+        first = self.children.extend(end - start + 1)
+        self.children.array[first : self.children.length] = UNEXPANDED
+        row = [DISPATCH, chain.dispatch, start, first, chain.next_unindexed(start), UNEXPANDED, UNEXPANDED, UNEXPANDED]
+        return self._add_node(state, row)
+
+    def _add_node(self, state: State, row: Sequence[int]) -> int:
+        node = self.nodes.add(np.array([row], np.int64).astype(np.uint32).view(np.int32))
+        self._node_of[state] = node
+        self._states.append(state)
+        return node
+
+    def outcome(self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None) -> int:
+        """-2 - the number of an outcome; equal ones are one."""
+        key = (ends, fixed)
+        known = self._outcome_of.get(key)
+        if known is None:
+            known = self._outcome_of[key] = len(self.outcomes)
+            self.outcomes.append(Outcome(ends, whole, fixed))
+        return -2 - known
+
+    # -- chains --------------------------------------------------------------------------------------------------------
+
+    def chain(self, table: str, name: str, rules: Sequence[Rule]) -> int:
+        """The number of a chain."""
+        key = (table, name)
+        known = self._chain_number.get(key)
+        if known is None:
+            known = self._chain_number[key] = len(self._chains)
+            self._chains.append(ChainCode(name, rules, self.numbering.first[key]))
+        return known
+
+    def code(self, chain: ChainCode, position: int) -> RuleCode:
+        found = chain.codes[position]
+        if found is None:
+            found = chain.codes[position] = RuleCode(chain.rules[position], self.context)
+        return found
+
+    def choose(self, chain: ChainCode) -> None:
+        """Decide how the rules of a chain are found (once, when the first packet comes there)."""
+        chain.seen = True
+        if len(chain.rules) < MIN_CHAIN:
+            return
+        codes = [self.code(chain, position) for position in range(len(chain.rules))]
+        keys = [{(a[1], a[2]): a[3] for a in code.key} for code in codes]
+        shapes = Counter(tuple(sorted(key)) for key in keys if 0 < len(key) <= WORDS)
+        large = [shape for shape, count in shapes.most_common(MAX_GROUPS) if count >= MIN_GROUP]
+        if not large:
+            return
+        members: dict[tuple[tuple[int, int], ...], list[int]] = {shape: [] for shape in large}
+        by_size = sorted(large, key=len, reverse=True)
+        for position, key in enumerate(keys):
+            shape = tuple(sorted(key))
+            if shape not in members:  # one that asks for less will do: what is left is asked when the rule was found
+                shape = next((other for other in by_size if all(part in key for part in other)), ())
+            if shape:
+                members[shape].append(position)
+                codes[position].use_key([(MASK, f, mask, keys[position][f, mask]) for f, mask in shape])
+                chain.found[position] = True
+            else:
+                chain.unindexed.append(position)
+        first = self.groups.length
+        for shape, positions in members.items():
+            chain.groups.append(Group(shape, len(positions)))
+            self._add_group(shape, [tuple(keys[p][part] for part in shape) for p in positions], positions)
+        chain.dispatch = self.dispatches.add(np.array([[first, self.groups.length]], np.int32))
+
+    def _add_group(self, shape: Sequence[tuple[int, int]], keys: Sequence[tuple[int, ...]], values: Sequence[int]) -> None:
+        """A hash table from keys to values; of several values of one key all are kept, in their order."""
+        lists: dict[tuple[int, ...], list[int]] = {}
+        for key, value in zip(keys, values, strict=True):
+            lists.setdefault(key, []).append(value)
+        first = [found[0] if len(found) == 1 else self.words.add(np.array(found, np.uint32)) for found in lists.values()]
+        slots = 1 << (2 * len(lists)).bit_length()
+        width = len(shape) + 2
+        table = np.zeros((slots, width), np.uint32)
+        fill_table(
+            np.array(list(lists), np.uint32).reshape(len(lists), len(shape)),
+            np.array(first, np.uint32),
+            np.array([len(found) for found in lists.values()], np.uint32),
+            table,
+        )
+        row = np.zeros(GROUP, np.int64)
+        row[:4] = len(shape), self.words.add(table.reshape(-1)), slots - 1, width
+        for at, (field, mask) in enumerate(shape):
+            row[4 + at], row[4 + WORDS + at] = field, mask
+        self.groups.add(row.astype(np.uint32).view(np.int32).reshape(1, GROUP))
+
+    # -- tables for atoms ----------------------------------------------------------------------------------------------
+
+    def _make_tables(self, atom: Atom) -> None:
+        """The tables that a node's atom asks, in the order of their numbers."""
+        if atom[0] == atoms.TABLE:
+            for device in list(self.context.types)[self.tables.length :]:
+                self._add_types(device)
+        elif atom[0] == atoms.MEMBER:
+            for name, dims in list(self.context.sets)[self.members.length :]:
+                self._add_set(name, dims)
+
+    def _add_types(self, device: str) -> None:
+        """What kind of address an IPv4 address is here (fib_frontend.c inet_addr_type), as intervals."""
+        bounds = {0, 1 << 24, 0xE0 << 24, 0xF0 << 24, U32}
+        for route in self.netns.routes:
+            if route.dst.family == 4:
+                bounds |= {route.dst.value, route.dst.value + route.dst.size}
+        lows = sorted(bound for bound in bounds if bound <= U32)
+        kinds = [atoms.route_type_number(address_type(self.netns, Ip(4, low), device or None).name) for low in lows]
+        kept = [at for at in range(len(lows)) if at == 0 or kinds[at] != kinds[at - 1]]
+        first = self.words.add(np.array([lows[at] for at in kept] + [kinds[at] for at in kept], np.uint32))
+        self.tables.add(np.array([[first, len(kept)]], np.int32))
+
+    def _add_set(self, name: str, dims: tuple[str, ...]) -> None:
+        """An ipset's levels as hash tables, the most specific first; the value is whether the element is `nomatch`."""
+        ipset = self.netns.sets[name]
+        index = _index_of(self.netns, ipset)
+        bits = 32 if self.family == 4 else 128
+        first = self.groups.length
+        for lengths, elements in index.levels:
+            shape: list[tuple[int, int]] = []
+            given = iter(lengths)
+            for part, dim in zip(index.parts, dims, strict=False):
+                side = Field.SRC if dim == "src" else Field.DST
+                if part != "port":
+                    mask = mask_of(self.family, next(given)) & index.netmask
+                    shape += [(side + word, mask >> 32 * word & U32) for word in range(bits // 32)]
+            for part, dim in zip(index.parts, dims, strict=False):
+                if part == "port":
+                    shape += [(Field.PROTOCOL, U32)] if len(index.parts) > 1 else []
+                    shape.append((Field.SET_SPORT if dim == "src" else Field.SET_DPORT, U32))
+            keys: list[tuple[int, ...]] = []
+            for element in elements:
+                key: list[int] = []
+                for length, number in zip(lengths, element, strict=False):
+                    assert isinstance(number, int)
+                    key += [(number << (bits - length)) >> 32 * word & U32 for word in range(bits // 32)]
+                for other in element[len(lengths) :]:
+                    key += other if isinstance(other, tuple) else [other]  # type: ignore[list-item]
+                keys.append(tuple(key))
+            self._add_group(shape, keys, [int(nomatch) for nomatch in elements.values()])
+        self.members.add(np.array([[first, self.groups.length]], np.int32))
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    def facts(self, number: int) -> Facts:
+        """What is known where some rules are known to hold."""
+        known = self._facts.get(number)
+        if known is None:
+            before, (chain, position) = self._fact_lists.last(number)
+            known = self._facts[number] = Facts(self.facts(before))
+            known.learn(self.code(self._chains[chain], position).implied)
+        return known
+
+
+class _Walk:
+    """One packet, of which nothing is known but what state it is in: the walk of walk.py, with forms instead of marks."""
+
+    def __init__(self, program: Program, state: State, passed: list[int]) -> None:
+        self.program, self.passed = program, passed
+        self._load(state)
+
+    def _load(self, state: State) -> None:
+        (
+            self.stage, self.chain, self.position, self.at, self.tree, self.indexed, self.doubt, self.share, self.stack,
+            self.facts, self.ct, self.here, self.mark, self.connmark, self.recents, self.sets, self.forked, self.path,
+            self.trail, self.undecided, self.ends, self.later,
+        ) = state  # fmt: skip
+
+    def state(self, at: int, tree: Tree | None) -> State:
+        return State(
+            self.stage, self.chain, self.position, at, tree, self.indexed, self.doubt, self.share, self.stack,
+            self.facts, self.ct, self.here, self.mark, self.connmark, self.recents, self.sets, self.forked, self.path,
+            self.trail, self.undecided, self.ends, self.later,
+        )  # fmt: skip
+
+    def run(self) -> int:
+        while True:
+            if self.at >= 0:
+                found = self._match()
+            elif self.at == START:
+                found = self._next()
+            elif self.at == HIT:
+                found = self._hit()
+            elif self.at == TARGET:
+                found = self._target_asks()
+            else:
+                found = self._enter()
+            if found is not None:
+                return found
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def _asked(self, tree: Tree) -> Tree | int:
+        """What a tree says: True, False or Doubt; or the node that has to ask the packet first."""
+        facts = self.program.facts(self.facts)
+        while isinstance(tree, Branch):
+            atom = tree.atom
+            if atom[0] >= MARKED:
+                form = self.mark if atom[0] == MARKED else self.connmark
+                known, atom = _of_form(form, atom[2], atom[3])
+            else:
+                known = facts.holds(atom)
+            if known is None:
+                asking = None
+                if atom[0] == ASK:
+                    match = self.program.context.asked[atom[2]]
+                    certain = not self.doubt and self.share is None
+                    asking = Asking(match, self.mark, self.connmark, self.recents, certain)
+                return self.program.test_node(self.state(self.at, tree), atom, asking)
+            tree = tree.yes if known else tree.no
+        return tree
+
+    # -- chains --------------------------------------------------------------------------------------------------------
+
+    def _enter(self) -> int | None:
+        """Before a base chain."""
+        program = self.program
+        while True:
+            if self.stage == len(program.bases):
+                return self._end(Verdict.ACCEPT, -1, None)
+            base = program.bases[self.stage]
+            if not before_conntrack(base):
+                self.here = False
+            if base.table.name != "nat":
+                break
+            tree = self.tree
+            if tree is None:
+                untracked = self.ct is not None and self.ct.notrack and not before_conntrack(base)
+                tree = False if untracked else _asks_nat(base.chain.hook)
+            found = self._asked(tree)
+            if isinstance(found, int) and not isinstance(found, bool):
+                return found
+            self.tree = None
+            if found:
+                break
+            if self.stage + 1 == len(program.bases):
+                return self._end(Verdict.ACCEPT, -1 - self.stage, None)
+            self.stage += 1
+        self.chain = program.chain(base.table.name, base.chain.name, base.chain.rules)
+        self.position, self.at, self.stack, self.facts = 0, START, 0, 0
+        return None
+
+    def _next(self) -> int | None:
+        """Before a rule, or at the end of a chain."""
+        program = self.program
+        chain = program._chains[self.chain]
+        if self.position >= len(chain.rules):
+            return self._return()
+        if not chain.seen:
+            program.choose(chain)
+        self.indexed = False
+        if chain.dispatch >= 0:
+            return program.dispatch_node(self.state(START, None), chain)
+        self.at = 0
+        return None
+
+    def _return(self) -> int | None:
+        if not self.stack:
+            return self._policy()
+        self.stack, (self.chain, self.position, self.facts) = self.program._stacks.last(self.stack)
+        self.at = START
+        return None
+
+    def _policy(self) -> int | None:
+        rule = -1 - self.stage
+        if self.program.bases[self.stage].chain.policy == "DROP":
+            return self._end(Verdict.DROP, rule, None)
+        return self._passed(rule)
+
+    def _passed(self, rule: int) -> int | None:
+        """The packet has passed a base chain."""
+        self.stage += 1
+        if self.stage == len(self.program.bases):
+            return self._end(Verdict.ACCEPT, rule, None)
+        self.at, self.tree = ENTER, None
+        return None
+
+    def _skip(self) -> None:
+        """The rule does not hold."""
+        self.position += 1
+        self.at, self.tree, self.doubt, self.share = START, None, False, None
+
+    # -- one rule ------------------------------------------------------------------------------------------------------
+
+    def _match(self) -> int | None:
+        """The matches of a rule from `at` on, from left to right (naive.py rule_holds)."""
+        code = self.program.code(self.program._chains[self.chain], self.position)
+        items = code.rest if self.indexed else code.items
+        tree = self.tree
+        while self.at < len(items):
+            item = items[self.at]
+            if item.kind == CHANCE:
+                assert isinstance(item.match, m.Statistic)
+                answer = _statistic(item.match, self.program.context.blank)
+                if answer is False:
+                    self._skip()
+                    return None
+                if isinstance(answer, Chance):
+                    self.share = answer.probability * (self.share or ONE)
+                self.at += 1
+                continue
+            found = self._asked(self._tree(item) if tree is None else tree)
+            tree = None
+            if isinstance(found, int) and not isinstance(found, bool):
+                return found
+            if item.kind == RECENT:
+                assert isinstance(item.match, m.Recent)
+                if item.match.action in ("set", "remove"):
+                    self.recents = (*self.recents, (item.match, not self.doubt and self.share is None))
+            if found is False:
+                self._skip()
+                return None
+            self.doubt |= found is not True
+            self.at += 1
+        self.tree = None
+        doubt, share = self.doubt, self.share
+        self.doubt, self.share = False, None
+        rule = self._number()
+        if doubt:
+            return self._fork_undecided(rule)
+        p = chance(share) if share is not None else True
+        if p is False:
+            self._skip()
+            return None
+        self.at = HIT
+        if p is not True:
+            assert isinstance(p, Fraction)
+            self._fork(Choice(rule, 0, p), Choice(rule, 1, 1 - p), hit_first=True)
+        return None
+
+    def _number(self) -> int:
+        return self.program._chains[self.chain].first + self.position
+
+    def _tree(self, item: Item) -> Tree:
+        """The tree of a match in this state of the walk."""
+        if item.kind == CT:
+            base = self.program.bases[self.stage]
+            if self.here and self.ct is not None:
+                seen = CtView(CtState.UNTRACKED) if self.ct.notrack else template(self.program.family)
+                return atoms.tree_under(item.match, seen, self.program.context)
+            if before_conntrack(base):
+                return atoms.tree_under(item.match, None, self.program.context)
+            if self.ct is not None and self.ct.notrack:
+                return atoms.tree_under(item.match, CtView(CtState.UNTRACKED), self.program.context)
+        if item.kind == SET and self.sets:
+            assert isinstance(item.match, m.SetMatch)
+            held = self.program.netns.sets.get(item.match.name)
+            if item.match.name in self.sets or (held is not None and held.type.startswith("list:")):
+                return Doubt(f"set {item.match.name}: a rule on the way (-j SET) may have changed it")
+        return item.tree
+
+    # -- choices -------------------------------------------------------------------------------------------------------
+
+    def _fork(self, now: Choice, later: Choice, hit_first: bool) -> None:
+        """Two ways: this run goes the first, another will go the second."""
+        program = self.program
+        self.forked = True
+        trail = self.trail
+        self.trail = program._trails.add(trail, later)
+        position, at = self.position, self.at
+        if hit_first:
+            self.position, self.at = position + 1, START
+        else:
+            self.at = HIT
+        waiting = self.state(self.at, None)._replace(ends=0, later=0)
+        self.position, self.at = position, at
+        self.trail = program._trails.add(trail, now)
+        self.later = program._laters.add(self.later, waiting)
+
+    def _fork_undecided(self, rule: int) -> int | None:
+        self.undecided += 1
+        if self.undecided > MAX_UNDECIDED:
+            return self._give_up(rule)
+        self._fork(Choice(rule, 0, None), Choice(rule, 1, None), hit_first=False)
+        self._skip()
+        return None
+
+    def _give_up(self, rule: int) -> int:
+        none = Form(0, 0, 0)
+        return self.program.outcome((End((), Verdict.UNKNOWN, rule, (), none, none, None, None),), whole=True)
+
+    def _end(self, verdict: Verdict, rule: int, target: t.Target | None) -> int | None:
+        """This run has ended; the next one begins, or all have."""
+        program = self.program
+        path = program._paths.all(self.path)
+        end = End(program._trails.all(self.trail), verdict, rule, path, self.mark, self.connmark, self.ct, target)
+        if not self.later:
+            return program.outcome((*program._ends.all(self.ends), end))
+        ends = program._ends.add(self.ends, end)
+        if len(program._ends.all(ends)) > MAX_RUNS:
+            return self._give_up(end.choices[-1].rule)
+        later, waiting = program._laters.last(self.later)
+        self._load(waiting._replace(ends=ends, later=later))
+        return None
+
+    # -- targets -------------------------------------------------------------------------------------------------------
+
+    def _hit(self) -> int | None:
+        """The rule holds: its target runs."""
+        program = self.program
+        chain = program._chains[self.chain]
+        number = self._number()
+        if self.forked:
+            self.path = program._paths.add(self.path, number)
+        else:
+            self.passed.append(number)
+        target = chain.rules[self.position].target
+        self.position += 1
+        self.at = START
+        match target:
+            case t.Jump(chain=name, goto=goto):
+                if not goto:
+                    self.stack = program._stacks.add(self.stack, (self.chain, self.position, self.facts))
+                self.facts = program._fact_lists.add(self.facts, (self.chain, self.position - 1))
+                table = program.bases[self.stage].table
+                self.chain, self.position = program.chain(table.name, name, table.chains[name].rules), 0
+            case t.Return():
+                return self._return()
+            case t.Accept():
+                return self._passed(number)
+            case t.Drop():
+                return self._end(Verdict.DROP, number, None)
+            case t.Reject():
+                return self._end(Verdict.REJECT, number, target)
+            case t.Dnat() | t.Snat() | t.Masquerade() | t.Redirect() | t.Netmap():
+                return self._end(Verdict.NAT, number, target)
+            case t.Tproxy() | t.UnknownTarget():
+                return self._end(Verdict.UNKNOWN, number, target)
+            case t.SetMark(value=value, mask=mask):
+                self.mark = self.mark.set(value, mask)
+            case t.SetConnmark() | t.Ct():
+                self.position -= 1  # _target_asks comes back to the rule
+                self.at, self.tree = TARGET, self._applies(target)
+            case t.SetTarget(text=text):
+                words = text.split()
+                if "--map-set" in words:
+                    return self._end(Verdict.UNKNOWN, number, target)
+                self.sets |= {name for word, name in pairwise(words) if word in ("--add-set", "--del-set")}
+            case None | t.Log() | t.TraceTarget() | t.Tcpmss() | t.Checksum():
+                pass
+        return None
+
+    def _applies(self, target: t.SetConnmark | t.Ct) -> Tree:
+        """Whether a target that looks at the packet's connection does anything."""
+        hidden = before_conntrack(self.program.bases[self.stage])
+        untracked = not hidden and self.ct is not None and self.ct.notrack and not self.here
+        if isinstance(target, t.Ct):
+            if self.ct is not None:
+                return False
+            return True if hidden else atoms.equal(Field.CTSTATE, 0)
+        if hidden or untracked:
+            return False
+        return atoms.flag(Field.CTFLAGS, CtFlag.CONNECTION)
+
+    def _target_asks(self) -> int | None:
+        assert self.tree is not None
+        found = self._asked(self.tree)
+        if isinstance(found, int) and not isinstance(found, bool):
+            return found
+        target = self.program._chains[self.chain].rules[self.position].target
+        self.position += 1
+        self.at, self.tree = START, None
+        if not found:
+            return None
+        if isinstance(target, t.Ct):
+            self.ct, self.here = target, True
+        elif isinstance(target, t.SetConnmark):
+            if target.action == "set":
+                self.connmark = self.connmark.set(target.value, target.ctmask)
+            elif target.action == "save":
+                self.connmark = self.connmark.masked(~target.ctmask & U32).xor(self.mark.masked(target.nfmask))
+            else:
+                self.mark = self.mark.masked(~target.nfmask & U32).xor(self.connmark.masked(target.ctmask))
+        return None
+
+
+def _of_form(form: Form, mask: int, value: int) -> tuple[bool | None, Atom]:
+    """A question about a mark as one about the marks that came in; or its answer where they do not matter."""
+    mark, connmark, wanted = form.mark & mask, form.connmark & mask, (value ^ form.value) & mask
+    if wanted & ~(mark | connmark):
+        return False, (MASK, 0, 0, 0)
+    if not mark | connmark:
+        return True, (MASK, 0, 0, 0)
+    if not connmark:
+        return None, (MASK, Field.MARK, mark, wanted)
+    if not mark:
+        return None, (MASK, Field.CTMARK, connmark, wanted)
+    return None, (MARK, mark, connmark, wanted)
+
+
+def _asks_nat(hook: Hook | None) -> Tree:
+    """Whether the nat chains of a hook are asked (walk.py asks_nat)."""
+    done = CtFlag.SRC_DONE if source_nat(hook) else CtFlag.DST_DONE
+    new, related = 1 << 1, 1 << 3  # packets.py CT_STATES
+    open_ = atoms.negated(atoms.flag(Field.CTFLAGS, done))
+    error = Branch((MASK, Field.FLAGS, Flag.ICMP_ERROR, Flag.ICMP_ERROR), False, open_)
+    by_state = Branch((BITS, Field.CTSTATE, new, 0), open_, Branch((BITS, Field.CTSTATE, related, 0), error, False))
+    return atoms.then(atoms.flag(Field.CTFLAGS, CtFlag.CONNECTION), by_state)
+
+
+def compile_hook(netns: Netns, family: int, hook: Hook, tables: Sequence[str] = ()) -> Program:
+    """The iptables chains of a namespace at one hook; `tables` picks some by name.
+
+    A program ends with the first NAT target: at OUTPUT, the filter chain behind it sees another packet and is another program.
+    """
+    ruleset = netns.rulesets.get(family)
+    bases = bases_at(ruleset, hook, tables) if ruleset is not None else ()
+    return Program(netns, family, bases)
