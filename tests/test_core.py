@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
+from netlab.dataplane.build import build
+from netlab.kube.load import load
 from netlab.lab.fuzz_bench import ROUTER, model
 from netlab.lab.fuzz_generate import SETS, Maker
+from netlab.linux.conntrack import Connection, CtState, CtView
 from netlab.linux.hook import Hook
-from netlab.linux.netns import Netns
+from netlab.linux.netns import Netns, NetnsKind
 from netlab.linux.rules import Ruleset
-from netlab.linux.text import ipset
+from netlab.linux.targets import Dnat, Masquerade, Netmap, Redirect, Snat
+from netlab.linux.text import ipset, iptables_save
+from netlab.match import program as program_module
 from netlab.match.batch import Answer, decide
 from netlab.match.packets import Packets
 from netlab.match.program import Program, compile_hook
 from netlab.match.view import View
-from netlab.match.walk import walk
-from tests.packet_views import view_of
+from netlab.match.walk import Base, Numbering, bases_at, before_conntrack, walk
+from netlab.trace import choices
+from netlab.trace.netfilter import Netfilter
+from netlab.trace.skb import Skb
+from netlab.trace.steps import AnyStep, RuleStep
+from tests.packet_views import Words, routed, view_of
+
+ROOT = Path(__file__).parent.parent
+NAT = (Dnat, Snat, Masquerade, Redirect, Netmap)
+
+
+@pytest.fixture(params=["tables as they pay", "tables everywhere"])
+def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short chains get hash tables, too."""
+    if request.param == "tables everywhere":
+        monkeypatch.setattr(program_module, "MIN_CHAIN", 1)
+        monkeypatch.setattr(program_module, "MIN_GROUP", 1)
 
 
 def router(maker: Maker, rules: Ruleset) -> Netns:
@@ -48,11 +71,113 @@ def agree(program: Program, views: list[View]) -> None:
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("seed", range(12))
-def test_random_rulesets(seed: int, family: int) -> None:
+@pytest.mark.parametrize("seed", range(6))
+def test_random_rulesets(seed: int, family: int, everywhere: None) -> None:
     rng = Random(f"core {seed} {family}")
     maker = Maker(rng, family)
     netns = router(maker, maker.ruleset())
     for hook in Hook:
         program = compile_hook(netns, family, hook)
-        agree(program, [view_of(rng, maker, maker.opening()[1], netns, hook) for _ in range(40)])
+        agree(program, [view_of(rng, maker.opening()[1], maker.opening()[1], netns, hook) for _ in range(40)])
+
+
+# -- the walk is the tracer's ------------------------------------------------------------------------------------------
+
+
+def traced(netns: Netns, base: Base, view: View) -> list[tuple[object, ...]]:
+    """The ends of a packet in a base chain as trace/netfilter.py has them: (probability, verdict, mark, connmark, ct, path)."""
+    kinds = {"dropped": "drop", "rejected": "reject"}
+
+    def run(chooser: choices.Chooser) -> tuple[object, ...]:
+        path: list[tuple[str, int]] = []
+
+        def emit(where: str, step: AnyStep) -> None:
+            if isinstance(step, RuleStep):
+                path.append((step.chain, step.number))
+
+        netfilter = Netfilter(chooser, emit, None)  # type: ignore[arg-type]
+        copy = copied(view.ct)
+        skb = Skb(view.packet, netns, view.indev, copy, local=view.local, socket=view.local)
+        mine = dataclasses.replace(view, ct=copy, recent=set(), changed_sets=set())
+        netfilter.nat_target = lambda *given: given[3]("")  # type: ignore[method-assign]  # a NAT target ends our walk
+        outcome = netfilter._chain(skb, mine, base.table, base.chain)
+        mark = copy.connection.mark if copy is not None and copy.connection is not None else 0
+        nat = bool(path) and isinstance(base.table.chains[path[-1][0]].rules[path[-1][1] - 1].target, NAT)
+        kind = "nat" if nat else "accept" if outcome is None else kinds.get(outcome.kind, outcome.kind)
+        return kind, skb.packet.mark, mark, skb.template is not None, tuple(path)
+
+    def unknown(first: tuple[object, ...], label: str) -> tuple[object, ...]:
+        return ("unknown", *first[1:])
+
+    try:
+        found = choices.explore(run, lambda outcome: outcome[:4], unknown)
+    except choices.TooManyChoices:
+        return [("unknown",)]
+    return [(each.probability, *each.outcome) for each in found]
+
+
+def copied(ct: CtView | None) -> CtView | None:
+    return None if ct is None else replace(ct, connection=None if ct.connection is None else replace(ct.connection))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_walk_is_the_tracers(seed: int, family: int) -> None:
+    rng = Random(f"walk {seed} {family}")
+    maker = Maker(rng, family)
+    netns = router(maker, maker.ruleset())
+    for hook in Hook:
+        for base in bases_at(netns.rulesets[family], hook):
+            numbering = Numbering([base])
+            for _ in range(12):
+                view = view_of(rng, maker.opening()[1], maker.opening()[1], netns, hook)
+                ct = None if before_conntrack(base) else view.ct
+                if base.table.name == "nat":  # only a new connection asks it
+                    flow = view.packet.flow
+                    ct = CtView(CtState.NEW, Connection(flow, flow.reversed(), mark=rng.randrange(4)))
+                view = dataclasses.replace(view, ct=ct)
+                ours = []
+                for leaf in walk([base], view, numbering):
+                    places = [numbering.place(rule) for rule in leaf.path]
+                    path = tuple((place.chain, place.number) for place in places)
+                    verdict = leaf.verdict.name.lower()
+                    ours.append((leaf.probability, verdict, leaf.mark, leaf.connmark, leaf.ct is not None, path))
+                theirs = traced(netns, base, view)
+                assert ours == theirs or theirs == [("unknown",)] == [(ours[0][1],)], f"{view}"
+
+
+# -- compiled clusters and recordings ------------------------------------------------------------------------------------
+
+
+def meet(netns: Netns, family: int, rng: Random, packets: int) -> None:
+    """Random packets that speak the words of a namespace's rules, at every hook."""
+    ruleset = netns.rulesets.get(family)
+    if ruleset is None or not ruleset.tables:
+        return
+    words = Words(netns, family)
+    for hook in Hook:
+        program = compile_hook(netns, family, hook)
+        drawn = [view_of(rng, words.packet(rng), words.packet(rng), netns, hook) for _ in range(packets)]
+        agree(program, [routed(rng, program, view) for view in drawn])
+
+
+@pytest.mark.parametrize("topology", sorted(path.stem for path in (ROOT / "topologies").glob("*.yaml")))
+def test_compiled_clusters(topology: str, everywhere: None) -> None:
+    network = build(load([str(ROOT / "topologies" / f"{topology}.yaml")])).network
+    rng = Random(topology)
+    nodes = [netns for netns in network.namespaces.values() if netns.kind is NetnsKind.NODE]
+    for netns in nodes[:2]:
+        for family in (4, 6):
+            meet(netns, family, rng, 50)
+
+
+RECORDINGS = sorted((ROOT / "tests" / "data").rglob("*tables-save"))
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: "-".join(path.parts[-3:]))
+def test_recordings(path: Path, everywhere: None) -> None:
+    family = 6 if "ip6tables" in path.name else 4
+    rules = iptables_save.parse(path.read_text(), family=family)
+    sets = [*path.parent.glob(f"{path.name.split('.')[0]}.ipset"), *path.parent.glob("sets.ipset")]
+    netns = model(family, rules, ipset.parse(sets[0].read_text()) if sets else {}).namespaces[ROUTER]
+    meet(netns, family, Random(path.name), 60)
