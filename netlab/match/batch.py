@@ -10,6 +10,8 @@ imports numba: commands that answer a few packets take the walk.
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
@@ -21,10 +23,12 @@ from netlab.match.kernels import MAYBE, NO, NODE, UNEXPANDED, YES
 from netlab.match.naive import HOLDS, _recent
 from netlab.match.outcome import Leaf, Verdict
 from netlab.match.packets import Field, Packets
-from netlab.match.program import Asking, Outcome, Program, TooLarge
+from netlab.match.program import Arranged, Asking, Outcome, Program, TooLarge
 from netlab.match.view import Undecided, View
 from netlab.match.walk import walk
 
+WALK: Any = kernels.walk  # numba's own types say nothing of arguments
+FOLLOW: Any = kernels.follow
 MIXED = 255  # in `verdict`: the leaves of the packet differ
 _ADDRESSES = (*range(Field.SRC, Field.SRC + 4), *range(Field.DST, Field.DST + 4), Field.INDEV, Field.OUTDEV)
 
@@ -35,52 +39,74 @@ class Answer:
     Attributes
     ----------
     outcome : int32[n]
-        Packets with the same number fare alike: an index into `program.outcomes`.
-    verdict : uint8[n]
-        The value of a Verdict; MIXED where a chance decides between several.
-    rule : int32[n]
-        The deciding rule of the first leaf, an index into `program.numbering`; below zero: a policy.
-    count : int32[n]
-        How many leaves the packet has.
-    mark, connmark : uint32[n]
-        The marks of the first leaf.
+        Packets with the same number fare alike: an index into `program.outcomes`. Everything else follows from it.
     """
 
     def __init__(self, program: Program, packets: Packets, outcome: NDArray[np.int32]) -> None:
         self.program, self.packets, self.outcome = program, packets, outcome
-        used, position = np.unique(outcome, return_inverse=True)
-        first = [self._first(program.outcomes[number]) for number in used]
-        table = np.array(first, np.int64).reshape(len(used), 9)[position]
-        self.verdict = table[:, 0].astype(np.uint8)
-        self.rule, self.count = table[:, 1].astype(np.int32), table[:, 2].astype(np.int32)
-        marks, connmarks = packets.field(Field.MARK), packets.field(Field.CTMARK)
-        self.mark, self.connmark = (
-            (marks & table[:, at].astype(np.uint32)) ^ (connmarks & table[:, at + 1].astype(np.uint32))
-            ^ table[:, at + 2].astype(np.uint32)
-            for at in (3, 6)
-        )  # fmt: skip
-        doubtful = np.array([program.outcomes[number].doubtful for number in used], bool)
-        for i in np.flatnonzero(doubtful[position]) if doubtful.any() else ():
-            leaves = self._ends(int(i))
-            self.verdict[i], self.rule[i], self.count[i] = _verdict(leaves), leaves[0].rule, len(leaves)
-            self.mark[i], self.connmark[i] = leaves[0].mark, leaves[0].connmark
+        self._table = _table(program)
 
-    @staticmethod
-    def _first(outcome: Outcome) -> tuple[int, ...]:
-        if outcome.fixed is not None:
-            leaf = outcome.fixed[0]
-            return _verdict(outcome.fixed), leaf.rule, len(outcome.fixed), 0, 0, leaf.mark, 0, 0, leaf.connmark
-        end = outcome.ends[0]
-        verdicts = {each.verdict for each in outcome.ends}
-        verdict = MIXED if len(verdicts) > 1 else end.verdict.value
-        return verdict, end.rule, len(outcome.ends), *end.mark, *end.connmark
+    def _column(self, first: int, count: int = 1) -> list[NDArray[np.int64]]:
+        return [self._table[first + at][self.outcome] for at in range(count)]
+
+    @cached_property
+    def verdict(self) -> NDArray[np.uint8]:
+        """The value of a Verdict; MIXED where a chance decides between several: uint8[n]."""
+        found = self._column(0)[0].astype(np.uint8)
+        for i in self._doubtful:
+            found[i] = _verdict(self._ends(int(i)))
+        return found
+
+    @cached_property
+    def rule(self) -> NDArray[np.int32]:
+        """The deciding rule of the first leaf, a number of `program.numbering`; below zero a policy: int32[n]."""
+        found = self._column(1)[0].astype(np.int32)
+        for i in self._doubtful:
+            found[i] = self._ends(int(i))[0].rule
+        return found
+
+    @cached_property
+    def count(self) -> NDArray[np.int32]:
+        """How many leaves a packet has: int32[n]."""
+        found = self._column(2)[0].astype(np.int32)
+        for i in self._doubtful:
+            found[i] = len(self._ends(int(i)))
+        return found
+
+    @cached_property
+    def mark(self) -> NDArray[np.uint32]:
+        """The mark of the first leaf: uint32[n]."""
+        found = self._marks(3)
+        for i in self._doubtful:
+            found[i] = self._ends(int(i))[0].mark
+        return found
+
+    @cached_property
+    def connmark(self) -> NDArray[np.uint32]:
+        """The connection's mark of the first leaf: uint32[n]."""
+        found = self._marks(6)
+        for i in self._doubtful:
+            found[i] = self._ends(int(i))[0].connmark
+        return found
+
+    def _marks(self, first: int) -> NDArray[np.uint32]:
+        from_mark, from_connmark, value = (column.astype(np.uint32) for column in self._column(first, 3))
+        mark, connmark = self.packets.field(Field.MARK), self.packets.field(Field.CTMARK)
+        found: NDArray[np.uint32] = (mark & from_mark) ^ (connmark & from_connmark) ^ value
+        return found
+
+    @cached_property
+    def _doubtful(self) -> NDArray[np.int64]:
+        """Packets that met a rule that cannot be decided: whether that mattered may depend on their marks."""
+        return np.flatnonzero(self._column(9)[0])
 
     def __len__(self) -> int:
         return len(self.outcome)
 
     def _ends(self, index: int) -> tuple[Leaf, ...]:
         marks = (int(self.packets.field(field)[index]) for field in (Field.MARK, Field.CTMARK))
-        return self.program.outcomes[self.outcome[index]].leaves(*marks)
+        outcome: Outcome = self.program.outcomes[self.outcome[index]]
+        return outcome.leaves(*marks)
 
     def leaves(self, index: int) -> tuple[Leaf, ...]:
         """The leaves of one packet, each with its whole path."""
@@ -99,6 +125,25 @@ class Answer:
                 text = str(leaf.target)
                 found[text] = found.get(text, Fraction(0)) + leaf.probability
         return found
+
+
+def _table(program: Program) -> NDArray[np.int64]:
+    """Of each outcome: verdict, rule and count; three numbers of its mark, three of its connection's; whether it is doubtful."""
+    known = program.table
+    if known.shape[1] < len(program.outcomes):
+        rows = [_row(outcome) for outcome in program.outcomes[known.shape[1] :]]
+        known = program.table = np.concatenate([known, np.array(rows, np.int64).T], axis=1)
+    return known
+
+
+def _row(outcome: Outcome) -> tuple[int, ...]:
+    if outcome.fixed is not None:
+        leaf = outcome.fixed[0]
+        return _verdict(outcome.fixed), leaf.rule, len(outcome.fixed), 0, 0, leaf.mark, 0, 0, leaf.connmark, 0
+    end = outcome.ends[0]
+    verdicts = {each.verdict for each in outcome.ends}
+    verdict = MIXED if len(verdicts) > 1 else end.verdict.value
+    return verdict, end.rule, len(outcome.ends), *end.mark, *end.connmark, outcome.doubtful
 
 
 def _verdict(leaves: tuple[Leaf, ...]) -> int:
@@ -120,7 +165,15 @@ def decide(program: Program, packets: Packets) -> Answer:
     -------
     Answer
     """
-    return Answer(program, packets, _outcomes(program, packets, np.full(len(packets), program.root, np.int32)))
+    graph = program.arranged()
+    at = np.full(len(packets), graph.root, np.int32)
+    ways = np.full(len(packets), -1, np.int64)
+    WALK(*_arrays(program, packets, graph), at, ways)
+    waiting = np.flatnonzero(at >= 0)
+    if len(waiting):  # some want to go where nobody has been, or to ask the twin: back to the graph that can grow
+        at[waiting] = graph.node_at[at[waiting]]
+        at[waiting] = -2 - _outcomes(program, packets.take(waiting), at[waiting])
+    return Answer(program, packets, -2 - at)
 
 
 def explain(program: Program, packets: Packets, index: int) -> tuple[Leaf, ...]:
@@ -129,10 +182,11 @@ def explain(program: Program, packets: Packets, index: int) -> tuple[Leaf, ...]:
     return walk(program.bases, view, program.numbering)
 
 
-def _arrays(program: Program, packets: Packets) -> tuple[NDArray[np.generic], ...]:
+def _arrays(program: Program, packets: Packets, graph: Arranged | None = None) -> tuple[NDArray[Any], ...]:
     """What every kernel is given first."""
+    nodes, children = (program.nodes.array, program.children.array) if graph is None else (graph.nodes, graph.children)
     return (
-        packets.columns, packets.row_of, program.nodes.array, program.children.array, program.groups.array,
+        packets.columns, packets.row_of, nodes, children, program.groups.array,
         program.dispatches.array, program.members.array, program.tables.array, program.words.array, program.patterns(),
     )  # fmt: skip
 
@@ -142,7 +196,7 @@ def _outcomes(program: Program, packets: Packets, at: NDArray[np.int32]) -> NDAr
     count = len(packets)
     while True:
         ways = np.full(count, -1, np.int64)
-        kernels.walk(*_arrays(program, packets), at, ways)
+        WALK(*_arrays(program, packets), at, ways)
         waiting = np.flatnonzero(at >= 0)
         if not len(waiting):
             return -2 - at
@@ -207,7 +261,7 @@ def _passed(program: Program, packets: Packets, index: int) -> tuple[int, ...]:
     ways = np.empty(64, np.int64)
     node = program.root
     while node >= 0:
-        node, count = kernels.follow(*_arrays(program, packets), node, index, ways)
+        node, count = FOLLOW(*_arrays(program, packets), node, index, ways)
         for way in ways[:count]:
             found += program.passed.get(int(way), ())
         if node >= 0 and node in program.asking:

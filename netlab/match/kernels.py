@@ -21,7 +21,7 @@ WORDS = 12  # most words of a key
 GROUP = 4 + 2 * WORDS  # int32 per group: words of a key, offset of its table, slots - 1, words of a slot; fields; masks
 UNEXPANDED = -1  # a way of the graph that nobody has gone; from -2 on down: outcomes
 _MARK, _CTMARK = int(Field.MARK), int(Field.CTMARK)
-_BLOCK = 2048  # packets that one thread takes at a time
+_BLOCK = 512  # packets that one thread takes at a time
 
 _HASH = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(32)
@@ -34,28 +34,41 @@ def _mixed(h, word):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
+def _at(columns, row_of, field, i):  # type: ignore[no-untyped-def]
+    """A field of a packet. (Unsigned indices: numba then needs no code for those that count from the end.)"""
+    return columns[uint64(row_of[uint64(field)]), uint64(i)]
+
+
+@njit(inline="always")
+def _key(columns, row_of, groups, group, k, i):  # type: ignore[no-untyped-def]
+    """A word of a packet's key."""
+    return _at(columns, row_of, groups[group, uint64(4 + k)], i) & uint32(groups[group, uint64(4 + WORDS + k)])
+
+
+@njit(inline="always")
 def _probe(columns, row_of, groups, words, group, i):  # type: ignore[no-untyped-def]
     """The slot of a packet's key in a group's table: its offset in `words`, -1 where the key is not there."""
-    count = groups[group, 0]
-    table = groups[group, 1]
-    slots = groups[group, 2]
-    width = groups[group, 3]
+    g = uint64(group)
+    count = uint64(groups[g, 0])
+    table = uint64(groups[g, 1])
+    slots = uint64(groups[g, 2])
+    width = uint64(groups[g, 3])
     h = uint64(0)
     for k in range(count):
-        h = _mixed(h, columns[row_of[groups[group, 4 + k]], i] & uint32(groups[group, 4 + WORDS + k]))
-    slot = np.int64(h & uint64(slots))
+        h = _mixed(h, _key(columns, row_of, groups, g, k, i))
+    slot = h & slots
     while True:
         at = table + slot * width
-        if words[at + count + 1] == 0:
-            return -1
+        if words[at + count + uint64(1)] == 0:
+            return np.int64(-1)
         same = True
         for k in range(count):
-            if words[at + k] != columns[row_of[groups[group, 4 + k]], i] & uint32(groups[group, 4 + WORDS + k]):
+            if words[at + uint64(k)] != _key(columns, row_of, groups, g, k, i):
                 same = False
                 break
         if same:
-            return at
-        slot = (slot + 1) & slots
+            return np.int64(at)
+        slot = (slot + uint64(1)) & slots
 
 
 @njit(inline="always")
@@ -112,23 +125,22 @@ def _member(columns, row_of, groups, members, words, member, i):  # type: ignore
 @njit(inline="always")
 def _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i):  # type: ignore[no-untyped-def]
     """Whether the atom of a node holds."""
-    kind = nodes[node, KIND]
+    kind, a, b = nodes[node, uint64(KIND)], nodes[node, uint64(A)], nodes[node, uint64(B)]
     if kind == MARK:
-        mark = columns[row_of[_MARK], i] & uint32(nodes[node, FIELD])
-        return mark ^ (columns[row_of[_CTMARK], i] & uint32(nodes[node, A])) == uint32(nodes[node, B])
-    x = columns[row_of[nodes[node, FIELD]], i]
+        mark = _at(columns, row_of, _MARK, i) & uint32(nodes[node, uint64(FIELD)])
+        return mark ^ (_at(columns, row_of, _CTMARK, i) & uint32(a)) == uint32(b)
+    x = _at(columns, row_of, nodes[node, uint64(FIELD)], i)
     if kind == MASK:
-        return x & uint32(nodes[node, A]) == uint32(nodes[node, B])
+        return x & uint32(a) == uint32(b)
     if kind == SPAN:
-        return uint32(x - uint32(nodes[node, A])) <= uint32(nodes[node, B])
+        return uint32(x - uint32(a)) <= uint32(b)
     if kind == BITS:
-        return (uint32(nodes[node, A]) >> x) & uint32(1) == 1
+        return (uint32(a) >> x) & uint32(1) == 1
     if kind == NAME:
-        return names[nodes[node, A], x] != 0
+        return names[a, x] != 0
     if kind == TABLE:
-        return (uint32(nodes[node, B]) >> _class(tables, words, nodes[node, A], x)) & uint32(1) == 1
-    found = _member(columns, row_of, groups, members, words, nodes[node, A], i)
-    return (uint32(nodes[node, B]) >> found) & uint32(1) == 1
+        return (uint32(b) >> _class(tables, words, a, x)) & uint32(1) == 1
+    return (uint32(b) >> _member(columns, row_of, groups, members, words, a, i)) & uint32(1) == 1
 
 
 @njit(inline="always")
@@ -137,18 +149,19 @@ def _step(columns, row_of, nodes, children, groups, dispatches, members, tables,
 
     A way is a number: NODE * node + column for the ways of a node, -2 - index for an entry of `children`.
     """
-    kind = nodes[node, KIND]
+    node = uint64(node)
+    kind = nodes[node, uint64(KIND)]
     if kind == DISPATCH:
-        start = nodes[node, A]
-        rule = _next_rule(columns, row_of, groups, dispatches, words, nodes[node, FIELD], start, np.int64(nodes[node, C]), i)
-        index = np.int64(nodes[node, B]) + rule - start
-        return -2 - index, children[index]
+        start = nodes[node, uint64(A)]
+        rule = _next_rule(columns, row_of, groups, dispatches, words, nodes[node, uint64(FIELD)], start, np.int64(nodes[node, uint64(C)]), i)
+        index = np.int64(nodes[node, uint64(B)]) + rule - start
+        return -2 - index, children[uint64(index)]
     if kind == ASK:
         return np.int64(-1), np.int32(UNEXPANDED)
-    column = NO
+    column = uint64(NO)
     if _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i):
-        column = YES
-    return np.int64(NODE) * node + column, nodes[node, column]
+        column = uint64(YES)
+    return np.int64(uint64(NODE) * node + column), nodes[node, column]
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -176,15 +189,26 @@ def walk(columns, row_of, nodes, children, groups, dispatches, members, tables, 
     """
     count = at.size
     for block in prange((count + _BLOCK - 1) // _BLOCK):
-        for i in range(block * _BLOCK, min(count, (block + 1) * _BLOCK)):
-            node = at[i]
-            while node >= 0:
-                way, child = _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i)
+        first = block * _BLOCK
+        active = np.empty(_BLOCK, np.int64)
+        left = 0
+        for i in range(first, min(count, first + _BLOCK)):
+            if at[i] >= 0:
+                active[left] = i
+                left += 1
+        while left > 0:  # one step for each: packets at the same depth are at nodes of a kind, and wait for memory together
+            kept = 0
+            for k in range(left):
+                i = active[k]
+                way, child = _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, at[i], i)
                 if child == UNEXPANDED:
                     ways[i] = way
-                    break
-                node = child
-            at[i] = node
+                    continue
+                at[i] = child
+                if child >= 0:
+                    active[kept] = i
+                    kept += 1
+            left = kept
 
 
 @njit(cache=True)
@@ -202,6 +226,57 @@ def follow(columns, row_of, nodes, children, groups, dispatches, members, tables
         count += 1
         node = child
     return node, count
+
+
+@njit(cache=True)
+def arrange(nodes, children, spans, root):  # type: ignore[no-untyped-def]
+    """The order of nodes in which a packet meets them, depth first, so that what follows lies in the same cache line.
+
+    Parameters
+    ----------
+    nodes : int32[n, NODE]
+    children : int32[*]
+    spans : int32[n]
+        How many entries of `children` a DISPATCH has.
+    root : int
+
+    Returns
+    -------
+    place : int32[n]
+        Where each node goes; nodes that no way leads to yet come last.
+    """
+    count = nodes.shape[0]
+    place = np.full(count, -1, np.int32)
+    stack = np.empty(count + 1, np.int32)
+    marked = np.zeros(count, np.uint8)
+    depth, following = 1, 0
+    stack[0] = root
+    marked[root] = 1
+    while depth > 0:
+        depth -= 1
+        node = stack[depth]
+        place[node] = following
+        following += 1
+        if nodes[node, KIND] == DISPATCH:
+            first = nodes[node, B]
+            for at in range(first + spans[node] - 1, first - 1, -1):
+                child = children[at]
+                if child >= 0 and marked[child] == 0:
+                    marked[child] = 1
+                    stack[depth] = child
+                    depth += 1
+        else:
+            for column in (MAYBE, NO, YES):
+                child = nodes[node, column]
+                if child >= 0 and marked[child] == 0:
+                    marked[child] = 1
+                    stack[depth] = child
+                    depth += 1
+    for node in range(count):
+        if place[node] < 0:
+            place[node] = following
+            following += 1
+    return place
 
 
 @njit(cache=True)

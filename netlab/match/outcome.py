@@ -54,7 +54,7 @@ class Choice(NamedTuple):
     """A point where a run had a choice: which rule, which way it went (0 first), that way's probability (None: undecided)."""
 
     rule: int
-    index: int
+    way: int
     weight: Fraction | None
 
 
@@ -92,7 +92,7 @@ def _fold(runs: Sequence[Run], depth: int) -> list[Leaf]:
         return [leaf]
     groups: list[list[Run]] = []
     for run in runs:
-        if groups and groups[-1][0][0][depth].index == run[0][depth].index:
+        if groups and groups[-1][0][0][depth].way == run[0][depth].way:
             groups[-1].append(run)
         else:
             groups.append([run])
@@ -131,11 +131,11 @@ def explore(run: Callable[[Chooser], Leaf]) -> tuple[Leaf, ...]:
         if len(runs) > MAX_RUNS:
             return (Leaf(Fraction(1), Verdict.UNKNOWN, chooser.made[-1].rule),)
         made = chooser.made
-        while made and made[-1].index == 1:
+        while made and made[-1].way == 1:
             made.pop()
         if not made:
             return fold(runs)
-        script = [choice.index for choice in made[:-1]] + [1]
+        script = [choice.way for choice in made[:-1]] + [1]
 
 
 class Chooser:

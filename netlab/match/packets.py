@@ -23,22 +23,46 @@ from netlab.match.ipset import UDPLITE
 from netlab.match.view import View
 
 U32 = 0xFFFFFFFF
-_ADDRESSES = ("SRC", "DST", "ORIG_SRC", "ORIG_DST", "REPL_SRC", "REPL_DST")
-_SINGLE = (
-    "PROTOCOL", "SPORT", "DPORT",
-    "ICMP",  # type << 8 | code
-    "ICMP_ID", "TCP_FLAGS", "TTL", "LENGTH", "MARK",
-    "FLAGS",  # of Flag
-    "INDEV", "OUTDEV", "PHYSIN", "PHYSOUT",  # numbers of Names; 0 is no device
-    "CTSTATE",  # 0 where conntrack has not seen the packet, else an index into CT_STATES
-    "CTFLAGS",  # of CtFlag
-    "CTMARK", "CT_PROTOCOL", "ORIG_SPORT", "ORIG_DPORT", "REPL_SPORT", "REPL_DPORT",
-    "SET_SPORT", "SET_DPORT",  # what ipset calls the port (ip_set_getport.c): made from the other fields
-    "SRC_MAC", "SRC_MAC_HIGH", "DST_MAC", "DST_MAC_HIGH",
-)  # fmt: skip
+class Field(enum.IntEnum):
+    """The fields of a packet. An address stands for its lowest word; the three after it are the higher ones (IPv6)."""
 
-Field = enum.IntEnum("Field", [f"{a}{w or ''}" for a in _ADDRESSES for w in range(4)] + list(_SINGLE), start=0)  # type: ignore[misc]
-FIELDS = len(Field)
+    SRC = 0
+    DST = 4
+    ORIG_SRC = 8
+    ORIG_DST = 12
+    REPL_SRC = 16
+    REPL_DST = 20
+    PROTOCOL = 24
+    SPORT = 25
+    DPORT = 26
+    ICMP = 27  # type << 8 | code
+    ICMP_ID = 28
+    TCP_FLAGS = 29
+    TTL = 30
+    LENGTH = 31
+    MARK = 32
+    FLAGS = 33  # of Flag
+    INDEV = 34  # devices are numbers of Names; 0 is no device
+    OUTDEV = 35
+    PHYSIN = 36
+    PHYSOUT = 37
+    CTSTATE = 38  # 0 where conntrack has not seen the packet, else an index into CT_STATES
+    CTFLAGS = 39  # of CtFlag
+    CTMARK = 40
+    CT_PROTOCOL = 41
+    ORIG_SPORT = 42
+    ORIG_DPORT = 43  # of ICMP the type in the high byte (tuple.dst.u.all)
+    REPL_SPORT = 44
+    REPL_DPORT = 45
+    SET_SPORT = 46  # what ipset calls the port (ip_set_getport.c): made from the other fields
+    SET_DPORT = 47
+    SRC_MAC = 48  # the low 32 bits
+    SRC_MAC_HIGH = 49
+    DST_MAC = 50
+    DST_MAC_HIGH = 51
+
+
+FIELDS = 52
 CT_STATES = (None, CtState.NEW, CtState.ESTABLISHED, CtState.RELATED, CtState.INVALID, CtState.UNTRACKED)
 PORTS = (TCP, UDP, SCTP)
 SET_PORTS = (*PORTS, UDPLITE)  # protocols of which ipset reads ports
@@ -114,7 +138,8 @@ class Packets:
 
     def field(self, field: int) -> NDArray[np.uint32]:
         """The row of a field: uint32[n]."""
-        return self.columns[self.row_of[field]]
+        row: NDArray[np.uint32] = self.columns[self.row_of[field]]
+        return row
 
     @staticmethod
     def of_fields(family: int, names: Names, **fields: NDArray[np.uint32] | Sequence[int] | int) -> Packets:
@@ -264,8 +289,10 @@ def _view(number: Mapping[int, int], family: int, names: Sequence[str], netns: N
                 random_port=bool(bits & CtFlag.RANDOM_PORT),
             )  # fmt: skip
         ct = CtView(state, connection, bool(bits & CtFlag.REPLY))
-    devices = [names[number[field]] for field in (Field.INDEV, Field.OUTDEV, Field.PHYSIN, Field.PHYSOUT)]
-    return View(packet, hook, netns, *devices, ct, bool(flags & Flag.LOCAL), ipvs=bool(flags & Flag.IPVS))
+    return View(
+        packet, hook, netns, names[number[Field.INDEV]], names[number[Field.OUTDEV]], names[number[Field.PHYSIN]],
+        names[number[Field.PHYSOUT]], ct, bool(flags & Flag.LOCAL), ipvs=bool(flags & Flag.IPVS),
+    )  # fmt: skip
 
 
 _SOMETHING = Packet(Ip(4, 0), Ip(4, 0), 0)  # no match asks what an ICMP error quotes

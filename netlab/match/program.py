@@ -30,7 +30,7 @@ from netlab.linux.rules import Hook, Rule
 from netlab.match import atoms
 from netlab.match.atoms import ASK, BITS, CONNMARKED, MARK, MARKED, MASK, SPAN, U32, Atom, Branch, Context, Doubt, Tree
 from netlab.match.ipset import _index_of
-from netlab.match.kernels import DISPATCH, GROUP, NO, NODE, UNEXPANDED, WORDS, YES, fill_table
+from netlab.match.kernels import DISPATCH, GROUP, NO, NODE, UNEXPANDED, WORDS, YES, arrange, fill_table
 from netlab.match.naive import _statistic
 from netlab.match.outcome import MAX_RUNS, MAX_UNDECIDED, Choice, Leaf, Verdict, chance, fold
 from netlab.match.packets import CtFlag, Field, Flag, Names
@@ -332,6 +332,16 @@ class ChainCode:
         return self.unindexed[at] if at < len(self.unindexed) else len(self.rules)
 
 
+class Arranged(NamedTuple):
+    """A copy of a graph with its nodes in another order: int32[n, NODE], int32[*], int32[n] the node's own number, the root."""
+
+    nodes: NDArray[np.int32]
+    children: NDArray[np.int32]
+    node_at: NDArray[np.int32]
+    root: int
+    grown: int
+
+
 class TooLarge(Exception):
     """The graph has grown beyond what was allowed."""
 
@@ -369,6 +379,7 @@ class Program:
         self.nodes, self.children = Pool(np.int32, NODE), Pool(np.int32)
         self.groups, self.dispatches = Pool(np.int32, GROUP), Pool(np.int32, 2)
         self.members, self.tables, self.words = Pool(np.int32, 2), Pool(np.int32, 2), Pool(np.uint32)
+        self.table = np.zeros((10, 0), np.int64)  # what batch.py knows of each outcome
         self._patterns = np.zeros((0, 0), np.uint8)
         self._chains: list[ChainCode] = []
         self._chain_number: dict[tuple[str, str], int] = {}
@@ -383,8 +394,30 @@ class Program:
         self._states: list[State] = []
         self._outcome_of: dict[object, int] = {}
         self._targets: dict[t.Target | None, int] = {}
+        self._spans: list[int] = []  # by node: how many ways a DISPATCH has
+        self._grown = 0  # counts the ways that were made
+        self._arranged: Arranged | None = None
         self.root, first = self._run(self._entry())
         self.passed[-1] = first
+
+    def arranged(self) -> Arranged:
+        """The graph as it is now, in an order that is kind to caches; made again when it has grown."""
+        if self._arranged is None or self._arranged.grown != self._grown:
+            nodes, children = self.nodes.array[: self.nodes.length], self.children.array[: self.children.length]
+            if self.root < 0 or not len(nodes):
+                place = np.arange(len(nodes), dtype=np.int32)
+            else:
+                spans = np.array(self._spans, np.int32)
+                place = arrange(nodes, children, spans, self.root)
+            node_at = np.argsort(place).astype(np.int32)
+            moved = nodes[node_at]
+            ways = moved[:, YES:]
+            for refs in (ways, children := children.copy()):
+                ahead = refs >= 0
+                refs[ahead] = place[refs[ahead]]
+            root = self.root if self.root < 0 else int(place[self.root])
+            self._arranged = Arranged(moved, children, node_at, root, self._grown)
+        return self._arranged
 
     # -- what the kernels need -----------------------------------------------------------------------------------------
 
@@ -406,6 +439,7 @@ class Program:
         """
         if self.nodes.length > self.max_nodes:
             raise TooLarge
+        self._grown += 1
         state = self._states[node]
         if way >= 0:
             branch, column = state.tree, way % NODE
@@ -461,12 +495,15 @@ class Program:
         first = self.children.extend(end - start + 1)
         self.children.array[first : self.children.length] = UNEXPANDED
         row = [DISPATCH, chain.dispatch, start, first, chain.next_unindexed(start), UNEXPANDED, UNEXPANDED, UNEXPANDED]
-        return self._add_node(state, row)
+        node = self._add_node(state, row)
+        self._spans[node] = end - start + 1
+        return node
 
     def _add_node(self, state: State, row: Sequence[int]) -> int:
         node = self.nodes.add(np.array([row], np.int64).astype(np.uint32).view(np.int32))
         self._node_of[state] = node
         self._states.append(state)
+        self._spans.append(0)
         return node
 
     def outcome(self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None) -> int:
