@@ -23,7 +23,7 @@ from netlab.match.kernels import MAYBE, NO, NODE, UNEXPANDED, YES
 from netlab.match.naive import HOLDS, _recent
 from netlab.match.outcome import Leaf, Verdict
 from netlab.match.packets import Field, Packets
-from netlab.match.program import Arranged, Asking, Outcome, Program, TooLarge
+from netlab.match.program import Arranged, Asking, Outcome, Program, Renumber, TooLarge
 from netlab.match.view import Undecided, View
 from netlab.match.walk import walk
 
@@ -38,12 +38,13 @@ class Answer:
 
     Attributes
     ----------
-    outcome : int32[n]
-        Packets with the same number fare alike: an index into `program.outcomes`. Everything else follows from it.
+    outcome, row : int32[n]
+        Packets with the same numbers fare alike: an index into `program.outcomes`, and which of the places that are alike
+        (program.py Template) they came to. Everything else follows from them.
     """
 
-    def __init__(self, program: Program, packets: Packets, outcome: NDArray[np.int32]) -> None:
-        self.program, self.packets, self.outcome = program, packets, outcome
+    def __init__(self, program: Program, packets: Packets, outcome: NDArray[np.int32], row: NDArray[np.int32]) -> None:
+        self.program, self.packets, self.outcome, self.row = program, packets, outcome, row
         self._table = _table(program)
 
     def _column(self, first: int, count: int = 1) -> list[NDArray[np.int64]]:
@@ -61,6 +62,9 @@ class Answer:
     def rule(self) -> NDArray[np.int32]:
         """The deciding rule of the first leaf, a number of `program.numbering`; below zero a policy: int32[n]."""
         found = self._column(1)[0].astype(np.int32)
+        chain = self._column(10)[0]
+        here = np.flatnonzero(chain)
+        found[here] += self.program.constants.array[self.row[here] + chain[here]].astype(np.int32)
         for i in self._doubtful:
             found[i] = self._ends(int(i))[0].rule
         return found
@@ -104,9 +108,10 @@ class Answer:
         return len(self.outcome)
 
     def _ends(self, index: int) -> tuple[Leaf, ...]:
-        marks = (int(self.packets.field(field)[index]) for field in (Field.MARK, Field.CTMARK))
-        outcome: Outcome = self.program.outcomes[self.outcome[index]]
-        return outcome.leaves(*marks)
+        mark, connmark = (int(self.packets.field(field)[index]) for field in (Field.MARK, Field.CTMARK))
+        number = int(self.outcome[index])
+        outcome: Outcome = self.program.outcomes[number]
+        return outcome.leaves(mark, connmark, self.program.here(number, int(self.row[index])))
 
     def leaves(self, index: int) -> tuple[Leaf, ...]:
         """The leaves of one packet, each with its whole path."""
@@ -128,22 +133,24 @@ class Answer:
 
 
 def _table(program: Program) -> NDArray[np.int64]:
-    """Of each outcome: verdict, rule and count; three numbers of its mark, three of its connection's; whether it is doubtful."""
+    """Of each outcome: verdict, rule and count; three numbers of its mark, three of its connection's; whether it is doubtful; what
+    of the packet's row of constants is added to the rule (0: nothing)."""
     known = program.table
     if known.shape[1] < len(program.outcomes):
-        rows = [_row(outcome) for outcome in program.outcomes[known.shape[1] :]]
+        rows = [_row(program, outcome) for outcome in program.outcomes[known.shape[1] :]]
         known = program.table = np.concatenate([known, np.array(rows, np.int64).T], axis=1)
     return known
 
 
-def _row(outcome: Outcome) -> tuple[int, ...]:
+def _row(program: Program, outcome: Outcome) -> tuple[int, ...]:
     if outcome.fixed is not None:
         leaf = outcome.fixed[0]
-        return _verdict(outcome.fixed), leaf.rule, len(outcome.fixed), 0, 0, leaf.mark, 0, 0, leaf.connmark, 0
+        return _verdict(outcome.fixed), leaf.rule, len(outcome.fixed), 0, 0, leaf.mark, 0, 0, leaf.connmark, 0, 0
     end = outcome.ends[0]
     verdicts = {each.verdict for each in outcome.ends}
     verdict = MIXED if len(verdicts) > 1 else end.verdict.value
-    return verdict, end.rule, len(outcome.ends), *end.mark, *end.connmark, outcome.doubtful
+    rule, at = program.relative(end.rule, outcome.alike)
+    return verdict, rule, len(outcome.ends), *end.mark, *end.connmark, outcome.doubtful, at
 
 
 def _verdict(leaves: tuple[Leaf, ...]) -> int:
@@ -167,13 +174,12 @@ def decide(program: Program, packets: Packets) -> Answer:
     """
     graph = program.arranged()
     at = np.full(len(packets), graph.root, np.int32)
-    ways = np.full(len(packets), -1, np.int64)
-    WALK(*_arrays(program, packets, graph), at, ways)
+    ways, rows = np.full(len(packets), -1, np.int64), np.zeros(len(packets), np.int32)
+    WALK(*_arrays(program, packets, graph), at, ways, rows)
     waiting = np.flatnonzero(at >= 0)
     if len(waiting):  # some want to go where nobody has been, or to ask the twin: back to the graph that can grow
-        at[waiting] = graph.node_at[at[waiting]]
-        at[waiting] = -2 - _outcomes(program, packets.take(waiting), at[waiting])
-    return Answer(program, packets, -2 - at)
+        at[waiting], rows[waiting] = _outcomes(program, packets.take(waiting), graph.node_at[at[waiting]], rows[waiting])
+    return Answer(program, packets, -2 - at, rows)
 
 
 def explain(program: Program, packets: Packets, index: int) -> tuple[Leaf, ...]:
@@ -186,28 +192,30 @@ def _arrays(program: Program, packets: Packets, graph: Arranged | None = None) -
     """What every kernel is given first."""
     nodes, children = (program.nodes.array, program.children.array) if graph is None else (graph.nodes, graph.children)
     return (
-        packets.columns, packets.row_of, nodes, children, program.groups.array,
+        packets.columns, packets.row_of, nodes, children, program.child_rows.array, program.constants.array, program.groups.array,
         program.dispatches.array, program.members.array, program.tables.array, program.words.array, program.patterns(),
     )  # fmt: skip
 
 
-def _outcomes(program: Program, packets: Packets, at: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The outcome of each packet that is at a node (or, below -1, at its outcome)."""
+def _outcomes(
+    program: Program, packets: Packets, at: NDArray[np.int32], rows: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where each packet ends (-2 - outcome) that is at a node, and its row of constants."""
     count = len(packets)
     while True:
         ways = np.full(count, -1, np.int64)
-        WALK(*_arrays(program, packets), at, ways)
+        WALK(*_arrays(program, packets), at, ways, rows)
         waiting = np.flatnonzero(at >= 0)
         if not len(waiting):
-            return -2 - at
+            return at, rows
         try:
             _go_on(program, packets, at, ways, waiting)
         except TooLarge:
             at[waiting] = [program.outcome((), fixed=explain(program, packets, int(i))) for i in waiting]
-            return -2 - at
+            return at, rows
         if len(waiting) * 4 < count:
-            at[waiting] = -2 - _outcomes(program, packets.take(waiting), at[waiting])
-            return -2 - at
+            at[waiting], rows[waiting] = _outcomes(program, packets.take(waiting), at[waiting], rows[waiting])
+            return at, rows
 
 
 def _go_on(
@@ -259,14 +267,27 @@ def _passed(program: Program, packets: Packets, index: int) -> tuple[int, ...]:
     """The rules that held on the graph's part of a packet's way."""
     found = list(program.passed[-1])
     ways = np.empty(64, np.int64)
-    node = program.root
+    node, row = program.root, 0
+
+    def add(way: int, node: int) -> None:
+        nonlocal row
+        here = program.entered(way)
+        if here is not None:
+            row = here.row
+        elif node >= 0 and program.is_alike(node):
+            here = Renumber(program, row)
+        rules = program.passed.get(way, ())
+        found.extend(rules if here is None else map(here.number, rules))
+
     while node >= 0:
-        node, count = FOLLOW(*_arrays(program, packets), node, index, ways)
-        for way in ways[:count]:
-            found += program.passed.get(int(way), ())
+        before = node
+        node, _, count = FOLLOW(*_arrays(program, packets), node, index, row, ways)
+        for way in map(int, ways[:count]):
+            add(way, before)
+            before = program.behind(way)
         if node >= 0 and node in program.asking:
             one = np.array([index], np.int64)
             column = int(_answers(program.asking[node], program, packets, one)[0])
-            found += program.passed.get(NODE * node + column, ())
+            add(NODE * node + column, node)
             node = int(program.nodes.array[node, column])
     return tuple(found)

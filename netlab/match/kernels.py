@@ -15,6 +15,7 @@ from netlab.match.atoms import ASK, BITS, MARK, MASK, NAME, SPAN, TABLE
 from netlab.match.packets import Field
 
 DISPATCH = 16  # a node that finds the next rule of a chain that may hold
+CONSTANT = 17  # a node that asks whether a field is a constant of the packet's row (program.py Template)
 NODE = 8  # int32 per node: kind, field, a, b, c, yes, no, maybe
 KIND, FIELD, A, B, C, YES, NO, MAYBE = range(NODE)
 WORDS = 12  # most words of a key
@@ -144,8 +145,8 @@ def _holds(columns, row_of, nodes, groups, members, tables, words, names, node, 
 
 
 @njit(inline="always")
-def _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i):  # type: ignore[no-untyped-def]
-    """Where one packet goes from a node: (the way, what is behind it). An ASK has no way: -1.
+def _step(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row):  # type: ignore[no-untyped-def]
+    """Where one packet goes from a node: (the way, what is behind it, its row of constants). An ASK has no way: -1.
 
     A way is a number: NODE * node + column for the ways of a node, -2 - index for an entry of `children`.
     """
@@ -153,19 +154,25 @@ def _step(columns, row_of, nodes, children, groups, dispatches, members, tables,
     kind = nodes[node, uint64(KIND)]
     if kind == DISPATCH:
         start = nodes[node, uint64(A)]
-        rule = _next_rule(columns, row_of, groups, dispatches, words, nodes[node, uint64(FIELD)], start, np.int64(nodes[node, uint64(C)]), i)
+        rule = _next_rule(
+            columns, row_of, groups, dispatches, words, nodes[node, uint64(FIELD)], start, np.int64(nodes[node, uint64(C)]), i
+        )
         index = np.int64(nodes[node, uint64(B)]) + rule - start
-        return -2 - index, children[uint64(index)]
+        new = child_rows[uint64(index)]
+        return -2 - index, children[uint64(index)], new if new >= 0 else row
     if kind == ASK:
-        return np.int64(-1), np.int32(UNEXPANDED)
-    column = uint64(NO)
-    if _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i):
-        column = uint64(YES)
-    return np.int64(uint64(NODE) * node + column), nodes[node, column]
+        return np.int64(-1), np.int32(UNEXPANDED), row
+    if kind == CONSTANT:
+        x = _at(columns, row_of, nodes[node, uint64(FIELD)], i)
+        holds = x == constants[uint64(row + nodes[node, uint64(A)])]
+    else:
+        holds = _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i)
+    column = uint64(YES) if holds else uint64(NO)
+    return np.int64(uint64(NODE) * node + column), nodes[node, column], row
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def walk(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, at, ways):  # type: ignore[no-untyped-def]
+def walk(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, at, ways, rows):  # type: ignore[no-untyped-def]
     """All packets from where they are to an outcome, or to a node where they have to wait.
 
     Parameters
@@ -174,6 +181,9 @@ def walk(columns, row_of, nodes, children, groups, dispatches, members, tables, 
     row_of : int32[FIELDS]
     nodes : int32[*, NODE]
     children : int32[*]
+    child_rows : int32[*]
+        By child: where its constants begin; -1: those that the packet has.
+    constants : uint32[*]
     groups : int32[*, GROUP]
     dispatches, members : int32[*, 2]
         First group, and the one behind the last.
@@ -186,6 +196,8 @@ def walk(columns, row_of, nodes, children, groups, dispatches, members, tables, 
         In: the node of each packet. Out: -2 - outcome, or the node where it waits.
     ways : int64[n]
         Out: the way that the packet would go, -1 where the node is an ASK or the packet has ended.
+    rows : int32[n]
+        In and out: where each packet's constants begin.
     """
     count = at.size
     for block in prange((count + _BLOCK - 1) // _BLOCK):
@@ -200,11 +212,15 @@ def walk(columns, row_of, nodes, children, groups, dispatches, members, tables, 
             kept = 0
             for k in range(left):
                 i = active[k]
-                way, child = _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, at[i], i)
+                way, child, row = _step(
+                    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, at[i], i,
+                    rows[i],
+                )  # fmt: skip
                 if child == UNEXPANDED:
                     ways[i] = way
                     continue
                 at[i] = child
+                rows[i] = row
                 if child >= 0:
                     active[kept] = i
                     kept += 1
@@ -212,20 +228,22 @@ def walk(columns, row_of, nodes, children, groups, dispatches, members, tables, 
 
 
 @njit(cache=True)
-def follow(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i, ways):  # type: ignore[no-untyped-def]
-    """One packet from a node on, its ways written down: (where it ends or waits, how many ways).
+def follow(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row, ways):  # type: ignore[no-untyped-def]
+    """One packet from a node on, its ways written down: (where it ends or waits, its row of constants, how many ways).
 
     `ways` is int64[*]; where it is too short the packet waits.
     """
     count = 0
     while node >= 0 and count < ways.size:
-        way, child = _step(columns, row_of, nodes, children, groups, dispatches, members, tables, words, names, node, i)
+        way, child, new = _step(
+            columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row
+        )
         if child == UNEXPANDED:
             break
         ways[count] = way
         count += 1
-        node = child
-    return node, count
+        node, row = child, new
+    return node, row, count
 
 
 @njit(cache=True)

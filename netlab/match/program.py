@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -26,13 +26,14 @@ from netlab.linux.addr import Ip, mask_of
 from netlab.linux.conntrack import CtState, CtView
 from netlab.linux.netns import Netns
 from netlab.linux.route import address_type
-from netlab.linux.rules import Hook, Rule
+from netlab.linux.rules import Hook, Rule, Table
 from netlab.match import atoms
+from netlab.match.alike import Constant, Guard, Kind, Shapes, Slot, first_of, guarded, slotted
 from netlab.match.atoms import ASK, BITS, CONNMARKED, MARK, MARKED, MASK, SPAN, U32, Atom, Branch, Context, Doubt, Tree
 from netlab.match.ipset import _index_of
-from netlab.match.kernels import DISPATCH, GROUP, NO, NODE, UNEXPANDED, WORDS, YES, arrange, fill_table
+from netlab.match.kernels import CONSTANT, DISPATCH, GROUP, MAYBE, NO, NODE, UNEXPANDED, WORDS, YES, arrange, fill_table
 from netlab.match.naive import _statistic
-from netlab.match.outcome import MAX_RUNS, MAX_UNDECIDED, Choice, Leaf, Verdict, chance, fold
+from netlab.match.outcome import MAX_RUNS, MAX_UNDECIDED, Choice, Leaf, Run, Verdict, chance, fold
 from netlab.match.packets import CtFlag, Field, Flag, Names
 from netlab.match.view import Chance
 from netlab.match.walk import Base, Numbering, bases_at, before_conntrack, source_nat, template
@@ -41,6 +42,8 @@ T = TypeVar("T")
 ONE: Final = Fraction(1)
 MIN_CHAIN = 8  # rules: a shorter chain is asked rule by rule
 MIN_GROUP = 4  # rules that ask for the same fields, to be worth a table of their own
+MIN_ALIKE = 4  # rules of one kind, to be walked as one
+MAX_TEMPLATE = 500  # nodes
 MAX_GROUPS = 40  # tables of one chain; what fits into none is asked rule by rule
 
 # What a key of a chain's tables may be made of: what never changes on the way, and is never in doubt
@@ -91,29 +94,73 @@ class Outcome:
     are the leaves of one packet that the twin has answered.
     """
 
-    def __init__(self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None) -> None:
-        self.ends, self.whole, self.fixed = ends, whole, fixed
+    def __init__(
+        self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None, alike: int = 0
+    ) -> None:
+        self.ends, self.whole, self.fixed, self.alike = ends, whole, fixed, alike
         self.doubtful = any(choice.weight is None for end in ends for choice in end.choices)
         self._known: dict[tuple[int, int], tuple[Leaf, ...]] = {}
 
-    def leaves(self, mark: int, connmark: int) -> tuple[Leaf, ...]:
-        """The leaves of a packet that came with these marks."""
+    def leaves(self, mark: int, connmark: int, here: Renumber | None = None) -> tuple[Leaf, ...]:
+        """The leaves of a packet that came with these marks; `here`: at a place like the one that this was made for."""
         if self.fixed is not None:
             return self.fixed
+        if here is not None:
+            return fold([_run(end, mark, connmark, here) for end in self.ends])
         known = self._known.get((mark, connmark))
         if known is None:
-            runs = [
-                (
-                    end.choices,
-                    Leaf(ONE, end.verdict, end.rule, end.path, end.mark.at(mark, connmark), end.connmark.at(mark, connmark),
-                         end.ct, end.target),
-                )
-                for end in self.ends
-            ]  # fmt: skip
-            known = fold(runs)
+            known = fold([_run(end, mark, connmark, None) for end in self.ends])
             if len(self._known) < 64:
                 self._known[mark, connmark] = known
         return known
+
+
+def _run(end: End, mark: int, connmark: int, here: Renumber | None) -> Run:
+    """How one run ends for a packet that came with these marks."""
+    choices, rule, path, target = end.choices, end.rule, end.path, end.target
+    if here is not None:
+        choices = tuple(choice._replace(rule=here.number(choice.rule)) for choice in choices)
+        rule, path = here.number(rule), tuple(here.number(rule) for rule in path)
+        target = None if target is None else here.target(rule)
+    return choices, Leaf(
+        ONE, end.verdict, rule, path, end.mark.at(mark, connmark), end.connmark.at(mark, connmark), end.ct, target
+    )
+
+
+class Template(NamedTuple):
+    """A walk that was made for one rule of a chain's table and holds for others of its Kind.
+
+    `entry` is the state before the rule; `chains`: by chain the place of its first rule's number in a row of constants; `slots`:
+    by constant its place there. A row begins with the number of the template and that of the rule itself.
+    """
+
+    entry: State
+    chains: dict[int, int]
+    slots: dict[Constant, int]
+    guards: list[Guard]
+
+
+class Renumber:
+    """The rules of a place that is like the one for which a template was made; `row`: where its constants are."""
+
+    def __init__(self, program: Program, row: int) -> None:
+        self.program, self.row = program, row
+        self.constants = program.constants.array[row:]
+        template = program.templates[self.constants[0]]
+        self.chains, entry = template.chains, template.entry
+        self.own = program._chains[entry.chain].first + entry.position
+
+    def number(self, rule: int) -> int:
+        """What a rule of the template's is here."""
+        if rule == self.own:
+            return int(self.constants[1])
+        chain, position = self.program.chain_of(rule)
+        at = self.chains.get(chain)
+        return rule if at is None else int(self.constants[at]) + position
+
+    def target(self, rule: int) -> t.Target | None:
+        """The target of a rule, by its number here."""
+        return self.program.numbering.place(rule).rule.target
 
 
 class State(NamedTuple):
@@ -141,6 +188,7 @@ class State(NamedTuple):
     undecided: int
     ends: int  # of runs before this one
     later: int  # runs that are still to be made
+    alike: int  # the Template in which this walk speaks for other places, too; 0: for itself
 
 
 START, HIT, ENTER, TARGET = -1, -2, -3, -4  # before a rule; a rule holds; before a base chain; a target asks about the packet
@@ -207,38 +255,41 @@ class Pool:
 
 
 class Facts:
-    """Atoms that are known to hold, or not to."""
+    """Atoms that are known to hold, or not to. Where a constant (alike.py Slot) made the answer, `guards` is told how."""
 
     def __init__(self, before: Facts | None = None) -> None:
-        self.known: dict[Atom, bool] = dict(before.known) if before is not None else {}
+        self.known: dict[Atom, tuple[bool, Atom]] = dict(before.known) if before is not None else {}
         self.fields: dict[int, int] = dict(before.fields) if before is not None else {}
 
     def learn(self, found: Iterable[tuple[Atom, bool]]) -> None:
         for atom, holds in found:
-            self.known[atom] = holds
+            self.known[atom] = holds, atom
             if holds and atom[0] == MASK and atom[2] == U32:
                 self.fields[atom[1]] = atom[3]
 
-    def holds(self, atom: Atom) -> bool | None:
+    def holds(self, atom: Atom, guards: list[Guard]) -> bool | None:
         """Whether an atom holds; None where that is open."""
+        kind, field, a, b = atom
         known = self.known.get(atom)
         if known is not None:
-            return known
-        kind, field, a, b = atom
+            if isinstance(b, Slot) or isinstance(known[1][3], Slot):
+                guards.append(Guard(field, known[1][3], atom, True))
+            return known[0]
         x = self.fields.get(field)
         if x is None or kind not in (MASK, SPAN, BITS):
             return None
-        if kind == MASK:
-            return x & a == b
-        return a <= x <= a + b if kind == SPAN else bool(a >> x & 1)
+        found = x & a == b if kind == MASK else a <= x <= a + b if kind == SPAN else bool(a >> x & 1)
+        if isinstance(x, Slot) or isinstance(b, Slot):
+            guards.append(Guard(field, x, atom, found))
+        return found
 
 
-def simplified(tree: Tree, facts: Facts) -> Tree:
+def simplified(tree: Tree, facts: Facts, guards: list[Guard]) -> Tree:
     """The tree without what is known."""
     while isinstance(tree, Branch):
-        known = facts.holds(tree.atom)
+        known = facts.holds(tree.atom, guards)
         if known is None:
-            return Branch(tree.atom, simplified(tree.yes, facts), simplified(tree.no, facts))
+            return Branch(tree.atom, simplified(tree.yes, facts, guards), simplified(tree.no, facts, guards))
         tree = tree.yes if known else tree.no
     return tree
 
@@ -273,10 +324,12 @@ _KINDS = {m.Statistic: CHANCE, m.Conntrack: CT, m.State: CT, m.Connmark: CT, m.R
 class RuleCode:
     """A rule with its matches as trees: `items` to ask all of them, `rest` what is left where its key is known to hold."""
 
-    __slots__ = ("implied", "items", "key", "rest", "rule")
+    __slots__ = ("guards", "implied", "items", "key", "rest", "rule")
 
     def __init__(self, rule: Rule, context: Context) -> None:
         self.rule = rule
+        self.guards: list[Guard] = []
+        full, constants = (U32 if context.family == 4 else (1 << 128) - 1), 0
         self.items: list[Item] = []
         self.implied: list[tuple[Atom, bool]] = []
         self.key: list[Atom] = []
@@ -287,7 +340,9 @@ class RuleCode:
             if kind == CHANCE:
                 self.items.append(Item(match, True, kind))
                 continue
-            tree = simplified(atoms.tree(match, context), facts)
+            tree, count = slotted(match, atoms.tree(match, context), full, constants)
+            constants += count
+            tree = simplified(tree, facts, self.guards)
             recent |= kind == RECENT
             if tree is True and kind == PLAIN:
                 continue
@@ -300,11 +355,22 @@ class RuleCode:
                     self.key += [a for a, holds in sure if holds and a[0] == MASK and a[1] in _KEYS]
         self.rest = self.items
 
-    def use_key(self, key: Sequence[Atom]) -> None:
-        """The rule is found by these atoms."""
+    def slots(self) -> Iterator[Atom]:
+        """The atoms with a constant."""
+        trees = [item.tree for item in self.items]
+        while trees:
+            tree = trees.pop()
+            if isinstance(tree, Branch):
+                trees += [tree.yes, tree.no]
+                if isinstance(tree.atom[3], Slot):
+                    yield tree.atom
+
+    def use_key(self, shape: Sequence[tuple[int, int]]) -> None:
+        """The rule is found by a table of these (field, mask)."""
         facts = Facts()
-        facts.learn((atom, True) for atom in key)
-        rest = [Item(i.match, simplified(i.tree, facts) if i.kind == PLAIN else i.tree, i.kind) for i in self.items]
+        facts.learn((atom, True) for atom in self.key if (atom[1], atom[2]) in shape)
+        plain = ((i, simplified(i.tree, facts, self.guards) if i.kind == PLAIN else i.tree) for i in self.items)
+        rest = [Item(item.match, tree, item.kind) for item, tree in plain]
         self.rest = [item for item in rest if item.tree is not True or item.kind != PLAIN]
 
 
@@ -318,13 +384,14 @@ class Group(NamedTuple):
 class ChainCode:
     """A chain: its rules as they are needed, and how they are found."""
 
-    def __init__(self, name: str, rules: Sequence[Rule], first: int) -> None:
-        self.name, self.rules, self.first = name, rules, first
-        self.codes: list[RuleCode | None] = [None] * len(rules)
+    def __init__(self, table: Table, name: str, first: int) -> None:
+        self.table, self.name, self.rules, self.first = table, name, table.chains[name].rules, first
+        self.codes: list[RuleCode | None] = [None] * len(self.rules)
         self.dispatch = -1  # number of its tables; -1: asked rule by rule
         self.groups: list[Group] = []
         self.unindexed: list[int] = []  # rules that no table finds
-        self.found = [False] * len(rules)  # which rules a table finds
+        self.found = [False] * len(self.rules)  # which rules a table finds
+        self.key_of: dict[int, tuple[tuple[int, int], ...]] = {}  # of a rule that a table finds: its (field, mask)
         self.seen = False
 
     def next_unindexed(self, start: int) -> int:
@@ -340,6 +407,10 @@ class Arranged(NamedTuple):
     node_at: NDArray[np.int32]
     root: int
     grown: int
+
+
+class NotAlike(Exception):
+    """A walk that cannot speak for other places."""
 
 
 class TooLarge(Exception):
@@ -379,8 +450,12 @@ class Program:
         self.nodes, self.children = Pool(np.int32, NODE), Pool(np.int32)
         self.groups, self.dispatches = Pool(np.int32, GROUP), Pool(np.int32, 2)
         self.members, self.tables, self.words = Pool(np.int32, 2), Pool(np.int32, 2), Pool(np.uint32)
-        self.table = np.zeros((10, 0), np.int64)  # what batch.py knows of each outcome
+        self.table = np.zeros((11, 0), np.int64)  # what batch.py knows of each outcome
         self._patterns = np.zeros((0, 0), np.uint8)
+        self.child_rows, self.constants = Pool(np.int32), Pool(np.uint32)
+        self.templates: list[Template] = [Template(State(*[0] * len(State._fields)), {}, {}, [])]  # type: ignore[arg-type]
+        self._shapes: dict[str, Shapes] = {}
+        self._shared: set[int] = set()  # DISPATCH nodes whose rules were put together with their like
         self._chains: list[ChainCode] = []
         self._chain_number: dict[tuple[str, str], int] = {}
         self._facts: dict[int, Facts] = {0: Facts()}
@@ -437,6 +512,8 @@ class Program:
         ------
         TooLarge
         """
+        if self.behind(way) != UNEXPANDED:
+            return
         if self.nodes.length > self.max_nodes:
             raise TooLarge
         self._grown += 1
@@ -451,6 +528,11 @@ class Program:
             index = -2 - way
             position = state.position + index - int(self.nodes.array[node, 3])
             chain = self._chains[state.chain]
+            if node not in self._shared and not state.alike and not state.position:
+                self._shared.add(node)
+                self._share(node, state, chain)
+                if self.children.array[index] != UNEXPANDED:
+                    return
             if position < len(chain.rules):
                 child, passed = self._run(state._replace(position=position, at=0, indexed=chain.found[position]))
             else:
@@ -459,12 +541,149 @@ class Program:
         if passed:
             self.passed[way] = passed
 
+    # -- rules that are alike ------------------------------------------------------------------------------------------
+
+    def shapes(self, table: Table) -> Shapes:
+        """Which rules and chains of a table are alike."""
+        found = self._shapes.get(table.name)
+        if found is None:
+            found = self._shapes[table.name] = Shapes(self.family, table.chains)
+        return found
+
+    def _share(self, node: int, state: State, chain: ChainCode) -> None:
+        """Make the ways behind all rules of a chain's tables, one for each kind."""
+        table = self.bases[state.stage].table
+        shapes = self.shapes(table)
+        places: dict[Kind, list[tuple[int, tuple[Constant, ...], tuple[str, ...]]]] = {}
+        for position in range(len(chain.rules)):
+            if not chain.found[position]:
+                continue
+            rule = chain.rules[position]
+            try:
+                number, own = shapes.rule(rule)
+                target = shapes.target(rule.target)
+                if target is None:
+                    continue
+                constants, chains = (*own, *target[1]), target[2]
+                kind = Kind(number, (chain.key_of[position], target[0]), first_of(constants), first_of(chains))
+                places.setdefault(kind, []).append((position, constants, chains))
+            except TypeError:  # a match or a target that has no hash
+                continue
+        for found in places.values():
+            if len(found) >= MIN_ALIKE:
+                self._share_kind(node, state, table, found)
+
+    def _share_kind(
+        self, node: int, state: State, table: Table, places: Sequence[tuple[int, tuple[Constant, ...], tuple[str, ...]]]
+    ) -> None:
+        """One walk for rules of one kind, made for the first of them."""
+        position, constants, names = places[0]
+        same = [all(place[2][at] == name for place in places) for at, name in enumerate(names)]
+        chains: dict[int, tuple[int, str]] = {}
+        for name, everywhere in zip(names, same, strict=True):
+            if not everywhere:
+                number = self.chain(table, name)
+                chains.setdefault(number, (2 + len(chains), name))
+        columns = [names.index(name) for _, name in chains.values()]
+        slots: dict[Constant, int] = {}
+        for constant in constants:
+            slots.setdefault(constant, 2 + len(chains) + len(slots))
+        places_of = [constants.index(constant) for constant in slots]
+        entry = state._replace(position=position, at=0, indexed=True, alike=len(self.templates))
+        template = Template(entry, {number: at for number, (at, _) in chains.items()}, slots, [])
+        self.templates.append(template)
+        if any((atom[1], int(atom[3])) in slots for atom in self.facts(entry.facts).known if isinstance(atom[3], Slot)):
+            return  # a rule before asks for the number that a constant of the first place happens to be
+        try:
+            child, passed = self._run(entry)
+            self._explore(entry.alike)
+        except NotAlike:
+            return
+        first_of_chain = self.numbering.first
+        own = self._chains[state.chain].first
+        rows = np.array(
+            [
+                [entry.alike, own + at, *(first_of_chain[table.name, names[n]] for n in columns), *(constants[n][1] for n in places_of)]
+                for at, constants, names in places
+            ],
+            np.int64,
+        )
+        fine = guarded(template.guards, slots, rows)
+        first = self.constants.add(rows[fine].reshape(-1).astype(np.uint32))
+        index = int(self.nodes.array[node, 3]) + np.array([place[0] for place in places])[fine]
+        self.children.array[index] = child
+        self.child_rows.array[index] = first + rows.shape[1] * np.arange(len(index))
+        if passed:
+            for way in -2 - index:
+                self.passed[int(way)] = passed
+
+    def _explore(self, alike: int) -> None:
+        """Make every way of a template: what is found later could not be asked of all places any more."""
+        node = first = self._first_of_template(alike)
+        while node < self.nodes.length:
+            if node - first > MAX_TEMPLATE:
+                raise NotAlike
+            if self._states[node].alike == alike:
+                kind = int(self.nodes.array[node, 0])
+                if kind == DISPATCH:
+                    start = int(self.nodes.array[node, 3])
+                    if self._spans[node] > MAX_TEMPLATE:
+                        raise NotAlike
+                    ways = [-2 - index for index in range(start, start + self._spans[node])]
+                else:
+                    columns = (YES, NO, MAYBE) if kind == ASK else (YES, NO)
+                    ways = [NODE * node + column for column in columns]
+                for way in ways:
+                    known = self.nodes.array[node, way % NODE] if way >= 0 else self.children.array[-2 - way]
+                    if known == UNEXPANDED:
+                        self.expand(node, way)
+            node += 1
+
+    def _first_of_template(self, alike: int) -> int:
+        """The first of its nodes; all others have higher numbers."""
+        node = self.nodes.length
+        while node and self._states[node - 1].alike == alike:
+            node -= 1
+        return node
+
+    def chain_of(self, rule: int) -> tuple[int, int]:
+        """The number of the chain in which a rule is, and its position there."""
+        if rule < 0:
+            return -1, 0
+        place = self.numbering.place(rule)
+        return self._chain_number.get((place.table, place.chain), -1), place.number - 1
+
+    def relative(self, rule: int, alike: int) -> tuple[int, int]:
+        """A rule of a template as (number, what of the row of constants is added to it; 0: nothing)."""
+        template = self.templates[alike]
+        if alike and rule == self._chains[template.entry.chain].first + template.entry.position:
+            return 0, 1
+        chain, position = self.chain_of(rule)
+        return (position, template.chains[chain]) if chain in template.chains else (rule, 0)
+
+    def entered(self, way: int) -> Renumber | None:
+        """The place that a way leads to, where it is one of several that are alike."""
+        row = int(self.child_rows.array[-2 - way]) if way < -1 else -1
+        return Renumber(self, row) if row >= 0 else None
+
+    def is_alike(self, node: int) -> bool:
+        """Whether a node speaks for several places."""
+        return self._states[node].alike > 0
+
+    def behind(self, way: int) -> int:
+        """What is behind a way: a node, or -2 - outcome."""
+        return int(self.nodes.array[way // NODE, way % NODE] if way >= 0 else self.children.array[-2 - way])
+
+    def here(self, outcome: int, row: int) -> Renumber | None:
+        """How the rules of an outcome are to be numbered for a packet that came by a row of constants."""
+        return Renumber(self, row) if self.outcomes[outcome].alike else None
+
     # -- the walk ------------------------------------------------------------------------------------------------------
 
     def _entry(self) -> State:
         return State(
             0, 0, 0, ENTER, None, False, False, None, 0, 0, None, False, Form(U32, 0, 0), Form(0, U32, 0), (), frozenset(),
-            False, 0, 0, 0, 0, 0,
+            False, 0, 0, 0, 0, 0, 0,
         )  # fmt: skip
 
     def _run(self, state: State) -> tuple[int, tuple[int, ...]]:
@@ -480,6 +699,9 @@ class Program:
             return known
         row = [0, 0, 0, 0, 0, UNEXPANDED, UNEXPANDED, UNEXPANDED]
         row[:4] = atom
+        slot = self.templates[state.alike].slots.get((atom[1], int(atom[3]))) if isinstance(atom[3], Slot) else None
+        if slot is not None:
+            row[0], row[2] = CONSTANT, slot
         node = self._add_node(state, row)
         if later is not None:
             self.asking[node] = later
@@ -492,8 +714,12 @@ class Program:
         if known is not None:
             return known
         start, end = state.position, len(chain.rules)
+        if state.alike and state.chain in self.templates[state.alike].chains:
+            raise NotAlike  # its tables are those of one place
         first = self.children.extend(end - start + 1)
         self.children.array[first : self.children.length] = UNEXPANDED
+        self.child_rows.extend(end - start + 1)
+        self.child_rows.array[first : self.child_rows.length] = -1
         row = [DISPATCH, chain.dispatch, start, first, chain.next_unindexed(start), UNEXPANDED, UNEXPANDED, UNEXPANDED]
         node = self._add_node(state, row)
         self._spans[node] = end - start + 1
@@ -506,30 +732,34 @@ class Program:
         self._spans.append(0)
         return node
 
-    def outcome(self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None) -> int:
+    def outcome(
+        self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None, alike: int = 0
+    ) -> int:
         """-2 - the number of an outcome; equal ones are one."""
-        key = (ends, fixed)
+        key = (ends, fixed, alike)
         known = self._outcome_of.get(key)
         if known is None:
             known = self._outcome_of[key] = len(self.outcomes)
-            self.outcomes.append(Outcome(ends, whole, fixed))
+            self.outcomes.append(Outcome(ends, whole, fixed, alike))
         return -2 - known
 
     # -- chains --------------------------------------------------------------------------------------------------------
 
-    def chain(self, table: str, name: str, rules: Sequence[Rule]) -> int:
+    def chain(self, table: Table, name: str) -> int:
         """The number of a chain."""
-        key = (table, name)
+        key = (table.name, name)
         known = self._chain_number.get(key)
         if known is None:
             known = self._chain_number[key] = len(self._chains)
-            self._chains.append(ChainCode(name, rules, self.numbering.first[key]))
+            self._chains.append(ChainCode(table, name, self.numbering.first[key]))
         return known
 
     def code(self, chain: ChainCode, position: int) -> RuleCode:
         found = chain.codes[position]
         if found is None:
             found = chain.codes[position] = RuleCode(chain.rules[position], self.context)
+            if chain.found[position]:
+                found.use_key(chain.key_of[position])
         return found
 
     def choose(self, chain: ChainCode) -> None:
@@ -537,8 +767,7 @@ class Program:
         chain.seen = True
         if len(chain.rules) < MIN_CHAIN:
             return
-        codes = [self.code(chain, position) for position in range(len(chain.rules))]
-        keys = [{(a[1], a[2]): a[3] for a in code.key} for code in codes]
+        keys = self._keys(chain)
         shapes = Counter(tuple(sorted(key)) for key in keys if 0 < len(key) <= WORDS)
         large = [shape for shape, count in shapes.most_common(MAX_GROUPS) if count >= MIN_GROUP]
         if not large:
@@ -551,8 +780,10 @@ class Program:
                 shape = next((other for other in by_size if all(part in key for part in other)), ())
             if shape:
                 members[shape].append(position)
-                codes[position].use_key([(MASK, f, mask, keys[position][f, mask]) for f, mask in shape])
-                chain.found[position] = True
+                chain.found[position], chain.key_of[position] = True, shape
+                code = chain.codes[position]
+                if code is not None:
+                    code.use_key(shape)
             else:
                 chain.unindexed.append(position)
         first = self.groups.length
@@ -560,6 +791,30 @@ class Program:
             chain.groups.append(Group(shape, len(positions)))
             self._add_group(shape, [tuple(keys[p][part] for part in shape) for p in positions], positions)
         chain.dispatch = self.dispatches.add(np.array([[first, self.groups.length]], np.int32))
+
+    def _keys(self, chain: ChainCode) -> list[dict[tuple[int, int], int]]:
+        """What each rule of a chain surely asks: by (field, mask) the number. Of rules that are alike one is looked at."""
+        shapes = self.shapes(chain.table)
+        first: dict[int, list[Atom]] = {}
+        found = []
+        for position, rule in enumerate(chain.rules):
+            try:
+                number, constants = shapes.rule(rule)
+            except TypeError:
+                found.append({(a[1], a[2]): a[3] for a in self.code(chain, position).key})
+                continue
+            key = first.get(number)
+            if key is None:
+                code = self.code(chain, position)
+                key = code.key
+                if not code.guards:
+                    first[number] = key
+                found.append({(a[1], a[2]): a[3] for a in key})
+            else:
+                found.append(
+                    {(f, mask): constants[b.index][1] if isinstance(b, Slot) else b for _, f, mask, b in key}
+                )
+        return found
 
     def _add_group(self, shape: Sequence[tuple[int, int]], keys: Sequence[tuple[int, ...]], values: Sequence[int]) -> None:
         """A hash table from keys to values; of several values of one key all are kept, in their order."""
@@ -652,20 +907,21 @@ class _Walk:
 
     def __init__(self, program: Program, state: State, passed: list[int]) -> None:
         self.program, self.passed = program, passed
+        self.template = program.templates[state.alike]
         self._load(state)
 
     def _load(self, state: State) -> None:
         (
             self.stage, self.chain, self.position, self.at, self.tree, self.indexed, self.doubt, self.share, self.stack,
             self.facts, self.ct, self.here, self.mark, self.connmark, self.recents, self.sets, self.forked, self.path,
-            self.trail, self.undecided, self.ends, self.later,
+            self.trail, self.undecided, self.ends, self.later, self.alike,
         ) = state  # fmt: skip
 
     def state(self, at: int, tree: Tree | None) -> State:
         return State(
             self.stage, self.chain, self.position, at, tree, self.indexed, self.doubt, self.share, self.stack,
             self.facts, self.ct, self.here, self.mark, self.connmark, self.recents, self.sets, self.forked, self.path,
-            self.trail, self.undecided, self.ends, self.later,
+            self.trail, self.undecided, self.ends, self.later, self.alike,
         )  # fmt: skip
 
     def run(self) -> int:
@@ -687,14 +943,14 @@ class _Walk:
 
     def _asked(self, tree: Tree) -> Tree | int:
         """What a tree says: True, False or Doubt; or the node that has to ask the packet first."""
-        facts = self.program.facts(self.facts)
+        facts, guards = self.program.facts(self.facts), self.template.guards
         while isinstance(tree, Branch):
             atom = tree.atom
             if atom[0] >= MARKED:
                 form = self.mark if atom[0] == MARKED else self.connmark
                 known, atom = _of_form(form, atom[2], atom[3])
             else:
-                known = facts.holds(atom)
+                known = facts.holds(atom, guards)
             if known is None:
                 asking = None
                 if atom[0] == ASK:
@@ -731,7 +987,7 @@ class _Walk:
             if self.stage + 1 == len(program.bases):
                 return self._end(Verdict.ACCEPT, -1 - self.stage, None)
             self.stage += 1
-        self.chain = program.chain(base.table.name, base.chain.name, base.chain.rules)
+        self.chain = program.chain(base.table, base.chain.name)
         self.position, self.at, self.stack, self.facts = 0, START, 0, 0
         return None
 
@@ -739,6 +995,8 @@ class _Walk:
         """Before a rule, or at the end of a chain."""
         program = self.program
         chain = program._chains[self.chain]
+        if self.alike and (self.chain, self.stack) == (self.template.entry.chain, self.template.entry.stack):
+            raise NotAlike  # back in the chain where each place has its own next rule
         if self.position >= len(chain.rules):
             return self._return()
         if not chain.seen:
@@ -752,6 +1010,8 @@ class _Walk:
     def _return(self) -> int | None:
         if not self.stack:
             return self._policy()
+        if self.alike and self.stack == self.template.entry.stack:
+            self._leave()
         self.stack, (self.chain, self.position, self.facts) = self.program._stacks.last(self.stack)
         self.at = START
         return None
@@ -765,10 +1025,24 @@ class _Walk:
     def _passed(self, rule: int) -> int | None:
         """The packet has passed a base chain."""
         self.stage += 1
+        if self.alike:
+            self._leave()
+            self.chain = self.position = self.stack = self.facts = 0
         if self.stage == len(self.program.bases):
             return self._end(Verdict.ACCEPT, rule, None)
         self.at, self.tree = ENTER, None
         return None
+
+    def _leave(self) -> None:
+        """The walk leaves what differs from place to place: it goes on for all, unless it remembers something of that."""
+        entry = self.template.entry
+        if (self.path, self.trail, self.ends, self.later) == (entry.path, entry.trail, entry.ends, entry.later):
+            self.alike = 0
+
+    def _is_own(self) -> bool:
+        """Whether the rule under way is one of those that differ from place to place."""
+        entry = self.template.entry
+        return self.chain in self.template.chains or (self.chain, self.position) == (entry.chain, entry.position)
 
     def _skip(self) -> None:
         """The rule does not hold."""
@@ -781,6 +1055,11 @@ class _Walk:
         """The matches of a rule from `at` on, from left to right (naive.py rule_holds)."""
         code = self.program.code(self.program._chains[self.chain], self.position)
         items = code.rest if self.indexed else code.items
+        if self.alike:
+            self.template.guards.extend(code.guards)
+            slots = self.template.slots
+            if not self._is_own() and any((atom[1], int(atom[3])) in slots for atom in code.slots()):
+                raise NotAlike  # a number that a constant of the first place happens to be
         tree = self.tree
         while self.at < len(items):
             item = items[self.at]
@@ -872,7 +1151,8 @@ class _Walk:
 
     def _give_up(self, rule: int) -> int:
         none = Form(0, 0, 0)
-        return self.program.outcome((End((), Verdict.UNKNOWN, rule, (), none, none, None, None),), whole=True)
+        end = End((), Verdict.UNKNOWN, rule, (), none, none, None, None)
+        return self.program.outcome((end,), whole=True, alike=self.alike)
 
     def _end(self, verdict: Verdict, rule: int, target: t.Target | None) -> int | None:
         """This run has ended; the next one begins, or all have."""
@@ -880,7 +1160,7 @@ class _Walk:
         path = program._paths.all(self.path)
         end = End(program._trails.all(self.trail), verdict, rule, path, self.mark, self.connmark, self.ct, target)
         if not self.later:
-            return program.outcome((*program._ends.all(self.ends), end))
+            return program.outcome((*program._ends.all(self.ends), end), alike=self.alike)
         ends = program._ends.add(self.ends, end)
         if len(program._ends.all(ends)) > MAX_RUNS:
             return self._give_up(end.choices[-1].rule)
@@ -900,6 +1180,7 @@ class _Walk:
         else:
             self.passed.append(number)
         target = chain.rules[self.position].target
+        own = self._is_own()
         self.position += 1
         self.at = START
         match target:
@@ -908,7 +1189,10 @@ class _Walk:
                     self.stack = program._stacks.add(self.stack, (self.chain, self.position, self.facts))
                 self.facts = program._fact_lists.add(self.facts, (self.chain, self.position - 1))
                 table = program.bases[self.stage].table
-                self.chain, self.position = program.chain(table.name, name, table.chains[name].rules), 0
+                following = program.chain(table, name)
+                if following in self.template.chains and not own:
+                    raise NotAlike  # into a chain of one place from a rule that is everybody's
+                self.chain, self.position = following, 0
             case t.Return():
                 return self._return()
             case t.Accept():
