@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from netlab.linux import matches as m
 from netlab.match import kernels
+from netlab.match.atoms import BITS, MASK, SPAN
 from netlab.match.kernels import MAYBE, NO, NODE, UNEXPANDED, YES
 from netlab.match.naive import HOLDS, _recent
 from netlab.match.outcome import Leaf, Verdict
@@ -173,13 +174,29 @@ def decide(program: Program, packets: Packets) -> Answer:
     Answer
     """
     graph = program.arranged()
-    at = np.full(len(packets), graph.root, np.int32)
+    at = np.full(len(packets), _start(graph, packets), np.int32)
     ways, rows = np.full(len(packets), -1, np.int64), np.zeros(len(packets), np.int32)
     WALK(*_arrays(program, packets, graph), at, ways, rows)
     waiting = np.flatnonzero(at >= 0)
     if len(waiting):  # some want to go where nobody has been, or to ask the twin: back to the graph that can grow
         at[waiting], rows[waiting] = _outcomes(program, packets.take(waiting), graph.node_at[at[waiting]], rows[waiting])
     return Answer(program, packets, -2 - at, rows)
+
+
+def _start(graph: Arranged, packets: Packets) -> int:
+    """The first node (or -2 - outcome) that asks what not all packets have in common."""
+    node = graph.root
+    while node >= 0:
+        kind, field, a, b = (int(word) & 0xFFFFFFFF for word in graph.nodes[node, :4])
+        if kind not in (MASK, SPAN, BITS) or (packets.row_of[field] and field not in packets.single):
+            return node
+        x = packets.single.get(field, 0)
+        holds = x & a == b if kind == MASK else 0 <= x - a <= b if kind == SPAN else bool(a >> x & 1)
+        following = int(graph.nodes[node, YES if holds else NO])
+        if following == UNEXPANDED:
+            return node
+        node = following
+    return node
 
 
 def explain(program: Program, packets: Packets, index: int) -> tuple[Leaf, ...]:

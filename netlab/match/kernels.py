@@ -22,16 +22,18 @@ WORDS = 12  # most words of a key
 GROUP = 4 + 2 * WORDS  # int32 per group: words of a key, offset of its table, slots - 1, words of a slot; fields; masks
 UNEXPANDED = -1  # a way of the graph that nobody has gone; from -2 on down: outcomes
 _MARK, _CTMARK = int(Field.MARK), int(Field.CTMARK)
-_BLOCK = 512  # packets that one thread takes at a time
+_BLOCK = 1024  # packets that one thread takes at a time
+_FEW = 8  # packets at a node, to go on one by one
+_KINDS = 4  # ways behind a DISPATCH that are gone together
 
 _HASH = np.uint64(0x9E3779B97F4A7C15)
-_SHIFT = np.uint64(32)
+_SHIFT = np.uint64(24)
 
 
 @njit(inline="always")
 def _mixed(h, word):  # type: ignore[no-untyped-def]
-    h = (h ^ uint64(word)) * _HASH
-    return h ^ (h >> _SHIFT)
+    """A key's hash with one word more; its high bits are good, so a slot is (hash >> _SHIFT) & slots."""
+    return (h + uint64(word)) * _HASH
 
 
 @njit(inline="always")
@@ -57,7 +59,7 @@ def _probe(columns, row_of, groups, words, group, i):  # type: ignore[no-untyped
     h = uint64(0)
     for k in range(count):
         h = _mixed(h, _key(columns, row_of, groups, g, k, i))
-    slot = h & slots
+    slot = (h >> _SHIFT) & slots
     while True:
         at = table + slot * width
         if words[at + count + uint64(1)] == 0:
@@ -73,6 +75,19 @@ def _probe(columns, row_of, groups, words, group, i):  # type: ignore[no-untyped
 
 
 @njit(inline="always")
+def _from(words, first, many, start):  # type: ignore[no-untyped-def]
+    """The first number of a sorted list that is not below `start`; -1 where there is none."""
+    low, high = first, first + many
+    while low < high:
+        middle = (low + high) >> 1
+        if np.int64(words[middle]) < start:
+            low = middle + 1
+        else:
+            high = middle
+    return np.int64(words[low]) if low < first + many else np.int64(-1)
+
+
+@njit(inline="always")
 def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unindexed, i):  # type: ignore[no-untyped-def]
     """The first rule from `start` on that a group has for the packet; `unindexed` where none comes before that one."""
     found = unindexed
@@ -84,16 +99,7 @@ def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unin
         rule = np.int64(words[at + count])
         many = words[at + count + 1]
         if many > 1:
-            low, high = rule, rule + np.int64(many)
-            while low < high:
-                middle = (low + high) >> 1
-                if np.int64(words[middle]) < start:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low == rule + np.int64(many):
-                continue
-            rule = np.int64(words[low])
+            rule = _from(words, rule, np.int64(many), start)
         if start <= rule < found:
             found = rule
     return found
@@ -171,6 +177,92 @@ def _step(columns, row_of, nodes, children, child_rows, constants, groups, dispa
     return np.int64(uint64(NODE) * node + column), nodes[node, column], row
 
 
+@njit
+def _alone(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, at, ways, rows):  # type: ignore[no-untyped-def]
+    """One packet from a node on."""
+    row = rows[i]
+    while True:
+        way, child, row = _step(
+            columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row
+        )
+        if child == UNEXPANDED:
+            ways[i] = way
+            at[i] = node
+            rows[i] = row
+            return
+        if child < UNEXPANDED:
+            at[i] = child
+            rows[i] = row
+            return
+        node = child
+
+
+@njit
+def _dispatch(columns, row_of, nodes, children, child_rows, groups, dispatches, words, node, packets, low, high, behind, ways, rows, keys, hashes):  # type: ignore[no-untyped-def]
+    """What is behind a DISPATCH for some packets, into behind[0]; `rows` and, where nobody has been, `ways` follow.
+
+    One group after another, and of a group one word of the keys after another: short loops without choices.
+    """
+    start, unindexed = np.int64(nodes[node, A]), np.int64(nodes[node, C])
+    first, dispatch = np.int64(nodes[node, B]), nodes[node, FIELD]
+    for j in range(low, high):
+        behind[1, j] = unindexed
+    for group in range(dispatches[dispatch, 0], dispatches[dispatch, 1]):
+        g = uint64(group)
+        count, table = np.int64(groups[g, 0]), uint64(groups[g, 1])
+        slots, width = uint64(groups[g, 2]), uint64(groups[g, 3])
+        for j in range(low, high):
+            hashes[uint64(j)] = uint64(0)
+        for k in range(count):
+            column = columns[row_of[groups[g, uint64(4 + k)]]]
+            mask = uint32(groups[g, uint64(4 + WORDS + k)])
+            key = keys[k]
+            for j in range(low, high):
+                word = column[uint64(packets[uint64(j)])] & mask
+                key[uint64(j)] = word
+                hashes[uint64(j)] = _mixed(hashes[uint64(j)], word)
+        for j in range(low, high):
+            slot = (hashes[uint64(j)] >> _SHIFT) & slots
+            while True:
+                at = table + slot * width
+                many = words[at + uint64(count) + uint64(1)]
+                if many == 0:
+                    break
+                same = True
+                for k in range(count):
+                    same &= words[at + uint64(k)] == keys[uint64(k), uint64(j)]
+                if same:
+                    rule = np.int64(words[at + uint64(count)])
+                    if many > 1:
+                        rule = _from(words, rule, np.int64(many), start)
+                    if start <= rule < behind[1, j]:
+                        behind[1, j] = rule
+                    break
+                slot = (slot + uint64(1)) & slots
+    for j in range(low, high):
+        index = uint64(first + behind[1, uint64(j)] - start)
+        child = children[index]
+        behind[0, uint64(j)] = child
+        i = uint64(packets[uint64(j)])
+        if child == UNEXPANDED:
+            ways[i] = -2 - np.int64(index)
+        elif child_rows[index] >= 0:
+            rows[i] = child_rows[index]
+
+
+@njit(inline="always")
+def _settle(child, node, packets, low, high, at, heads, depth):  # type: ignore[no-untyped-def]
+    """Some packets go on to what is behind their node: a node, an outcome, or where nobody has been; how many heads there are."""
+    if low == high:
+        return depth
+    if child >= 0:
+        heads[depth, 0], heads[depth, 1], heads[depth, 2] = child, low, high
+        return depth + 1
+    for j in range(low, high):
+        at[packets[j]] = node if child == UNEXPANDED else child
+    return depth
+
+
 @njit(parallel=True, cache=True, nogil=True)
 def walk(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, at, ways, rows):  # type: ignore[no-untyped-def]
     """All packets from where they are to an outcome, or to a node where they have to wait.
@@ -202,29 +294,105 @@ def walk(columns, row_of, nodes, children, child_rows, constants, groups, dispat
     count = at.size
     for block in prange((count + _BLOCK - 1) // _BLOCK):
         first = block * _BLOCK
-        active = np.empty(_BLOCK, np.int64)
-        left = 0
+        packets = np.empty(_BLOCK, np.int32)  # those that are at one node lie side by side
+        others = np.empty(_BLOCK, np.int32)
+        behind = np.empty((2, _BLOCK), np.int32)
+        keys, hashes = np.empty((WORDS, _BLOCK), np.uint32), np.empty(_BLOCK, np.uint64)
+        heads = np.empty((_BLOCK, 3), np.int32)  # of packets at one node: the node, the first, the one after the last
+        total = 0
         for i in range(first, min(count, first + _BLOCK)):
             if at[i] >= 0:
-                active[left] = i
-                left += 1
-        while left > 0:  # one step for each: packets at the same depth are at nodes of a kind, and wait for memory together
-            kept = 0
-            for k in range(left):
-                i = active[k]
-                way, child, row = _step(
-                    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, at[i], i,
-                    rows[i],
+                packets[total] = i
+                total += 1
+        depth = 0
+        low = 0
+        while low < total:
+            high = low + 1
+            while high < total and at[packets[high]] == at[packets[low]]:
+                high += 1
+            heads[depth, 0], heads[depth, 1], heads[depth, 2] = at[packets[low]], low, high
+            depth += 1
+            low = high
+        while depth > 0:
+            depth -= 1
+            node, low, high = np.int64(heads[depth, 0]), np.int64(heads[depth, 1]), np.int64(heads[depth, 2])
+            kind = nodes[node, KIND]
+            if high - low < _FEW or kind == ASK:
+                for j in range(low, high):
+                    _alone(
+                        columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names,
+                        node, packets[j], at, ways, rows,
+                    )  # fmt: skip
+            elif kind == DISPATCH:
+                _dispatch(
+                    columns, row_of, nodes, children, child_rows, groups, dispatches, words, node, packets, low, high, behind,
+                    ways, rows, keys, hashes,
                 )  # fmt: skip
-                if child == UNEXPANDED:
-                    ways[i] = way
-                    continue
-                at[i] = child
-                rows[i] = row
-                if child >= 0:
-                    active[kept] = i
-                    kept += 1
-            left = kept
+                for _ in range(_KINDS):  # those that go the same way together
+                    if low == high:
+                        break
+                    child = behind[0, low]
+                    middle = low
+                    kept = 0
+                    for j in range(low, high):
+                        i = packets[j]
+                        c = behind[0, j]
+                        same = c == child
+                        packets[middle] = i
+                        others[kept] = i
+                        behind[1, kept] = c
+                        middle += np.int64(same)
+                        kept += np.int64(not same)
+                    for j in range(kept):
+                        packets[middle + j] = others[j]
+                        behind[0, middle + j] = behind[1, j]
+                    depth = _settle(child, node, packets, low, middle, at, heads, depth)
+                    low = middle
+                for j in range(low, high):
+                    i = packets[j]
+                    child = behind[0, j]
+                    if child < UNEXPANDED:
+                        at[i] = child
+                    elif child == UNEXPANDED:
+                        at[i] = node
+                    else:
+                        _alone(
+                            columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words,
+                            names, child, i, at, ways, rows,
+                        )  # fmt: skip
+            else:
+                yes, no = nodes[node, YES], nodes[node, NO]
+                middle = low
+                kept = 0
+                if kind == MASK or kind == CONSTANT:
+                    field = row_of[nodes[node, FIELD]]
+                    a, b = uint32(nodes[node, A]), uint32(nodes[node, B])
+                    for j in range(low, high):
+                        i = packets[j]
+                        x = columns[uint64(field), uint64(i)]
+                        holds = x & a == b if kind == MASK else x == constants[uint64(rows[i] + a)]
+                        packets[middle] = i
+                        others[kept] = i
+                        middle += np.int64(holds)
+                        kept += np.int64(not holds)
+                else:
+                    for j in range(low, high):
+                        i = packets[j]
+                        holds = _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i)
+                        packets[middle] = i
+                        others[kept] = i
+                        middle += np.int64(holds)
+                        kept += np.int64(not holds)
+                for j in range(kept):
+                    packets[middle + j] = others[j]
+                if yes == UNEXPANDED:
+                    for j in range(low, middle):
+                        ways[packets[j]] = NODE * node + YES
+                if no == UNEXPANDED:
+                    for j in range(middle, high):
+                        ways[packets[j]] = NODE * node + NO
+                depth = _settle(yes, node, packets, low, middle, at, heads, depth)
+                depth = _settle(no, node, packets, middle, high, at, heads, depth)
 
 
 @njit(cache=True)
@@ -316,7 +484,7 @@ def fill_table(keys, first, many, table):  # type: ignore[no-untyped-def]
         h = uint64(0)
         for k in range(count):
             h = _mixed(h, keys[i, k])
-        slot = np.int64(h & uint64(slots))
+        slot = np.int64((h >> _SHIFT) & uint64(slots))
         while table[slot, count + 1] != 0:
             slot = (slot + 1) & slots
         for k in range(count):

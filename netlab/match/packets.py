@@ -123,10 +123,19 @@ class Packets:
         The row of each field.
     names : Names
         What the numbers of INDEV, OUTDEV, PHYSIN and PHYSOUT mean.
+    single : dict
+        Fields that are known to be the same in all packets, with their value; so are those without a row (0).
     """
 
-    def __init__(self, family: int, fields: Mapping[int, NDArray[np.uint32]], count: int, names: Names) -> None:
-        self.family, self.count, self.names = family, count, names
+    def __init__(
+        self,
+        family: int,
+        fields: Mapping[int, NDArray[np.uint32]],
+        count: int,
+        names: Names,
+        single: Mapping[int, int] | None = None,
+    ) -> None:
+        self.family, self.count, self.names, self.single = family, count, names, dict(single or {})
         self.row_of = np.zeros(FIELDS, np.int32)
         self.columns = np.zeros((len(fields) + 1, count), np.uint32)
         for row, (field, values) in enumerate(fields.items(), 1):
@@ -148,11 +157,14 @@ class Packets:
         TTL is 64 and LENGTH 60 unless they are given.
         """
         given: dict[int, NDArray[np.uint32]] = {}
+        single: dict[int, int] = {}
         count = max((len(values) for values in fields.values() if not isinstance(values, int)), default=1)
         for name, values in {"ttl": 64, "length": 60, **fields}.items():
             given[Field[name.upper()]] = np.broadcast_to(np.asarray(values, np.uint32), (count,))
+            if isinstance(values, int):
+                single[Field[name.upper()]] = values
         given.update(_set_ports(given, count))
-        return Packets(family, given, count, names)
+        return Packets(family, given, count, names, single)
 
     @staticmethod
     def of(views: Sequence[View], names: Names) -> Packets:
@@ -172,7 +184,7 @@ class Packets:
     def take(self, indices: NDArray[np.int64]) -> Packets:
         """Some of the packets, as a batch of their own."""
         fields = {f: self.columns[self.row_of[f], indices] for f in range(FIELDS) if self.row_of[f]}
-        return Packets(self.family, fields, len(indices), self.names)
+        return Packets(self.family, fields, len(indices), self.names, self.single)
 
 
 def _set_ports(fields: Mapping[int, NDArray[np.uint32]], count: int) -> dict[int, NDArray[np.uint32]]:
