@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from pathlib import Path
 from random import Random
 
 import pytest
 from msgspec.structs import replace
 
+from netlab.cli.main import main
 from netlab.dataplane.build import build
+from netlab.kube import generate
 from netlab.kube.load import load
 from netlab.lab.fuzz_bench import ROUTER, model
 from netlab.lab.fuzz_generate import SETS, Maker
+from netlab.lab.random_clusters import random_cluster
+from netlab.linux.addr import ip
 from netlab.linux.conntrack import Connection, CtState, CtView
 from netlab.linux.hook import Hook
 from netlab.linux.netns import Netns, NetnsKind
+from netlab.linux.packet import TCP, Packet
 from netlab.linux.rules import Ruleset
 from netlab.linux.targets import Dnat, Masquerade, Netmap, Redirect, Snat
 from netlab.linux.text import ipset, iptables_save
@@ -41,6 +48,7 @@ def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     if request.param == "tables everywhere":
         monkeypatch.setattr(program_module, "MIN_CHAIN", 1)
         monkeypatch.setattr(program_module, "MIN_GROUP", 1)
+        monkeypatch.setattr(program_module, "MIN_ALIKE", 1)
 
 
 def router(maker: Maker, rules: Ruleset) -> Netns:
@@ -171,6 +179,39 @@ def test_compiled_clusters(topology: str, everywhere: None) -> None:
             meet(netns, family, rng, 50)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_random_clusters(seed: int, everywhere: None) -> None:
+    """Services and policies of every kind, many of them alike."""
+    cluster = random_cluster(seed, "iptables", ("flannel", "calico", "canal")[seed % 3], policies=seed % 3 > 0)
+    network = build(cluster).network
+    nodes = [netns for netns in network.namespaces.values() if netns.kind is NetnsKind.NODE]
+    for family in (4, 6):
+        meet(nodes[0], family, Random(seed), 60)
+
+
+def test_services_are_walked_once() -> None:
+    """Every service of a large cluster is answered as the walk answers it, and the graph stays as small as one service's."""
+    wanted = generate.Wanted(pods=400, services=150, policies=0, nodes=4, shape="uniform", seed=5)
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(generate.generate(wanted))})
+    cluster = load(["-"], io.StringIO(text))
+    netns = build(cluster).network.namespaces[next(iter(cluster.nodes))]
+    program = compile_hook(netns, 4, Hook.PREROUTING, ["nat"])
+    rng = Random(9)
+    pods = [pod.ips[0] for pod in cluster.pods.values()]
+    behind = {key: [a for part in parts for e in part.endpoints for a in e.addresses] for key, parts in cluster.slices.items()}
+    views = []
+    for service in cluster.services.values():
+        for source in (rng.choice(pods), *behind[service.key][:2], ip("192.0.2.1")):  # an endpoint meets itself, too
+            packet = Packet(source, service.cluster_ips[0], TCP, 40000, service.ports[0].port)
+            flow = packet.flow
+            ct = CtView(CtState.NEW, Connection(flow, flow.reversed()))
+            views.append(View(packet, Hook.PREROUTING, netns, "cni0", ct=ct))
+    agree(program, views)
+    answer = decide(program, Packets.of(views, program.names))
+    assert len({leaf.rule for n in range(0, len(views), 4) for leaf in answer.leaves(n)}) > 300
+    assert program.nodes.length < 100
+
+
 RECORDINGS = sorted((ROOT / "tests" / "data").rglob("*tables-save"))
 
 
@@ -181,3 +222,13 @@ def test_recordings(path: Path, everywhere: None) -> None:
     sets = [*path.parent.glob(f"{path.name.split('.')[0]}.ipset"), *path.parent.glob("sets.ipset")]
     netns = model(family, rules, ipset.parse(sets[0].read_text()) if sets else {}).namespaces[ROUTER]
     meet(netns, family, Random(path.name), 60)
+
+
+def test_what_was_chosen_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dump", "node-1", "program", "-q"]) == 0
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert told[0] == "HOOK TABLE CHAIN RULES HOW THEY ARE FOUND"
+    assert "prerouting nat KUBE-SERVICES 10 hash of dst, protocol, dport: 9; rule by rule: 1" in told
+    assert "prerouting nat KUBE-SEP-734NFQNWZKE4ILBX 2 rule by rule: 2; asked packet by packet: recent" in told
+    assert main(["dump", "node-1", "program", "--proxy-mode", "nftables"]) == 0
+    assert "nftables rules are walked one packet at a time" in capsys.readouterr().err

@@ -21,15 +21,19 @@ if TYPE_CHECKING:
 
 WHAT = (
     "iptables-save", "ip6tables-save", "nft", "ipset", "ipvsadm", "ipvsadm-ln",
-    "addr", "link", "route", "rule", "neigh", "fdb",
+    "addr", "link", "route", "rule", "neigh", "fdb", "program",
 )  # fmt: skip
-NO_JSON = ("iptables-save", "ip6tables-save", "ipset", "ipvsadm", "ipvsadm-ln")
+NO_JSON = ("iptables-save", "ip6tables-save", "ipset", "ipvsadm", "ipvsadm-ln", "program")
 
 
 def dump(
     where: Annotated[str, Parameter(help="A node (node-1), a pod ([NAMESPACE/]pod/NAME) or `internet`.")],
     what: Annotated[
-        str, Parameter(help=f"One of {', '.join(WHAT)}. ipvsadm is what `ipvsadm -S -n` prints, ipset what `ipset save` does.")
+        str,
+        Parameter(
+            help=f"One of {', '.join(WHAT)}. ipvsadm is what `ipvsadm -S -n` prints, ipset what `ipset save` does; program says "
+            "how netlab's matching core finds iptables' rules."
+        ),
     ],
     /,
     *,
@@ -38,7 +42,7 @@ def dump(
         Parameter(alias="-o", group=OUTPUT, help="json is what `nft -j`, `ip -j` and `bridge -j` print; the others have none."),
     ] = "text",
     family: Annotated[
-        Literal[4, 6] | None, Parameter(group=OUTPUT, help="`ip -4` (the default) or `ip -6`, for route and rule.")
+        Literal[4, 6] | None, Parameter(group=OUTPUT, help="`ip -4` (the default) or `ip -6`, for route, rule and program.")
     ] = None,
     cluster: ClusterFlags = ClusterFlags(),
 ) -> int:
@@ -58,7 +62,7 @@ def dump(
         raise InputError(f'cannot dump "{what}"', hint=f"{near} (there is {known})" if near else f"there is {known}")
     if output == "json" and what in NO_JSON:
         raise InputError(f"{what} has no JSON form", hint="leave -o json out")
-    if family is not None and what not in ("route", "rule"):
+    if family is not None and what not in ("route", "rule", "program"):
         raise InputError(f"--family does not go with {what}", hint="it chooses between `ip -4` and `ip -6` route and rule")
     from netlab.linux.netns import NetnsKind
     from netlab.linux.rules import nft_tables
@@ -69,6 +73,11 @@ def dump(
         note(cluster, f"{where} uses its node's network: this is {netns.name}")
     if (what == "ipset" and not netns.sets) or (what == "nft" and not nft_tables(netns.rulesets)):
         note(cluster, f"{netns.name}: {what} would print nothing")
+    if what == "program":
+        if nft_tables(netns.rulesets):
+            note(cluster, f"{netns.name}: its nftables rules are walked one packet at a time, the matching core has none of them")
+        if not any(ruleset.tables for ruleset in netns.rulesets.values()):
+            note(cluster, f"{netns.name}: there are no rules of iptables")
     if what in ("ipvsadm", "ipvsadm-ln") and not netns.ipvs:
         expected = netns.kind is NetnsKind.NODE and "ipvs" not in netns.origins
         why = f", kube-proxy runs in {declared.proxy.mode} mode" if expected else ""
@@ -137,6 +146,8 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
 
         tables = nft_tables(netns.rulesets)
         return write_json(tables) if json else write_text(tables)
+    if what == "program":
+        return _program(netns, family or 4)
     from netlab.linux.text import iproute
 
     match what:
@@ -160,3 +171,15 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
             return iproute.print_neigh(netns, json=json)
         case _:
             return iproute.print_fdb(netns, json=json)
+
+
+def _program(netns: Netns, family: int) -> str:
+    """How the matching core finds the rules of iptables, chain by chain."""
+    from netlab.match.layout import layout
+    from netlab.render.columns import table
+
+    rows = [
+        (row.hook, row.table, row.chain + (f" and {row.alike} alike" if row.alike else ""), str(row.rules), row.found or "empty")
+        for row in layout(netns, family)
+    ]
+    return "\n".join(table([("HOOK", "TABLE", "CHAIN", "RULES", "HOW THEY ARE FOUND"), *rows])) if rows else ""

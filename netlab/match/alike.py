@@ -3,8 +3,8 @@
     KUBE-SVC-A -> KUBE-SEP-B, -C      one Shape, and its constants: what A and D ask in the same places,
     KUBE-SVC-D -> KUBE-SEP-E, -F      and the chains that stand there
 
-Law: two places of one Kind make the same walk, question by question, if the questions are put with each one's own constants. So which
-constants are equal is part of a Kind; what else the walk found by looking at them is a Guard, asked of each place.
+Law: two places of one Kind make the same walk, question by question, if the questions are put with each one's own constants. So
+which constants are equal is part of a Kind; what else the walk found by looking at them is a Guard, asked of each place.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ from netlab.match.packets import Field
 MAX_RULES = 64  # of a chain that may have its like
 NAT = (t.Dnat, t.Snat, t.Masquerade, t.Redirect, t.Netmap)
 Constant = tuple[int, int]  # field, value
+_ADDRESS: dict[type, int] = {m.Source: int(Field.SRC), m.Destination: int(Field.DST)}
+_PORTS = (m.Tcp, m.Udp)
+_NEGATED = {kind: (kind, "!") for kind in (*_ADDRESS, *_PORTS)}
+_DPORT = int(Field.DPORT)
 
 
 class Slot(int):
@@ -83,24 +87,30 @@ class Shapes:
         constants: list[Constant] = []
         for match in rule.matches:
             kind = type(match)
-            if kind is m.Comment:
-                continue
-            if kind is m.Source or kind is m.Destination:
+            field = _ADDRESS.get(kind)
+            if field is not None:
                 if match.mask == self.full:  # type: ignore[union-attr]
-                    field, value = (Field.SRC if kind is m.Source else Field.DST), match.value  # type: ignore[union-attr]
-                    parts.append((kind, match.negate))  # type: ignore[union-attr]
-                    for word in range(self.words):
-                        constants.append((field + word, value >> 32 * word & U32))
-                    continue
-            elif (kind is m.Udp or kind is m.Tcp) and is_one_port(match):
-                parts.append((kind, match.not_dport))  # type: ignore[union-attr]
-                constants.append((Field.DPORT, match.dport.low))  # type: ignore[union-attr]
-                continue
-            parts.append(match)
-        return self._number(tuple(parts)), constants
+                    parts.append(_NEGATED[kind] if match.negate else kind)  # type: ignore[union-attr]
+                    if self.words == 1:
+                        constants.append((field, match.value))  # type: ignore[union-attr]
+                    else:
+                        constants += [(field + w, match.value >> 32 * w & U32) for w in range(4)]  # type: ignore[union-attr]
+                else:
+                    parts.append(match)
+            elif kind in _PORTS:
+                if is_one_port(match):
+                    parts.append(_NEGATED[kind] if match.not_dport else kind)  # type: ignore[union-attr]
+                    constants.append((_DPORT, match.dport.low))  # type: ignore[union-attr]
+                else:
+                    parts.append(match)
+            elif kind is not m.Comment:
+                parts.append(match)
+        key = tuple(parts)
+        number = self._numbers.get(key)
+        return self._number(key) if number is None else number, constants
 
     def target(self, target: t.Target | None) -> tuple[object, tuple[Constant, ...], tuple[str, ...]] | None:
-        """A target's part of a shape: what is the same, constants, chains; None where it leads to a chain that is like no other."""
+        """A target's part of a shape: what is the same, constants, chains; None where its chain is like no other."""
         if isinstance(target, t.Jump):
             inner = self.chain(target.chain)
             if inner is None:
@@ -130,7 +140,8 @@ class Shapes:
                 return None
             if target is None:
                 return None
-            parts.append((number, target[0]))
+            parts.append(number)
+            parts.append(target[0])
             constants += mine
             constants += target[1]
             chains += target[2]
@@ -182,7 +193,8 @@ def guarded(guards: Sequence[Guard], slots: Mapping[Constant, int], constants: N
     fine = np.ones(len(constants), bool)
 
     def of(field: int, value: int) -> Any:
-        return constants[:, slots[field, int(value)]] if isinstance(value, Slot) else value
+        at = slots.get((field, int(value))) if isinstance(value, Slot) else None
+        return value if at is None else constants[:, at]  # a rule that is everybody's has constants of its own
 
     for field, value, (kind, _, a, b), holds in guards:
         x = of(field, value)

@@ -134,8 +134,8 @@ class Answer:
 
 
 def _table(program: Program) -> NDArray[np.int64]:
-    """Of each outcome: verdict, rule and count; three numbers of its mark, three of its connection's; whether it is doubtful; what
-    of the packet's row of constants is added to the rule (0: nothing)."""
+    """Of each outcome: verdict, rule and count; three numbers of its mark, three of its connection's; whether it is doubtful;
+    what of the packet's row of constants is added to the rule (0: nothing)."""
     known = program.table
     if known.shape[1] < len(program.outcomes):
         rows = [_row(program, outcome) for outcome in program.outcomes[known.shape[1] :]]

@@ -6,6 +6,8 @@ Law: functions on arrays, indices in and out, no objects; nothing here knows wha
 what they mean. All numbers of packets and of the graph are 32 bits wide; x - low is compared unsigned, as 32 bits.
 """
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, assignment"
+
 from __future__ import annotations
 
 import numpy as np
@@ -31,25 +33,25 @@ _SHIFT = np.uint64(24)
 
 
 @njit(inline="always")
-def _mixed(h, word):  # type: ignore[no-untyped-def]
+def _mixed(h, word):
     """A key's hash with one word more; its high bits are good, so a slot is (hash >> _SHIFT) & slots."""
     return (h + uint64(word)) * _HASH
 
 
 @njit(inline="always")
-def _at(columns, row_of, field, i):  # type: ignore[no-untyped-def]
+def _at(columns, row_of, field, i):
     """A field of a packet. (Unsigned indices: numba then needs no code for those that count from the end.)"""
     return columns[uint64(row_of[uint64(field)]), uint64(i)]
 
 
 @njit(inline="always")
-def _key(columns, row_of, groups, group, k, i):  # type: ignore[no-untyped-def]
+def _key(columns, row_of, groups, group, k, i):
     """A word of a packet's key."""
     return _at(columns, row_of, groups[group, uint64(4 + k)], i) & uint32(groups[group, uint64(4 + WORDS + k)])
 
 
 @njit(inline="always")
-def _probe(columns, row_of, groups, words, group, i):  # type: ignore[no-untyped-def]
+def _probe(columns, row_of, groups, words, group, i):
     """The slot of a packet's key in a group's table: its offset in `words`, -1 where the key is not there."""
     g = uint64(group)
     count = uint64(groups[g, 0])
@@ -75,7 +77,7 @@ def _probe(columns, row_of, groups, words, group, i):  # type: ignore[no-untyped
 
 
 @njit(inline="always")
-def _from(words, first, many, start):  # type: ignore[no-untyped-def]
+def _from(words, first, many, start):
     """The first number of a sorted list that is not below `start`; -1 where there is none."""
     low, high = first, first + many
     while low < high:
@@ -88,7 +90,7 @@ def _from(words, first, many, start):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unindexed, i):  # type: ignore[no-untyped-def]
+def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unindexed, i):
     """The first rule from `start` on that a group has for the packet; `unindexed` where none comes before that one."""
     found = unindexed
     for group in range(dispatches[dispatch, 0], dispatches[dispatch, 1]):
@@ -106,7 +108,7 @@ def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unin
 
 
 @njit(inline="always")
-def _class(tables, words, table, x):  # type: ignore[no-untyped-def]
+def _class(tables, words, table, x):
     """The class of a number in an interval table: that of the last bound that is not above it."""
     low, high = np.int64(0), np.int64(tables[table, 1])
     first = tables[table, 0]
@@ -120,7 +122,7 @@ def _class(tables, words, table, x):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
-def _member(columns, row_of, groups, members, words, member, i):  # type: ignore[no-untyped-def]
+def _member(columns, row_of, groups, members, words, member, i):
     """0: not in the set, 1: in it, 2: on an element that is `nomatch`. The most specific level that has the key decides."""
     for group in range(members[member, 0], members[member, 1]):
         at = _probe(columns, row_of, groups, words, group, i)
@@ -130,7 +132,7 @@ def _member(columns, row_of, groups, members, words, member, i):  # type: ignore
 
 
 @njit(inline="always")
-def _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i):  # type: ignore[no-untyped-def]
+def _holds(columns, row_of, nodes, groups, members, tables, words, names, node, i):
     """Whether the atom of a node holds."""
     kind, a, b = nodes[node, uint64(KIND)], nodes[node, uint64(A)], nodes[node, uint64(B)]
     if kind == MARK:
@@ -151,7 +153,9 @@ def _holds(columns, row_of, nodes, groups, members, tables, words, names, node, 
 
 
 @njit(inline="always")
-def _step(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row):  # type: ignore[no-untyped-def]
+def _step(
+    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row
+):
     """Where one packet goes from a node: (the way, what is behind it, its row of constants). An ASK has no way: -1.
 
     A way is a number: NODE * node + column for the ways of a node, -2 - index for an entry of `children`.
@@ -178,12 +182,44 @@ def _step(columns, row_of, nodes, children, child_rows, constants, groups, dispa
 
 
 @njit
-def _alone(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, at, ways, rows):  # type: ignore[no-untyped-def]
+def _alone(
+    columns,
+    row_of,
+    nodes,
+    children,
+    child_rows,
+    constants,
+    groups,
+    dispatches,
+    members,
+    tables,
+    words,
+    names,
+    node,
+    i,
+    at,
+    ways,
+    rows,
+):
     """One packet from a node on."""
     row = rows[i]
     while True:
         way, child, row = _step(
-            columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row
+            columns,
+            row_of,
+            nodes,
+            children,
+            child_rows,
+            constants,
+            groups,
+            dispatches,
+            members,
+            tables,
+            words,
+            names,
+            node,
+            i,
+            row,
         )
         if child == UNEXPANDED:
             ways[i] = way
@@ -198,7 +234,25 @@ def _alone(columns, row_of, nodes, children, child_rows, constants, groups, disp
 
 
 @njit
-def _dispatch(columns, row_of, nodes, children, child_rows, groups, dispatches, words, node, packets, low, high, behind, ways, rows, keys, hashes):  # type: ignore[no-untyped-def]
+def _dispatch(
+    columns,
+    row_of,
+    nodes,
+    children,
+    child_rows,
+    groups,
+    dispatches,
+    words,
+    node,
+    packets,
+    low,
+    high,
+    behind,
+    ways,
+    rows,
+    keys,
+    hashes,
+):
     """What is behind a DISPATCH for some packets, into behind[0]; `rows` and, where nobody has been, `ways` follow.
 
     One group after another, and of a group one word of the keys after another: short loops without choices.
@@ -251,7 +305,7 @@ def _dispatch(columns, row_of, nodes, children, child_rows, groups, dispatches, 
 
 
 @njit(inline="always")
-def _settle(child, node, packets, low, high, at, heads, depth):  # type: ignore[no-untyped-def]
+def _settle(child, node, packets, low, high, at, heads, depth):
     """Some packets go on to what is behind their node: a node, an outcome, or where nobody has been; how many heads there are."""
     if low == high:
         return depth
@@ -264,7 +318,9 @@ def _settle(child, node, packets, low, high, at, heads, depth):  # type: ignore[
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def walk(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, at, ways, rows):  # type: ignore[no-untyped-def]
+def walk(
+    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, at, ways, rows
+):
     """All packets from where they are to an outcome, or to a node where they have to wait.
 
     Parameters
@@ -320,8 +376,8 @@ def walk(columns, row_of, nodes, children, child_rows, constants, groups, dispat
             if high - low < _FEW or kind == ASK:
                 for j in range(low, high):
                     _alone(
-                        columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names,
-                        node, packets[j], at, ways, rows,
+                        columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words,
+                        names, node, packets[j], at, ways, rows,
                     )  # fmt: skip
             elif kind == DISPATCH:
                 _dispatch(
@@ -364,7 +420,7 @@ def walk(columns, row_of, nodes, children, child_rows, constants, groups, dispat
                 yes, no = nodes[node, YES], nodes[node, NO]
                 middle = low
                 kept = 0
-                if kind == MASK or kind == CONSTANT:
+                if kind in (MASK, CONSTANT):
                     field = row_of[nodes[node, FIELD]]
                     a, b = uint32(nodes[node, A]), uint32(nodes[node, B])
                     for j in range(low, high):
@@ -396,7 +452,9 @@ def walk(columns, row_of, nodes, children, child_rows, constants, groups, dispat
 
 
 @njit(cache=True)
-def follow(columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row, ways):  # type: ignore[no-untyped-def]
+def follow(
+    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row, ways
+):
     """One packet from a node on, its ways written down: (where it ends or waits, its row of constants, how many ways).
 
     `ways` is int64[*]; where it is too short the packet waits.
@@ -404,7 +462,21 @@ def follow(columns, row_of, nodes, children, child_rows, constants, groups, disp
     count = 0
     while node >= 0 and count < ways.size:
         way, child, new = _step(
-            columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row
+            columns,
+            row_of,
+            nodes,
+            children,
+            child_rows,
+            constants,
+            groups,
+            dispatches,
+            members,
+            tables,
+            words,
+            names,
+            node,
+            i,
+            row,
         )
         if child == UNEXPANDED:
             break
@@ -415,7 +487,7 @@ def follow(columns, row_of, nodes, children, child_rows, constants, groups, disp
 
 
 @njit(cache=True)
-def arrange(nodes, children, spans, root):  # type: ignore[no-untyped-def]
+def arrange(nodes, children, spans, root):
     """The order of nodes in which a packet meets them, depth first, so that what follows lies in the same cache line.
 
     Parameters
@@ -466,7 +538,7 @@ def arrange(nodes, children, spans, root):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def fill_table(keys, first, many, table):  # type: ignore[no-untyped-def]
+def fill_table(keys, first, many, table):
     """Put keys into an empty open-addressing table.
 
     Parameters
@@ -491,5 +563,3 @@ def fill_table(keys, first, many, table):  # type: ignore[no-untyped-def]
             table[slot, k] = keys[i, k]
         table[slot, count] = first[i]
         table[slot, count + 1] = many[i]
-
-

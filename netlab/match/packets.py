@@ -23,6 +23,8 @@ from netlab.match.ipset import UDPLITE
 from netlab.match.view import View
 
 U32 = 0xFFFFFFFF
+
+
 class Field(enum.IntEnum):
     """The fields of a packet. An address stands for its lowest word; the three after it are the higher ones (IPv6)."""
 

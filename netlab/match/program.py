@@ -94,9 +94,7 @@ class Outcome:
     are the leaves of one packet that the twin has answered.
     """
 
-    def __init__(
-        self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None, alike: int = 0
-    ) -> None:
+    def __init__(self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None, alike: int = 0) -> None:
         self.ends, self.whole, self.fixed, self.alike = ends, whole, fixed, alike
         self.doubtful = any(choice.weight is None for end in ends for choice in end.choices)
         self._known: dict[tuple[int, int], tuple[Leaf, ...]] = {}
@@ -550,10 +548,9 @@ class Program:
             found = self._shapes[table.name] = Shapes(self.family, table.chains)
         return found
 
-    def _share(self, node: int, state: State, chain: ChainCode) -> None:
-        """Make the ways behind all rules of a chain's tables, one for each kind."""
-        table = self.bases[state.stage].table
-        shapes = self.shapes(table)
+    def kinds(self, chain: ChainCode) -> dict[Kind, list[tuple[int, tuple[Constant, ...], tuple[str, ...]]]]:
+        """The rules that a chain's tables find, by kind: (position, constants, chains) of each."""
+        shapes = self.shapes(chain.table)
         places: dict[Kind, list[tuple[int, tuple[Constant, ...], tuple[str, ...]]]] = {}
         for position in range(len(chain.rules)):
             if not chain.found[position]:
@@ -569,7 +566,12 @@ class Program:
                 places.setdefault(kind, []).append((position, constants, chains))
             except TypeError:  # a match or a target that has no hash
                 continue
-        for found in places.values():
+        return places
+
+    def _share(self, node: int, state: State, chain: ChainCode) -> None:
+        """Make the ways behind all rules of a chain's tables, one for each kind."""
+        table = self.bases[state.stage].table
+        for found in self.kinds(chain).values():
             if len(found) >= MIN_ALIKE:
                 self._share_kind(node, state, table, found)
 
@@ -603,7 +605,12 @@ class Program:
         own = self._chains[state.chain].first
         rows = np.array(
             [
-                [entry.alike, own + at, *(first_of_chain[table.name, names[n]] for n in columns), *(constants[n][1] for n in places_of)]
+                [
+                    entry.alike,
+                    own + at,
+                    *(first_of_chain[table.name, names[n]] for n in columns),
+                    *(constants[n][1] for n in places_of),
+                ]
                 for at, constants, names in places
             ],
             np.int64,
@@ -732,9 +739,7 @@ class Program:
         self._spans.append(0)
         return node
 
-    def outcome(
-        self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None, alike: int = 0
-    ) -> int:
+    def outcome(self, ends: tuple[End, ...], whole: bool = False, fixed: tuple[Leaf, ...] | None = None, alike: int = 0) -> int:
         """-2 - the number of an outcome; equal ones are one."""
         key = (ends, fixed, alike)
         known = self._outcome_of.get(key)
@@ -811,9 +816,7 @@ class Program:
                     first[number] = key
                 found.append({(a[1], a[2]): a[3] for a in key})
             else:
-                found.append(
-                    {(f, mask): constants[b.index][1] if isinstance(b, Slot) else b for _, f, mask, b in key}
-                )
+                found.append({(f, mask): constants[b.index][1] if isinstance(b, Slot) else b for _, f, mask, b in key})
         return found
 
     def _add_group(self, shape: Sequence[tuple[int, int]], keys: Sequence[tuple[int, ...]], values: Sequence[int]) -> None:
@@ -836,6 +839,21 @@ class Program:
         for at, (field, mask) in enumerate(shape):
             row[4 + at], row[4 + WORDS + at] = field, mask
         self.groups.add(row.astype(np.uint32).view(np.int32).reshape(1, GROUP))
+
+    def layout(self) -> Iterator[ChainCode]:
+        """Every chain that a packet may come to, and how its rules are found."""
+        for base in self.bases:
+            waiting, seen = [base.chain.name], set()
+            while waiting:
+                name = waiting.pop()
+                if name in seen:
+                    continue
+                seen.add(name)
+                chain = self._chains[self.chain(base.table, name)]
+                if not chain.seen:
+                    self.choose(chain)
+                yield chain
+                waiting += [rule.target.chain for rule in reversed(chain.rules) if isinstance(rule.target, t.Jump)]
 
     # -- tables for atoms ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,84 @@
+"""How a hook's rules are found: by which tables, rule by rule, or by asking the twin; one row for chains that are alike.
+
+Law: what is told is what `program.py` has chosen, not what it might. Nothing is asked of a packet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from netlab.linux.netns import Netns
+from netlab.linux.rules import Hook
+from netlab.match.atoms import ASK, U32, Branch, Tree
+from netlab.match.packets import Field
+from netlab.match.program import MIN_ALIKE, ChainCode, Program, compile_hook
+
+
+class Row(NamedTuple):
+    """A chain: its name, how many more are like it, its rules, and in words how they are found."""
+
+    hook: str
+    table: str
+    chain: str
+    alike: int
+    rules: int
+    found: str
+
+
+def layout(netns: Netns, family: int) -> Iterator[Row]:
+    """The chains of all hooks in the order in which packets come to them.
+
+    Parameters
+    ----------
+    netns : Netns
+    family : int
+        Of the packets.
+    """
+    for hook in Hook:
+        program = compile_hook(netns, family, hook)
+        rows: dict[object, Row] = {}
+        for chain in program.layout():
+            shape = program.shapes(chain.table).chain(chain.name)
+            key = (chain.table.name, chain.name if shape is None else shape.number)
+            known = rows.get(key)
+            if known is None:
+                row = Row(hook.name.lower(), chain.table.name, chain.name, 0, len(chain.rules), _words(program, chain))
+                rows[key] = row
+            else:
+                rows[key] = known._replace(alike=known.alike + 1)
+        yield from rows.values()
+
+
+def _words(program: Program, chain: ChainCode) -> str:
+    parts = [f"hash of {_fields(group.shape)}: {group.rules}" for group in chain.groups]
+    rest = len(chain.unindexed) if chain.dispatch >= 0 else len(chain.rules)
+    if rest:
+        parts.append(f"rule by rule: {rest}")
+    if chain.groups:
+        kinds = [len(found) for found in program.kinds(chain).values() if len(found) >= MIN_ALIKE]
+        if kinds:
+            parts.append(f"walked once for each of {len(kinds)} kinds: {sum(kinds)}")
+    asked = sorted({name for position in range(len(chain.rules)) for name in _asked(program, chain, position)})
+    if asked and len(chain.rules) <= 1000:
+        parts.append(f"asked packet by packet: {', '.join(asked)}")
+    return "; ".join(parts)
+
+
+def _fields(shape: tuple[tuple[int, int], ...]) -> str:
+    words: dict[str, None] = {}
+    for field, mask in shape:
+        base = next(f for f in (Field.DST, Field.SRC) if field >= f) if field < Field.ORIG_SRC else Field(field)
+        words[base.name.lower() + ("" if mask == U32 else f"/{mask:08x}")] = None
+    return ", ".join(words)
+
+
+def _asked(program: Program, chain: ChainCode, position: int) -> set[str]:
+    """The matches of a rule that only the twin knows."""
+    if len(chain.rules) > 1000:
+        return set()
+    return {type(item.match).__name__.lower() for item in program.code(chain, position).items if _asks(item.tree)}
+
+
+def _asks(tree: Tree) -> bool:
+    return isinstance(tree, Branch) and (tree.atom[0] == ASK or _asks(tree.yes) or _asks(tree.no))
