@@ -11,7 +11,7 @@ that matches decides, a tier's end decides for who was selected in it. NetworkPo
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
 import msgspec
@@ -216,6 +216,15 @@ class PolicyIndex:
             return End(address, number, name=self.pods[number].key)
         node = self.node_by_ip.get(address, "")
         return End(address, node=node, name=node or str(address))
+
+    def in_namespace(self, name: str) -> Ids:
+        """The pods of a namespace."""
+        return self._in(name)
+
+    def rules(self, direction: str) -> Iterator[Rule]:
+        """The rules of all policies in a direction."""
+        for policy in self.policies:
+            yield from policy.rules.get(direction, ())
 
     def applied(self, direction: str, pod: int) -> tuple[Policy, ...]:
         """The policies that select a pod in a direction, in the order in which they are asked."""

@@ -229,6 +229,22 @@ def _verdict(leaves: Sequence[_Leaf]) -> tuple[Says, tuple[Question, ...]]:
     return says, tuple(turning or asked)
 
 
+def one_direction(index: PolicyIndex, flow: Flow, which: str) -> Says:
+    """What is said for one direction alone; undefined where that depends on an open question."""
+    ask = Ask(index.dialect, {})
+    found = direction(index, flow, which, ask)
+    if not ask.open:
+        return found.says
+    return _one([(e if which == EGRESS else i).says for _, e, i in _explore(index, flow, index.dialect, {}, 0)])
+
+
+def policy_allows(index: PolicyIndex, flow: Flow, which: str, policy: Policy) -> bool | None:
+    """Whether a rule of one policy allows a connection in one direction; None where that depends on an open question."""
+    ask = Ask(index.dialect, {})
+    hit = _policy(index, flow, which, policy, ask)
+    return None if ask.open else hit is not None and hit[2] is Action.ALLOW
+
+
 # --- one direction -------------------------------------------------------------------------------------------
 
 
