@@ -60,7 +60,7 @@ def test_the_page_shows_what_netlab_prints(found: re.Match[str]) -> None:
 
 
 def test_the_page_has_transcripts() -> None:
-    assert len(TRANSCRIPT.findall(PAGE.read_text())) == 6
+    assert len(TRANSCRIPT.findall(PAGE.read_text())) == 7
 
 
 def cells(*paths: Path) -> dict[tuple[str, str], Answer]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from netlab.cli.flags import OUTPUT, ClusterFlags, emit, note, open_tracer, progress
+from netlab.cli.flags import OUTPUT, ClusterFlags, emit, note, open_cluster, open_tracer, progress
 from netlab.errors import InputError
 
 MATRIX = Group("Matrix", sort_key=0)
@@ -23,6 +23,14 @@ def reach(
     pods: Annotated[bool, Parameter(negative=(), group=MATRIX, help="Each pod for itself instead of workloads.")] = False,
     namespaces: Annotated[bool, Parameter(negative=(), group=MATRIX, help="A row and column per namespace.")] = False,
     services: Annotated[bool, Parameter(group=MATRIX, help="Services, too, as destinations (through their endpoints).")] = True,
+    all_pairs: Annotated[
+        bool,
+        Parameter(
+            negative=(),
+            group=MATRIX,
+            help="What policies allow between every two pods on every port, counted: exact, and quick for any number of pods.",
+        ),
+    ] = False,
     expect: Annotated[
         str | None,
         Parameter(group=MATRIX, metavar="FILE", help="An expected matrix, as -o csv or -o json prints it; exit 1 if it differs."),
@@ -43,10 +51,15 @@ def reach(
       netlab reach
       netlab reach shop/ to shop/ -f cluster.json -o wide
       netlab reach deploy/front internet to deploy/api svc/api:80 db-0:5432 -f cluster.json
+      netlab reach --all-pairs -f cluster.json
       netlab reach -f cluster.json -o csv > expected.csv && netlab reach -f cluster.json --expect expected.csv
     """
     if pods and namespaces:
         raise InputError("--pods and --namespaces exclude each other")
+    if all_pairs:
+        if names or expect is not None or pods or namespaces:
+            raise InputError("--all-pairs counts all pods: it goes with no names, grouping or --expect")
+        return _all_pairs(cluster, output)
     from netlab.reach import chosen
     from netlab.reach.matrix import Answer, matrix
     from netlab.reach.spread import processors
@@ -76,6 +89,35 @@ def reach(
     emit(drawing.different(differences))
     emit(f"\n{len(differences)} of {len(sources) * len(columns)} answers differ from {expect}")
     return 1
+
+
+def _all_pairs(cluster: ClusterFlags, output: str) -> int:
+    """What policies say to every two pods; routes and sockets are not asked."""
+    if output not in ("text", "json"):
+        raise InputError(f"--all-pairs has no -o {output}", hint="one of: text, json")
+    if cluster.observed:
+        raise InputError("--all-pairs asks policies: --observed has rules", hint="leave --observed out")
+    from netlab.dataplane.policy.index import PolicyIndex
+    from netlab.reach.allpairs import AllPairs
+    from netlab.render import allpairs as drawing
+    from netlab.trace.policysteps import dialect_of, enforces
+
+    declared = open_cluster(cluster)
+    index = PolicyIndex(declared, dialect_of(declared.cni.name))
+    for text in index.notes:
+        note(cluster, text)
+    families = sorted({address.family for pod in index.pods for address in pod.ips}) or [4]
+    found = []
+    for family in families:
+        found.append(AllPairs(index, family, lambda total: progress(cluster, total, "groups of pods")))
+    enforced = [enforces(declared, family) for family in families]
+    if output == "json":
+        import msgspec
+
+        emit(msgspec.json.format(msgspec.json.encode(drawing.to_builtins(found, enforced)), indent=2).decode())
+    else:
+        emit(drawing.text(found, enforced, declared.cni.name))
+    return 0
 
 
 def _split(names: tuple[str, ...]) -> tuple[list[str], list[str]]:

@@ -4,19 +4,21 @@
                      |  others, cut by all that its rules name      x  ports, cut likewise     ingress: who may reach them
                      +--> semantics.direction() asked once for each class and atom
 
-Law: exact: two pods are in one class only where no rule of the Side can tell them apart, two ports in one atom likewise, so what the
-semantics say of one pair they say of all. A pair is allowed where both directions allow it. hostNetwork pods are their nodes' and
-are left out, and so is what a pod sends to itself. Whether anything listens, or routes lead there, is matrix.py's business.
+Law: exact: two pods are in one class only where no rule of the Side can tell them apart, two ports in one atom likewise, so
+what the semantics say of one pair they say of all. A pair is allowed where both directions allow it. hostNetwork pods are their
+nodes' and are left out, and so is what a pod sends to itself. Whether anything listens is matrix.py's business.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import islice
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from netlab.dataplane.policy.dialect import Question
@@ -48,8 +50,8 @@ class Atom(msgspec.Struct, frozen=True):
 class Side(msgspec.Struct, frozen=True):
     """Pods to which the same policies say the same, in one direction.
 
-    `members`: their numbers. `allowed` and `undefined`: sets of atoms (bits) for whoever is in none of `named`, each of which has pods
-    (int32[n], sorted) and the atoms for them.
+    `members`: their numbers. `allowed` and `undefined`: sets of atoms (bits) for whoever is in none of `named`, each of which has
+    pods (int32[n], sorted) and the atoms for them.
     """
 
     members: tuple[int, ...]
@@ -89,11 +91,11 @@ class AllPairs:
         By direction int32[pods of the index]: which Side a pod is in; -1: left out.
     """
 
-    def __init__(self, index: PolicyIndex, family: int, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def __init__(
+        self, index: PolicyIndex, family: int, progress: Callable[[int], Callable[[int], None]] = lambda total: lambda done: None
+    ) -> None:
         self.index, self.family = index, family
-        inside = [
-            n for n, pod in enumerate(index.pods) if not pod.host_network and any(a.family == family for a in pod.ips)
-        ]
+        inside = [n for n, pod in enumerate(index.pods) if not pod.host_network and any(a.family == family for a in pod.ips)]
         self.pods = np.array(inside, np.int32)
         self.everybody: Ids = frozenset(inside)
         self._order = inside
@@ -105,14 +107,15 @@ class AllPairs:
         self._within: dict[Prefix, Ids] = {}
         self._named_ports = self._declared()
         self._cuts = {protocol: [0] for protocol in PROTOCOLS}
-        self.atoms = self._atoms()
+        self.atoms = self._atoms(self._cuts)
         self._every_atom = (1 << len(self.atoms)) - 1
         self._first_atom = {p: next(n for n, a in enumerate(self.atoms) if a.protocol == p) for p in PROTOCOLS}
         self._masks: dict[tuple[int, int, int], int] = {}
         self.sides: dict[str, list[Side]] = {}
         self.side_of: dict[str, NDArray[np.int32]] = {}
+        self._keys: dict[str, dict[object, int]] = {direction: {} for direction in DIRECTIONS}
         groups = {direction: self._groups(direction) for direction in DIRECTIONS}
-        total, done = sum(map(len, groups.values())), 0
+        told, done = progress(sum(map(len, groups.values()))), 0
         for direction, found in groups.items():
             of = self.side_of[direction] = np.full(len(index.pods), -1, np.int32)
             sides = self.sides[direction] = []
@@ -120,7 +123,7 @@ class AllPairs:
                 of[list(members)] = len(sides)
                 sides.append(self._side(direction, policies, members))
                 done += 1
-                progress(done, total)
+                told(done)
 
     # -- questions -----------------------------------------------------------------------------------------------------
 
@@ -149,14 +152,15 @@ class AllPairs:
 
     def reachable(self, source: int, destination: int) -> int:
         """The atoms (bits) that policies allow from one pod to another."""
-        egress = self.sides[EGRESS][self.side_of[EGRESS][source]].says(destination)
-        ingress = self.sides[INGRESS][self.side_of[INGRESS][destination]].says(source)
-        return egress[0] & ingress[0]
+        allowed = self._every_atom
+        for direction, own, other in ((EGRESS, source, destination), (INGRESS, destination, source)):
+            allowed &= self.sides[direction][self.side_of[direction][own]].says(other)[0]
+        return allowed
 
     def counts(self) -> list[Count]:
         """How many ordered pairs are allowed, atom by atom.
 
-        With s in Side v (egress) and d in Side u (ingress), a pair is allowed where u allows s and v allows d, so the pairs of u and v
+        With s in Side v (egress) and d in Side u (ingress), a pair is allowed where u allows s and v allows d: those of u and v
         are (sources of v that u allows) x (destinations of u that v allows); both are the rule plus a few exceptions.
         """
         both = _Both(_Counting(self, INGRESS), _Counting(self, EGRESS))
@@ -171,7 +175,13 @@ class AllPairs:
     def _declared(self) -> dict[tuple[str, int], dict[int, Ids]]:
         """By name and protocol of a container port: its numbers, and who declares them."""
         found: dict[tuple[str, int], dict[int, set[int]]] = {}
-        names = {port.name for direction in DIRECTIONS for rule in self.index.rules(direction) for port in _ports(rule) if port.first < 0}
+        names = {
+            port.name
+            for direction in DIRECTIONS
+            for rule in self.index.rules(direction)
+            for port in _ports(rule)
+            if port.first < 0
+        }
         if names:
             for n in self.pods.tolist():
                 for declared in self.index.pods[n].ports:
@@ -189,8 +199,8 @@ class AllPairs:
                 for number in self._named_ports.get((port.name, protocol), ()):
                     yield protocol, number, number
 
-    def _atoms(self) -> tuple[Atom, ...]:
-        cuts: dict[int, set[int]] = {protocol: {0} for protocol in PROTOCOLS}
+    def _atoms(self, also: Mapping[int, Sequence[int]]) -> tuple[Atom, ...]:
+        cuts = {protocol: {0, *also[protocol]} for protocol in PROTOCOLS}
         ranges: set[tuple[int, int, int]] = set()
         for direction in DIRECTIONS:
             for rule in self.index.rules(direction):
@@ -231,7 +241,9 @@ class AllPairs:
                 if port.protocol:
                     masks.add(self._protocol(port.protocol))
             for peer in _peers(rule):
-                masks.update(self._mask(protocol, port, port) for _, protocol, port in peer.service or () if port and protocol in PROTOCOLS)
+                masks.update(
+                    self._mask(protocol, port, port) for _, protocol, port in peer.service or () if port and protocol in PROTOCOLS
+                )
             if rule.extra is not None:
                 for number in (rule.extra.protocol, rule.extra.not_protocol):
                     if number is not None:
@@ -274,29 +286,103 @@ class AllPairs:
 
     def _groups(self, direction: str) -> list[tuple[tuple[Policy, ...], tuple[int, ...]]]:
         """Pods by the policies that select them, and by what else the rules of these ask of their own end."""
-        index = self.index
-        calico = index.cluster.calico
         own_of: dict[tuple[int, ...], tuple[bool, list[Ids]]] = {}
         found: dict[object, tuple[tuple[Policy, ...], list[int]]] = {}
-        for n in self.pods.tolist():
-            policies = index.applied(direction, n)
-            ids = tuple(map(id, policies))
-            known = own_of.get(ids)
-            if known is None:
-                rules = [rule for policy in policies for rule in policy.rules[direction]]
-                named = direction == INGRESS and any(port.first < 0 for rule in rules for port in _ports(rule))
-                peers = [rule.extra.own for rule in rules if rule.extra is not None and rule.extra.own is not None]
-                known = own_of[ids] = named, [pods for peer in peers for pods in self._sets(peer)]
-            pod = index.pods[n]
-            options = calico.felix_of(pod.node_name)
-            key = (
-                ids,
-                pod.ports if known[0] else (),
-                tuple(n in pods for pods in known[1]),
-                (options.vxlan_from_workloads, options.ipip_from_workloads) if direction == EGRESS else (),
-            )
-            found.setdefault(key, (policies, []))[1].append(n)
+        for n in self._order:
+            found.setdefault(self._key(direction, n, own_of), (self.index.applied(direction, n), []))[1].append(n)
+        self._keys[direction] = {key: number for number, key in enumerate(found)}
         return [(policies, tuple(members)) for policies, members in found.values()]
+
+    def _key(self, direction: str, n: int, own_of: dict[tuple[int, ...], tuple[bool, list[Ids]]]) -> object:
+        """Pods with one key are of one Side."""
+        index = self.index
+        policies = index.applied(direction, n)
+        ids = tuple(map(id, policies))
+        known = own_of.get(ids)
+        if known is None:
+            rules = [rule for policy in policies for rule in policy.rules[direction]]
+            named = direction == INGRESS and any(port.first < 0 for rule in rules for port in _ports(rule))
+            peers = [rule.extra.own for rule in rules if rule.extra is not None and rule.extra.own is not None]
+            known = own_of[ids] = named, [pods for peer in peers for pods in self._sets(peer)]
+        pod = index.pods[n]
+        options = index.cluster.calico.felix_of(pod.node_name)
+        return (
+            ids,
+            pod.ports if known[0] else (),
+            tuple(n in pods for pods in known[1]),
+            (options.vxlan_from_workloads, options.ipip_from_workloads) if direction == EGRESS else (),
+        )
+
+    def changed(self, index: PolicyIndex) -> AllPairs:
+        """The answers for an index that `PolicyIndex.changed` made: only pods that other policies select are asked for again."""
+        if index.pods is not self.index.pods:
+            return AllPairs(index, self.family)
+        found = copy(self)
+        found.index, found._parts = index, {}
+        found._named_ports = found._declared()
+        if any(key not in self._named_ports for key in found._named_ports):
+            return AllPairs(index, self.family)
+        found._named_ports = self._named_ports
+        found._refine(self._cuts, self.atoms)
+        for direction in DIRECTIONS:
+            found._ask_again(direction, self)
+        return found
+
+    def _refine(self, cuts: Mapping[int, Sequence[int]], before: tuple[Atom, ...]) -> None:
+        """Atoms that are cut as before and by what the rules ask now, and what was said of the old ones said of these."""
+        self._masks = {}
+        self.atoms = self._atoms(cuts)
+        self._every_atom = (1 << len(self.atoms)) - 1
+        self._first_atom = {p: next(n for n, a in enumerate(self.atoms) if a.protocol == p) for p in PROTOCOLS}
+        if self.atoms == before:
+            self.sides = {direction: list(sides) for direction, sides in self.sides.items()}
+            return
+        wide = [self._mask(atom.protocol, atom.first, atom.last) for atom in before]
+        known: dict[int, int] = {}
+
+        def now(mask: int) -> int:
+            if mask not in known:
+                known[mask] = sum(wide[bit] for bit in range(mask.bit_length()) if mask >> bit & 1)
+            return known[mask]
+
+        self.sides = {
+            direction: [
+                replace(
+                    side,
+                    allowed=now(side.allowed),
+                    undefined=now(side.undefined),
+                    named=tuple((pods, now(allowed), now(undefined)) for pods, allowed, undefined in side.named),
+                )
+                for side in sides
+            ]
+            for direction, sides in self.sides.items()
+        }
+
+    def _ask_again(self, direction: str, before: AllPairs) -> None:
+        old, new = before.index.selecting(direction), self.index.selecting(direction)
+        moved = [n for n in old.keys() | new.keys() if old.get(n, ()) != new.get(n, ()) and n in self.everybody]
+        of, keys, sides = self.side_of[direction].copy(), dict(self._keys[direction]), self.sides[direction]
+        own_of: dict[tuple[int, ...], tuple[bool, list[Ids]]] = {}
+        coming: dict[object, list[int]] = {}
+        for n in sorted(moved):
+            coming.setdefault(self._key(direction, n, own_of), []).append(n)
+        leaving = set(moved)
+        for number in {int(of[n]) for n in moved}:
+            sides[number] = replace(sides[number], members=tuple(n for n in sides[number].members if n not in leaving))
+        for key, members in coming.items():
+            known = keys.get(key)
+            if known is None or not sides[known].members:
+                made = self._side(direction, self.index.applied(direction, members[0]), tuple(members))
+                if known is None:
+                    known = keys[key] = len(sides)
+                    sides.append(made)
+                else:
+                    sides[known] = made
+            else:
+                sides[known] = replace(sides[known], members=tuple(sorted((*sides[known].members, *members))))
+            of[members] = known
+        self.side_of = {**self.side_of, direction: of}
+        self._keys = {**self._keys, direction: keys}
 
     def _side(self, direction: str, policies: tuple[Policy, ...], members: tuple[int, ...]) -> Side:
         if policies and (added := self._added(direction, policies, members)) is not None:
@@ -325,7 +411,10 @@ class AllPairs:
         if None in parts or len(self.atoms) > 62:
             return None
         closed = 0
-        if direction == EGRESS and not self.index.cluster.calico.felix_of(self.index.pods[members[0]].node_name).vxlan_from_workloads:
+        if (
+            direction == EGRESS
+            and not self.index.cluster.calico.felix_of(self.index.pods[members[0]].node_name).vxlan_from_workloads
+        ):
             match self.index.dialect.answer(Question.TUNNELS):
                 case "no":
                     closed = self._mask(UDP, VXLAN_PORT, VXLAN_PORT)
@@ -352,9 +441,9 @@ class AllPairs:
             every = every[first]
             if any(rest & ~mask for rest, named in filter(None, parts) for _, mask in named):  # all but some
                 together = np.zeros(len(every), np.int64)
-                for rest, named in filter(None, parts):
+                for rest, less in filter(None, parts):
                     mine = np.full(len(every), rest, np.int64)
-                    for some, mask in named:
+                    for some, mask in less:
                         mine[np.searchsorted(every, some)] = mask
                     together |= mine
                 together &= ~closed
@@ -518,7 +607,9 @@ class _Counting:
         none = [np.zeros(0, np.int64)]
         self.side, self.other = np.concatenate(side or none), np.concatenate(other or none)
         self.pods, self.which = np.concatenate(pods or none), np.concatenate(which or none)
-        self.own = np.zeros((2, len(pairs.index.pods)), np.int64 if len(pairs.atoms) < 63 else object)  # what it says to themselves
+        self.own = np.zeros(
+            (2, len(pairs.index.pods)), np.int64 if len(pairs.atoms) < 63 else object
+        )  # what it says to themselves
         for each in self.sides:
             members = np.array(each.members, np.int32)
             self.own[0, members], self.own[1, members] = each.allowed, each.undefined
@@ -529,7 +620,8 @@ class _Counting:
     def itself(self, bit: int, maybe: bool) -> NDArray[np.int64]:
         """int64[pods of the index]: 1 where a pod's own Side would allow it."""
         masks = self.own[0] | self.own[1] if maybe else self.own[0]
-        return (masks >> bit & 1).astype(np.int64)
+        found: NDArray[np.int64] = (masks >> bit & 1).astype(np.int64)
+        return found
 
     def rule(self, bit: int, maybe: bool) -> NDArray[np.int64]:
         """1 where a Side allows whom it does not name."""
@@ -538,7 +630,8 @@ class _Counting:
     def changes(self, bit: int, maybe: bool) -> NDArray[np.int64]:
         """int64[classes]: 1 where a class is allowed and the rule is not, -1 where it is the other way round."""
         return np.array(
-            [((a | (u if maybe else 0)) >> bit & 1) - ((b | (v if maybe else 0)) >> bit & 1) for a, u, b, v in self.masks], np.int64
+            [((a | (u if maybe else 0)) >> bit & 1) - ((b | (v if maybe else 0)) >> bit & 1) for a, u, b, v in self.masks],
+            np.int64,
         )
 
     def exceptions(self, changes: NDArray[np.int64]) -> NDArray[np.int64]:

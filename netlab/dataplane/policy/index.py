@@ -11,10 +11,13 @@ that matches decides, a tier's end decides for who was selected in it. NetworkPo
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
 from functools import cached_property
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from netlab.dataplane.policy.dialect import CALICO, CALICO_GROUP, CLUSTER_GROUP, KUBERNETES_GROUP, Dialect
 from netlab.dataplane.policy.labels import NOBODY, Ids, LabelIndex
@@ -174,13 +177,18 @@ class PolicyIndex:
             by_namespace.setdefault(pod.namespace, []).append(n)
         self._in_namespace: dict[str, Ids] = {name: frozenset(found) for name, found in by_namespace.items()}
         self._spread: dict[Ids, Ids] = {}
+        self._compiled: dict[int, tuple[object, Policy, tuple[str, ...]]] = {}
         self.tiers = self._tiers()
         self.policies = self._policies()
         self._applied = self._apply()
-        self._on_hosts = {
+        self._on_hosts = self._select_hosts()
+
+    def _select_hosts(self) -> dict[tuple[str, str], tuple[Policy, ...]]:
+        """The policies that select each host endpoint in a direction."""
+        return {
             (direction, name): tuple(q for q in self.policies if name in q.host_endpoints and direction in q.rules)
             for direction in DIRECTIONS
-            for name in cluster.policy_objects.host_endpoints
+            for name in self.cluster.policy_objects.host_endpoints
         }
 
     @cached_property
@@ -216,6 +224,10 @@ class PolicyIndex:
             return End(address, number, name=self.pods[number].key)
         node = self.node_by_ip.get(address, "")
         return End(address, node=node, name=node or str(address))
+
+    def selecting(self, direction: str) -> Mapping[int, tuple[Policy, ...]]:
+        """By pod the policies that select it in a direction; pods that none selects are not there."""
+        return self._applied[direction]
 
     def in_namespace(self, name: str) -> Ids:
         """The pods of a namespace."""
@@ -286,7 +298,7 @@ class PolicyIndex:
         tiers = {tier.name: tier for tier in self.tiers}
         found: list[Policy] = []
         if self._reads(KUBERNETES_GROUP):
-            found += [self._network_policy(policy, tiers["default"]) for policy in self.cluster.policies.values()]
+            found += [self._made(policy, tiers["default"], self._network_policy) for policy in self.cluster.policies.values()]
         others: list[str] = []
         for policy in self.cluster.policy_objects.calico.values():
             if not self._reads(CALICO_GROUP):
@@ -298,16 +310,51 @@ class PolicyIndex:
                     f"{policy.kind} {policy.key} is in tier {policy.tier}, which is not among the input: it is not enforced"
                 )
             else:
-                found.append(self._calico_policy(policy, tiers[policy.tier]))
+                found.append(self._made(policy, tiers[policy.tier], self._calico_policy))
         for cluster_policy in self.cluster.policy_objects.cluster.values():
             if not self._reads(CLUSTER_GROUP):
                 others.append(f"{cluster_policy.kind} {cluster_policy.key}")
             else:
                 tier = tiers["kube-admin" if cluster_policy.tier == "Admin" else "kube-baseline"]
-                found.append(self._cluster_policy(cluster_policy, tier))
+                found.append(self._made(cluster_policy, tier, self._cluster_policy))
         if others:
             self.notes.append(f"{self.dialect.name} does not read: {', '.join(others)}")
         return tuple(sorted(found, key=lambda q: (q.tier.order, q.tier.name, q.order, stored_name(q))))
+
+    def _made(self, source: Any, tier: Tier, make: Callable[[Any, Tier], Policy]) -> Policy:
+        """A policy compiled; the one that is there, where this index follows another one that has it."""
+        known = self._compiled.get(id(source))
+        if known is None or known[0] is not source:
+            before = len(self.notes)
+            known = self._compiled[id(source)] = source, make(source, tier), tuple(self.notes[before:])
+        else:
+            self.notes += known[2]
+        return known[1]
+
+    def changed(self, cluster: Cluster) -> PolicyIndex:
+        """The index of a cluster that differs from this one's by some policies: only these are compiled, the rest is shared.
+
+        Where anything else differs that policies are compiled from, it is a new index.
+        """
+        before, after = self.cluster, cluster
+        same = (
+            before.pods == after.pods
+            and before.namespaces == after.namespaces
+            and before.nodes == after.nodes
+            and before.slices == after.slices
+            and before.calico == after.calico
+            and before.fabric == after.fabric
+            and replace(before.policy_objects, calico={}, cluster={}) == replace(after.policy_objects, calico={}, cluster={})
+        )
+        if not same:
+            return PolicyIndex(cluster, self.dialect, self.node_by_ip)
+        found = copy(self)
+        found.cluster, found.notes = cluster, []
+        found._compiled = dict(self._compiled)
+        found.policies = found._policies()
+        found._applied = found._apply()
+        found._on_hosts = found._select_hosts()
+        return found
 
     def _apply(self) -> dict[str, dict[int, tuple[Policy, ...]]]:
         found: dict[str, dict[int, list[Policy]]] = {direction: {} for direction in DIRECTIONS}
