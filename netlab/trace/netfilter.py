@@ -52,6 +52,7 @@ from netlab.trace.choices import Chooser
 from netlab.trace.ipvs import Ipvs
 from netlab.trace.skb import Outcome, Skb
 from netlab.trace.steps import AnyStep, Conntracked, HookStep, Natted, RuleStep
+from netlab.trace.tally import Tally
 
 Emit = Callable[[str, AnyStep], None]
 ZonedTuple = tuple[int, bool, Flow]  # zone, whether it is the reply's tuple, the tuple
@@ -174,6 +175,7 @@ class Netfilter:
         self.recent: dict[str, set[tuple[str, int]]] = {}
         self.changed_sets: dict[str, set[str]] = {}
         self.nft_changes: dict[str, dict[tuple[str, str, str], dict[tuple[int, ...], Element | None]]] = {}
+        self.tally: Tally | None = None
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -264,6 +266,8 @@ class Netfilter:
             position += 1
             tried += 1
             since += 1
+            if self.tally is not None:
+                self.tally.rule(view, table, chain, rule)
             answer = rule_holds(rule, view)
             if answer is False:
                 continue

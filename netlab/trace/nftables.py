@@ -145,6 +145,8 @@ class _Walk:
             self.tried += 1
             self.since += 1
             self.effects, self.chance, self.undecided, self.elements = [], Fraction(1), False, []
+            if self.netfilter.tally is not None:
+                self.netfilter.tally.nft_rule(self.view, self.table, self.chain, self.rule)
             try:
                 verdict = self._statements()
             except _Ended:
@@ -190,6 +192,8 @@ class _Walk:
             Where the rule ended before.
         """
         for statement in self.rule.statements:
+            if self.netfilter.tally is not None:
+                self.netfilter.tally.nft_statement(self.view, self.table, statement)
             match statement:
                 case n.Compare():
                     self._compare(statement)
