@@ -22,7 +22,8 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.load import load
 from netlab.kube.topology import Overrides
 from netlab.linux.addr import Ip, Prefix, ip
-from netlab.linux.derived import RULES, derived_routes, loopback
+from netlab.linux.derived import RULES, derived_routes
+from netlab.linux.ipvs import VirtualService
 from netlab.linux.netns import (
     LOCAL,
     Address,
@@ -125,6 +126,14 @@ def site(of: Cluster, mode: str) -> Network:
 def site_with(ruleset: Ruleset | None) -> Network:
     """The same place with these rules, or none, on the node."""
     return _network(_node({} if ruleset is None else {4: ruleset}))
+
+
+def site_with_ipvs(ruleset: Ruleset, services: tuple[VirtualService, ...]) -> Network:
+    """The same place with these virtual services, whose addresses are the node's."""
+    bound = tuple(service.ip for service in services if service.ip is not None)
+    node = _node({4: ruleset}, proxy_ipvs.device([proxy_ipvs.Family(4, bound=bound)], 4))
+    sysctls = {**node.sysctls, "ipv4.vs.conntrack": 1}
+    return _network(msgspec.structs.replace(node, ipvs=services, sysctls=sysctls))
 
 
 def request(to: Ip) -> Packet:
