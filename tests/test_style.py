@@ -37,8 +37,9 @@ STAGES: dict[str, set[str]] = {
     "trace": {"match", "linux", "dataplane", "kube"},
     "lab": {"trace", "linux", "dataplane", "kube"},
     "reach": {"trace", "linux", "dataplane", "kube"},
-    "render": {"trace", "reach", "linux"},
-    "cli": {"linux", "kube", "dataplane", "match", "trace", "reach", "render", "lab"},
+    "bench": {"lab", "trace", "match", "linux", "dataplane", "kube"},
+    "render": {"trace", "reach", "bench", "linux"},
+    "cli": {"linux", "kube", "dataplane", "match", "trace", "reach", "bench", "render", "lab"},
 }
 EVERYBODY = {"errors", "refs"}
 

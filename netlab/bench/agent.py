@@ -1,10 +1,10 @@
 """What runs in the namespaces of a measurement: bursts of packets, and timed commands. The standard library alone.
 
-    client eth0 <- AF_PACKET, sendmmsg ... in0 (node) out0 ... endpoints eth0: dropped, for the frame is addressed to somebody else
+    client eth0 <- AF_PACKET, sendmmsg ... in0 (node) out0 ... endpoints eth0: dropped, for it is addressed to somebody else
 
-Law: one request as JSON on stdin, one answer on stdout. It measures and decides nothing. A packet that is put on a veth is received,
-routed and sent on by the kernel before the sender goes on (veth.c, dev.c netif_rx, the softirq of the same processor), so that the
-time of the sending loop is the time of the packets' whole way. Bursts during which the scheduler took the processor away are
+Law: one request as JSON on stdin, one answer on stdout. It measures and decides nothing. A packet that is put on a veth is
+received, routed and sent on by the kernel before the sender goes on (veth.c, dev.c netif_rx, the softirq of the same processor):
+the time of the sending loop is the time of the packets' whole way. Bursts during which the scheduler took the processor away are
 thrown away and counted.
 """
 

@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
-from netlab.dataplane.proxy import ipvs as proxy_ipvs
 from netlab.dataplane.proxy import iptables as proxy_iptables
+from netlab.dataplane.proxy import ipvs as proxy_ipvs
 from netlab.dataplane.proxy import nftables as proxy_nftables
 from netlab.kube.cluster import Cluster
 from netlab.kube.load import load
@@ -146,7 +146,8 @@ def _node(rulesets: Mapping[int, Ruleset], dummy: Device | None = None) -> Netns
         "in0", DeviceKind.VETH, 2, _MACS["in0"], peer=(CLIENT, "eth0"), addresses=(Address(ip("10.128.0.1"), 24),), link_index=2
     )
     out0 = Device(
-        "out0", DeviceKind.VETH, 3, _MACS["out0"], peer=(ENDPOINTS, "eth0"), addresses=(Address(ip("192.0.2.10"), 24),), link_index=2
+        "out0", DeviceKind.VETH, 3, _MACS["out0"], peer=(ENDPOINTS, "eth0"), addresses=(Address(ip("192.0.2.10"), 24),),
+        link_index=2,
     )
     devices = (_LO, in0, out0, *([dummy] if dummy is not None else []))
     gateway = Route(Prefix(4, 0, 0), (NextHop("out0", ip("192.0.2.1")),))

@@ -1,8 +1,8 @@
 """What kube-proxy sends to the kernel when one endpoint of one service has moved, as commands.
 
 Law: the size of an update is part of its cost. iptables mode sends KUBE-SERVICES whole every time, and of the chains of services
-those that have changed (KEP-3453, Kubernetes 1.26 and later); nftables and IPVS modes send what has changed. What runs is checked by
-the kernel: after an update forth and one back the rules are the first ones.
+those that have changed (KEP-3453, Kubernetes 1.26 and later); nftables and IPVS modes send what has changed. What runs is
+what the kernel accepts: a refused command is an error.
 """
 
 from __future__ import annotations

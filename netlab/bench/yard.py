@@ -1,6 +1,6 @@
-"""The yardstick: rules of known number and size that nobody matches, and then one that translates. What a rule costs is fitted to it.
+"""The yardstick: rules of known number and size that nobody matches, then one that translates; what a rule costs is fitted.
 
-Law: it is made of the same kinds of rules as kube-proxy's, but is not kube-proxy's, so that what is predicted from it can be wrong.
+Law: it is made of the same kinds of rules as kube-proxy's, but is not kube-proxy's, so what is predicted from it can be wrong.
 """
 
 from __future__ import annotations
