@@ -8,7 +8,8 @@ import json
 import pytest
 
 from netlab.bench.count import Count, count
-from netlab.bench.site import cluster, service_ip, site
+from netlab.bench.entries import table_bytes
+from netlab.bench.site import NODE, cluster, service_ip, site
 from netlab.cli.main import main
 
 # new: PREROUTING 1, KUBE-SERVICES as far as the service, KUBE-SVC 2, KUBE-SEP 2; FORWARD 4 and KUBE-FORWARD 3; POSTROUTING 1 + 1.
@@ -68,3 +69,12 @@ def test_the_command_counts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_input_is_one_sentence(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("services", "endpoints", "told"),  # told: IPT_SO_GET_INFO of Linux 6.18 and 6.1 after iptables-legacy-restore, all tables
+    [(1, 1, 20200), (100, 1, 321160), (1000, 1, 3057160), (1, 3, 23784), (1000, 3, 4049160)],
+)
+def test_tables_are_as_large_as_the_kernel_says(services: int, endpoints: int, told: int) -> None:
+    node = site(cluster(services, endpoints, "iptables-legacy"), "iptables-legacy").namespaces[NODE]
+    assert sum(table_bytes(table) or 0 for table in node.rulesets[4].tables) == told
