@@ -1,45 +1,56 @@
-"""What runs in the namespaces of a measurement: bursts of packets, and timed commands. The standard library alone.
+"""What runs in the namespaces of a measurement: makes them, loads rules, sends bursts of packets. The standard library alone.
 
     client eth0 <- AF_PACKET, sendmmsg ... in0 (node) out0 ... endpoints eth0: dropped, for it is addressed to somebody else
 
-Law: one request as JSON on stdin, one answer on stdout. It measures and decides nothing. A packet that is put on a veth is
-received, routed and sent on by the kernel before the sender goes on (veth.c, dev.c netif_rx, the softirq of the same processor):
-the time of the sending loop is the time of the packets' whole way. Bursts during which the scheduler took the processor away are
-thrown away and counted.
+Law: `agent.py DIRECTORY` reads DIRECTORY/request.json, prints one answer as JSON on stdout and what it is doing as lines on stderr. It
+measures and decides nothing. A packet that is put on a veth is received, routed and sent on by the kernel before the sender goes on
+(veth.c, dev.c netif_rx, the softirq of the same processor): the time of the sending loop is the time of the packets' whole way.
+Bursts during which the scheduler took the processor away are thrown away and counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import resource
+import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netlab.lab.holder import Holder
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
 ETH_P_IP = 0x800
 NETLINK_NETFILTER = 12
 IPT_SO_GET_INFO = 64  # netfilter_ipv4/ip_tables.h
-TARGET_SECONDS = 0.0015  # how long a burst should last: shorter than a time slice
 WARM_UP = 8  # packets before anything is timed
 MOST, LEAST = 128, 8  # packets of a burst
 STRANGERS = 100 * 250  # source addresses of new flows
 TRIES = 6  # attempts for each burst that is wanted, where the processor is taken away again and again
+RUN, NETNS = "/run", "/run/netns"
 # nfnetlink.h, nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE without a tuple removes every connection of the namespace
 FLUSH = struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0)
 
+Json = dict[str, Any]
 
-def enter(ns: str) -> None:
-    with open(f"/run/netns/{ns}") as file:
-        if LIBC.setns(file.fileno(), CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns {ns}")
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def failed(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def checksum(header: bytes) -> int:
@@ -92,33 +103,132 @@ class Burst:
             self.messages[n].header.iovlen = 1
         self.count = len(frames)
 
+    def overwrite(self, at: int, data: bytes) -> None:
+        """The same bytes at one place of every frame."""
+        for vector in self.vectors:
+            ctypes.memmove(vector.base + at, data, len(data))
+
     def send(self, fd: int) -> tuple[int, bool]:
         """Nanoseconds of the system call, and whether the processor was ours all the time."""
-        before = resource.getrusage(resource.RUSAGE_THREAD)
-        start = time.perf_counter_ns()
-        sent = LIBC.sendmmsg(fd, self.messages, self.count, 0)
-        taken = time.perf_counter_ns() - start
-        after = resource.getrusage(resource.RUSAGE_THREAD)
+        with _undisturbed():
+            before = resource.getrusage(resource.RUSAGE_THREAD)
+            start = time.perf_counter_ns()
+            sent = LIBC.sendmmsg(fd, self.messages, self.count, 0)
+            taken = time.perf_counter_ns() - start
+            after = resource.getrusage(resource.RUSAGE_THREAD)
         if sent != self.count:
             raise OSError(ctypes.get_errno(), f"{sent} of {self.count} packets were sent")
         return taken, (after.ru_nivcsw, after.ru_nvcsw) == (before.ru_nivcsw, before.ru_nvcsw)
 
 
-class Bench:
-    """The sockets of one site."""
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Before all ordinary processes (SCHED_FIFO), for the milliseconds of a burst; an ordinary user must do without."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
-    def __init__(self, site: dict[str, Any]) -> None:
-        self.site = site
+
+class Site:
+    """The namespaces of one contender, its sockets, and what was measured there."""
+
+    def __init__(self, spec: Json, module: Any) -> None:
+        self.spec, self.module = spec, module
+        if LIBC.mount(b"tmpfs", NETNS.encode(), b"tmpfs", 0, None) != 0:  # over the one before: every site has the same names
+            raise failed("mount tmpfs")
+        self.holder: Holder = module.Holder()
         self.drawn = int.from_bytes(os.urandom(2), "big") % STRANGERS
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0), key=lambda cpu: cpu != _cpu())})
-        enter(site["node"])
-        self.conntrack = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
-        enter(site["endpoints"])
-        self.behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # sends; receives only where `arrival` opens its own
-        self.behind.bind(("eth0", 0))
-        enter(site["client"])
-        self.client = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self.client.bind(("eth0", 0))
+        self.bursts: list[tuple[Json, Burst]] = []
+        self.ns: dict[str, list[float]] = {f"{one['to']} {one['kind']}": [] for one in spec["targets"]}
+        self.lost = 0
+        self.loads: list[float] = []
+        self.updates: list[float] = []
+        self.memory: list[int] = []
+        self.tables: dict[str, list[int]] = {}
+        for action in spec["furniture"]:
+            match action["type"]:
+                case "netns":
+                    self.holder.add_netns(action["name"])
+                case "sysctls":
+                    self.holder.sysctls(action["ns"], action["settings"], action.get("optional", False))
+                case _:
+                    with self.holder.inside(action["ns"]):
+                        self.command(action)
+        with self.holder.inside(spec["node"]):
+            self.load()
+            self.conntrack = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+            self.tables = {name: table(name) for name in spec["tables"]}
+        with self.holder.inside(spec["endpoints"]):
+            self.behind = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # sends; `arrival` opens its own to receive
+            self.behind.bind(("eth0", 0))
+        with self.holder.inside(spec["client"]):
+            self.client = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            self.client.bind(("eth0", 0))
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def command(self, command: Json) -> float:
+        """Run a tool; seconds. Its input is a file, so that nothing but the tool is timed."""
+        start = time.perf_counter()
+        done = self._run(command["argv"], command["file"] or os.devnull)
+        taken = time.perf_counter() - start
+        if command["argv"][0].endswith("-nft-restore") and "Message too long" in done.stderr:
+            return self._in_parts(command)
+        if done.returncode != 0:
+            raise OSError(f"{' '.join(command['argv'])}: {done.stderr.strip()[:500] or f'status {done.returncode}'}")
+        return taken
+
+    def _run(self, argv: list[str], path: str) -> subprocess.CompletedProcess[str]:
+        with open(path) as file:
+            return subprocess.run(argv, stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+
+    def _in_parts(self, command: Json) -> float:
+        """See holder.py restore_in_parts: what an ordinary user may send at once is bounded."""
+        with open(command["file"]) as file:
+            pieces = self.module.in_parts(file.read())
+        taken = 0.0
+        for n, piece in enumerate(pieces):
+            path = f"{RUN}/netlab-part"
+            with open(path, "w") as file:
+                file.write(piece)
+            argv = [*command["argv"], *(["--noflush"] if n else [])]
+            start = time.perf_counter()
+            done = self._run(argv, path)
+            taken += time.perf_counter() - start
+            if done.returncode != 0:
+                raise OSError(f"{' '.join(argv)}: {done.stderr.strip()[:500]}")
+        return taken
+
+    def load(self) -> None:
+        """All rules, into the present network namespace."""
+        if self.spec["load"]:
+            before = memory()
+            self.loads.append(sum(self.command(each) for each in self.spec["load"]))
+            self.memory.append(memory() - before)
+
+    def load_again(self) -> None:
+        """The same into a fresh network namespace, which is gone afterwards."""
+        if LIBC.unshare(CLONE_NEWNET) != 0:
+            raise failed("unshare")
+        try:
+            self.load()
+        finally:
+            if LIBC.setns(self.holder.own, CLONE_NEWNET) != 0:
+                raise failed("setns back")
+
+    def update(self) -> None:
+        """One service's endpoint moves; the next time, back."""
+        with self.holder.inside(self.spec["node"]):
+            commands = self.spec["updates"][len(self.updates) % 2]
+            self.updates.append(sum(self.command(each) for each in commands))
+
+    # -- packets -------------------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
         """No connections: the next packet of every flow is its first."""
@@ -128,23 +238,28 @@ class Bench:
             raise OSError(-code, "conntrack flush")
 
     def packet(self, to: str, sport: int, src: str = "") -> bytes:
-        s = self.site
+        s = self.spec
         return frame(s["in0_mac"], s["client_mac"], src or s["client_ip"], to, sport, s["port"], s["size"])
 
-    def strangers(self, to: str, count: int) -> Burst:
-        """The first packets of flows that neither connection tracking nor IPVS, which is not to be flushed, has ever seen."""
+    def renew(self, burst: Burst, to: str) -> Burst:
+        """Another source address: flows that neither connection tracking nor IPVS, which is not to be flushed, has ever seen."""
         self.drawn = (self.drawn + 1) % STRANGERS
-        first, second = self.site["client_ip"].split(".")[:2]
-        src = f"{first}.{second}.{1 + self.drawn // 250}.{1 + self.drawn % 250}"
-        return Burst([self.packet(to, self.site["sport"] + n, src) for n in range(count)])
+        first, second = self.spec["client_ip"].split(".")[:2]
+        # the IPv4 header is the same for all ports
+        burst.overwrite(14, self.packet(to, 0, f"{first}.{second}.{1 + self.drawn // 250}.{1 + self.drawn % 250}")[14:34])
+        return burst
+
+    def burst(self, to: str, count: int, new: bool) -> Burst:
+        first = self.spec["sport"]
+        return Burst([self.packet(to, first + (n if new else 0)) for n in range(count)])
 
     def arrival(self, to: str, sport: int) -> tuple[str, int]:
         """Send one packet; address and port to which it comes out of the node."""
-        enter(self.site["endpoints"])
-        watching = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
-        try:
+        with self.holder.inside(self.spec["endpoints"]):
+            watching = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP))
+        with watching:
             watching.bind(("eth0", ETH_P_IP))
-            watching.settimeout(2)
+            watching.settimeout(5)
             self.client.send(self.packet(to, sport))
             try:
                 while True:
@@ -152,100 +267,69 @@ class Bench:
                     if seen[23] == socket.IPPROTO_UDP and struct.unpack("!H", seen[34:36])[0] == sport:
                         return socket.inet_ntoa(seen[30:34]), struct.unpack("!H", seen[36:38])[0]
             except TimeoutError:
-                raise OSError(f"the packet to {to} does not come out of the node") from None
-        finally:
-            watching.close()
+                raise OSError(f"{self.spec['name']}: the packet to {to} does not come out of the node") from None
 
-    def answered(self, to: str, sport: int) -> str:
-        """Open a flow and answer it; the endpoint's address."""
-        s = self.site
-        endpoint, port = self.arrival(to, sport)
-        self.behind.send(frame(s["out0_mac"], s["endpoints_mac"], endpoint, s["client_ip"], port, sport, s["size"]))
-        return endpoint
+    def open(self, target: Json) -> None:
+        """A flow, and an answer to it. Nobody looks at which endpoint was chosen: each of them answers, one of them is heard."""
+        s = self.spec
+        self.client.send(self.packet(target["to"], s["sport"]))
+        for endpoint in target["endpoints"]:
+            reply = frame(s["out0_mac"], s["endpoints_mac"], endpoint, s["client_ip"], s["target_port"], s["sport"], s["size"])
+            self.behind.send(reply)
 
     def received(self) -> int:
         """Packets that the endpoints' device has received."""
-        enter(self.site["endpoints"])
-        with open("/proc/thread-self/net/dev") as file:
+        with self.holder.inside(self.spec["endpoints"]), open("/proc/thread-self/net/dev") as file:
             return next(int(line.split()[2]) for line in file if line.strip().startswith("eth0:"))
 
-    def measure(self, to: str, kind: str, repeats: int) -> dict[str, Any]:
-        """Nanoseconds a packet of each undisturbed burst."""
+    def prepare(self, target: Json, seconds: float) -> None:
+        """Make sure that packets arrive where they should, and make bursts that last so long."""
+        to, new, fd = target["to"], target["kind"] == "new", self.client.fileno()
         self.forget()
-        first = self.site["sport"]
-        endpoint = self.answered(to, first) if kind == "established" else self.arrival(to, first)[0]
-        fd = self.client.fileno()
-        new = kind == "new"
-        probe = self.strangers(to, WARM_UP) if new else Burst([self.packet(to, first)] * WARM_UP)
-        probe.send(fd)
-        each = (self.strangers(to, WARM_UP) if new else probe).send(fd)[0] / WARM_UP
-        size = max(LEAST, min(MOST, int(TARGET_SECONDS * 1e9 / each)))
-        same = Burst([self.packet(to, first)] * size)
-        before, sent, disturbed, kept = self.received(), 0, 0, []
-        for _ in range(repeats * TRIES):
+        endpoint, port = self.arrival(to, self.spec["sport"])
+        if endpoint not in target["endpoints"] or port != self.spec["target_port"]:
+            raise OSError(f"{self.spec['name']}: the packet to {to} goes to {endpoint}:{port}")
+        self.open(target)
+        probe = self.burst(to, WARM_UP, new)
+        for _ in range(3):
             if new:
+                self.renew(probe, to)
+            taken = probe.send(fd)[0]
+        size = max(LEAST, min(MOST, int(seconds * 1e9 * WARM_UP / taken)))
+        self.bursts.append((target, self.burst(to, size, new)))
+
+    def round(self, repeats: int) -> tuple[int, int]:
+        """Nanoseconds a packet of the fastest undisturbed burst to each target; how many were sent, and how many disturbed."""
+        total = bad = 0
+        fd = self.client.fileno()
+        for target, burst in self.bursts:
+            new = target["kind"] == "new"
+            if not new:
                 self.forget()
-            taken, ours = (self.strangers(to, size) if new else same).send(fd)
-            sent += size
-            if ours:
-                kept.append(taken / size)
-            else:
-                disturbed += 1
-            if len(kept) == repeats:
-                break
-        arrived = self.received() - before
-        return {"ns": kept, "disturbed": disturbed, "burst": size, "endpoint": endpoint, "lost": sent - arrived}
+                self.open(target)
+            arrived, sent = self.received(), 0
+            kept: list[float] = []
+            for _ in range(repeats * TRIES):
+                if new:
+                    self.forget()
+                    self.renew(burst, target["to"])
+                taken, ours = burst.send(fd)
+                sent, total, bad = sent + burst.count, total + 1, bad + (not ours)
+                if ours:
+                    kept.append(taken / burst.count)
+                if len(kept) == repeats:
+                    break
+            if not kept:
+                raise OSError("the machine is too busy to measure anything: every burst of packets was interrupted")
+            self.ns[f"{target['to']} {target['kind']}"].append(min(kept))  # whatever else the machine does can only add
+            self.lost += sent - (self.received() - arrived)
+        return total, bad
 
-
-def _cpu() -> int:
-    return int(LIBC.sched_getcpu())
-
-
-def bursts(request: dict[str, Any]) -> dict[str, Any]:
-    bench = Bench(request["site"])
-    return {"results": [{**one, **bench.measure(one["to"], one["kind"], request["repeats"])} for one in request["targets"]]}
-
-
-def arrivals(request: dict[str, Any]) -> dict[str, Any]:
-    """One packet to each service, answered where `established`; the endpoints' addresses. No time is taken."""
-    bench = Bench(request["site"])
-    bench.forget()
-    found = []
-    for one in request["targets"]:
-        endpoint = bench.answered(one["to"], request["site"]["sport"])
-        if one["kind"] == "established":
-            bench.arrival(one["to"], request["site"]["sport"])
-        found.append(endpoint)
-    return {"endpoints": found}
-
-
-def loads(request: dict[str, Any]) -> dict[str, Any]:
-    """Run commands in a fresh network namespace; seconds of each, the kernel's memory before and after, sizes of tables."""
-    if LIBC.unshare(CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
-    before = memory()
-    seconds = timed(request["commands"])
-    return {"seconds": seconds, "memory": memory() - before, "tables": {name: table(name) for name in request["tables"]}}
-
-
-def timed(commands: list[list[Any]]) -> list[float]:
-    """Seconds of each [argv, input]; what it needs for its input is made before."""
-    seconds = []
-    for argv, text in commands:
-        with tempfile.TemporaryFile() as file:
-            file.write(text.encode())
-            file.seek(0)
-            start = time.perf_counter()
-            done = subprocess.run(argv, stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
-            seconds.append(time.perf_counter() - start)
-        if done.returncode != 0:
-            raise OSError(f"{' '.join(argv)}: {done.stderr.decode(errors='replace').strip()[:500]}")
-    return seconds
-
-
-def updates(request: dict[str, Any]) -> dict[str, Any]:
-    enter(request["node"])
-    return {"seconds": timed(request["commands"])}
+    def found(self) -> Json:
+        return {
+            "ns": self.ns, "lost": self.lost, "loads": self.loads, "updates": self.updates, "memory": self.memory,
+            "tables": self.tables,
+        }  # fmt: skip
 
 
 def memory() -> int:
@@ -262,17 +346,65 @@ def table(name: str) -> list[int]:
         value = ctypes.create_string_buffer(name.encode(), 84)
         length = ctypes.c_uint32(84)
         if LIBC.getsockopt(raw.fileno(), socket.IPPROTO_IP, IPT_SO_GET_INFO, value, ctypes.byref(length)) != 0:
-            raise OSError(ctypes.get_errno(), f"IPT_SO_GET_INFO {name}")
+            raise failed(f"IPT_SO_GET_INFO {name}")
     return list(struct.unpack_from("=2I", value.raw, 76))
 
 
+def perform(request: Json) -> Json:
+    """Everything, interleaved: in every round all sites in turn."""
+    spec = importlib.util.spec_from_file_location("holder", request["holder"])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if LIBC.mount(b"tmpfs", RUN.encode(), b"tmpfs", 0, None) != 0:  # xtables.lock, names of namespaces: private
+        raise failed("mount tmpfs on /run")
+    os.mkdir(NETNS)
+    cpu = int(LIBC.sched_getcpu())
+    os.sched_setaffinity(0, {cpu})
+    sites = []
+    for n, one in enumerate(request["sites"]):
+        say(f"loading {n + 1} of {len(request['sites'])}: {one['name']}")
+        sites.append(Site(one, module))
+    say("warming up")
+    for site in sites:
+        for target in site.spec["targets"]:
+            site.prepare(target, request["seconds"])
+    bursts = disturbed = 0
+    for number in range(request["rounds"]):
+        say(f"round {number + 1} of {request['rounds']}: packets")
+        for site in sites:
+            sent, bad = site.round(request["repeats"])
+            bursts, disturbed = bursts + sent, disturbed + bad
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    for number in range(request["loads"]):
+        say(f"round {number + 1} of {request['loads']}: loads and updates")
+        for site in sites:
+            if site.spec["updates"]:
+                site.update()
+                if number and sum(site.loads) + site.loads[-1] <= request["patience"]:
+                    site.load_again()
+    return {"sites": {site.spec["name"]: site.found() for site in sites}, "bursts": bursts, "disturbed": disturbed}
+
+
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command at the terminal, which ends this one
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # process 1 of its namespace has no default action
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    request = json.load(sys.stdin)
-    work = {"bursts": bursts, "arrivals": arrivals, "loads": loads, "updates": updates}[request.pop("do")]
+    os.chdir(sys.argv[1])  # reachable even where it lies under /run, which will be covered
+    with open("request.json") as file:
+        request = json.load(file)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        answer = work(request)
+        answer = perform(request)
+    except MemoryError:
+        answer = {"error": "not enough memory"}
     except OSError as error:
+        answer = {"error": error.strerror if error.strerror and error.filename is None else str(error)}
+    except Exception as error:
+        if type(error).__name__ != "Refused":
+            raise
         answer = {"error": str(error)}
     json.dump(answer, sys.stdout)
 

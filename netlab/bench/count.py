@@ -21,7 +21,7 @@ from netlab.errors import BugError
 from netlab.linux import nft as n
 from netlab.linux.addr import Ip
 from netlab.linux.bridge import Links
-from netlab.linux.matches import SetMatch
+from netlab.linux.matches import Destination, Fragment, InInterface, OutInterface, Protocol, SetMatch, Source
 from netlab.linux.network import Network
 from netlab.linux.nft import NftChain, NftRule, NftTable, SetLiteral, SetName, Statement
 from netlab.linux.packet import Packet
@@ -33,13 +33,16 @@ from netlab.trace.choices import Chooser, explore
 from netlab.trace.steps import IpvsStep
 from netlab.trace.walker import Expected, Walk, reply_to
 
+_IN_ENTRY: Final = (Source, Destination, InInterface, OutInterface, Protocol, Fragment)  # ip_tables.c ip_packet_match
 KINDS: Final = ("new", "established")
 
 
 class Count(msgspec.Struct, frozen=True):
-    """Means per packet. `bytes` None: not known, or not of iptables-legacy."""
+    """Means per packet. `asked`: extensions of iptables (-m) that a rule asks, which it does only where addresses, protocol and
+    devices fit. `bytes` None: not known, or not of iptables-legacy."""
 
     rules: Fraction
+    asked: Fraction
     probes: Fraction
     bytes: Fraction | None
 
@@ -96,6 +99,7 @@ def count(network: Network, service: Ip) -> Counts:
     new, established = (
         Count(
             sum((w.probability * w.outcome[k].rules for w in found), Fraction(0)),
+            sum((w.probability * w.outcome[k].asked for w in found), Fraction(0)),
             sum((w.probability * w.outcome[k].probes for w in found), Fraction(0)),
             None
             if any(w.outcome[k].bytes is None for w in found)
@@ -124,7 +128,7 @@ class _Tally:
     """Counts of one packet."""
 
     def __init__(self, sized: dict[int, tuple[Rule, int | None]]) -> None:
-        self.rules = self.probes = 0
+        self.rules = self.asked = self.probes = 0
         self.bytes: int | None = 0
         self._sized = sized  # by id of the rule; the entry holds the rule, so that its id stays its own
 
@@ -134,11 +138,15 @@ class _Tally:
         if known is None:
             known = self._sized[id(rule)] = (rule, entry_bytes(rule))
         self.bytes = None if self.bytes is None or known[1] is None else self.bytes + known[1]
-        if any(type(match) is SetMatch for match in rule.matches):
-            for match in rule.matches:  # as far as ipt_do_table asks them
+        held = True
+        for match in rule.matches:  # ip_tables.c ipt_do_table: what stands in the entry first, then extension by extension
+            if type(match) in _IN_ENTRY and holds(match, view) is False:
+                return
+        for match in rule.matches:
+            if type(match) not in _IN_ENTRY and held:
+                self.asked += 1
                 self.probes += type(match) is SetMatch
-                if holds(match, view) is False:
-                    return
+                held = holds(match, view) is not False
 
     def nft_rule(self, view: View, table: NftTable, chain: NftChain, rule: NftRule) -> None:
         self.rules += 1

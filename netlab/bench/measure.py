@@ -2,9 +2,9 @@
 
     round 1: none, legacy 1, legacy 10 ... nftables 10000, yardsticks    round 2: the same again ...
 
-Law: every contender stands in namespaces of its own, all at the same time, and is measured once in every round, so that whatever
-else the machine does falls on all alike. From the time of a packet that of the same packet through a node without rules is taken
-away, round by round. The kernel is the one that this process runs under; user-mode Linux runs the same code inside (inside.py).
+Law: everything is compiled here, once for all kernels, and written to files; what runs in the namespaces (agent.py) has only to carry
+it out, so that user-mode Linux, where Python is slow, has little to do. Every contender stands in namespaces of its own, all at the
+same time, and is measured once in every round, so that whatever else the machine does falls on all alike.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -32,14 +34,21 @@ from netlab.bench.site import (
     PORT,
     POSITIONS,
     SOURCE_PORT,
-    cluster,
+    TARGET_PORT,
+    Load,
+    declared,
+    endpoint_ip,
+    in_mode,
     service_ip,
     site,
     site_with,
 )
 from netlab.errors import InputError
-from netlab.lab.host import Lab
-from netlab.lab.plan import Plan, Run, make_plan
+from netlab.lab.host import missing_tools, refusal, unshare_command
+from netlab.lab.plan import Action, AddNetns, Run, Sysctls, make_plan, netns_file, sysctl_paths
+from netlab.lab.uml import Uml
+from netlab.lab.umlchoice import modules
+from netlab.linux.addr import Ip
 from netlab.linux.network import Network
 
 ENGINES: Final = {  # by kernel; Debian's user-mode Linux has no NAT for nf_tables
@@ -47,27 +56,36 @@ ENGINES: Final = {  # by kernel; Debian's user-mode Linux has no NAT for nf_tabl
     "uml": ("iptables-legacy", "ipvs"),
 }
 NONE: Final = "none"
-_AGENT: Final = str(Path(__file__).with_name("agent.py"))
+PATIENCE: Final = 1.5  # seconds: a load that takes longer is not repeated
+
+_AGENT: Final = Path(__file__).with_name("agent.py")
+_HOLDER: Final = Path(__file__).parents[1] / "lab" / "holder.py"
 _TOOLS: Final = ("iptables-legacy-restore", "iptables-nft-restore", "nft", "ipset", "ipvsadm")
 _NOBODY: Final = "02:00:00:00:00:99"
-_NOTHING: Final = Counts(Count(Fraction(0), Fraction(0), Fraction(0)), Count(Fraction(0), Fraction(0), Fraction(0)))
+_ZERO: Final = Fraction(0)
+_NOTHING: Final = Counts(Count(_ZERO, _ZERO, _ZERO, _ZERO), Count(_ZERO, _ZERO, _ZERO, _ZERO))
+_UML_NEEDS: Final = ("veth", "IPVS", "dummy", "ipset", "iptables-legacy")
+_UML_SCRATCH: Final = "/run/netlab-uml"  # what the directory of a Uml is called inside
+
+Told = Callable[[str], None]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to measure. `repeats` bursts for each service, kind and round; every load and update as often as there are `loads`."""
+    """What to measure. `repeats` bursts of `seconds` for each service, kind and round; `loads` loads and updates."""
 
+    load: Load
     services: tuple[int, ...]
-    endpoints: int
     engines: tuple[str, ...]
-    rounds: int = 5
-    repeats: int = 7
+    rounds: int = 20
+    repeats: int = 2
+    seconds: float = 0.0015
     loads: int = 3
 
 
 class Sample(msgspec.Struct, frozen=True):
     """Nanoseconds a packet, a number for each round (its fastest burst), what a node without rules takes already taken away.
 
-    `services` 0: a yardstick. `rules`, `probes`, `bytes`: what the model counts for the packet. `lost` packets did not arrive.
+    `services` 0: a yardstick. `rules`, `asked`, `probes`, `bytes`: what the model counts for the packet.
     """
 
     engine: str
@@ -75,10 +93,10 @@ class Sample(msgspec.Struct, frozen=True):
     position: str
     kind: str
     rules: float
+    asked: float
     probes: float
     bytes: float | None
     ns: tuple[float, ...] = ()
-    lost: int = 0
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -94,7 +112,8 @@ class Holding(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """All of one kernel. `baseline`: nanoseconds of a packet through the node without rules; `disturbed`: bursts thrown away."""
+    """All of one kernel. `baseline`: nanoseconds of a packet through the node without rules; `disturbed`: bursts thrown away;
+    `lost`: packets that did not arrive."""
 
     kernel: str
     release: str
@@ -103,36 +122,19 @@ class Measured(msgspec.Struct, frozen=True):
     baseline: tuple[float, ...]
     bursts: int
     disturbed: int
+    lost: int
 
 
-class _Contender:
-    def __init__(self, engine: str, services: int, network: Network, places: Sequence[tuple[str, int]]) -> None:
-        self.engine, self.services, self.network = engine, services, network
-        self.variant = "nft" if engine == "iptables-nft" else "legacy"
-        self.places = places
-        self.counts: dict[tuple[str, str], Count] = {}
-        for place, number in places:
-            found = _NOTHING if engine == NONE else count(network, service_ip(number))
-            self.counts[place, "new"], self.counts[place, "established"] = found.new, found.established
-        self.lab: Lab | None = None
-        self.ns: dict[tuple[str, str], list[float]] = {key: [] for key in self.counts}
-        self.lost: dict[tuple[str, str], int] = dict.fromkeys(self.counts, 0)
+class Contender(msgspec.Struct, frozen=True):
+    """One set of rules, ready for the agent. `services` 0: none, or a yardstick; `places` are addresses to send to, by name."""
 
-    def start(self) -> Lab:
-        plan = make_plan(self.network, variant=self.variant)
-        lab = Lab.start(Plan(plan.actions, (), plan.names, plan.notes))
-        try:  # the endpoints' device drops what is addressed to somebody else at once
-            lab.run(NODE, "ip", "neigh", "replace", "192.0.2.1", "lladdr", _NOBODY, "dev", "out0", "nud", "permanent")
-        except BaseException:
-            lab.close()
-            raise
-        self.lab = lab
-        return lab
-
-
-def enumerate_places(places: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The places whose services differ: with one service first, middle and last are the same."""
-    return list({number: (place, number) for place, number in reversed(places)}.values())
+    name: str
+    engine: str
+    services: int
+    rules: int
+    places: tuple[tuple[str, Ip], ...]
+    counts: tuple[tuple[str, str, Count], ...]  # place, kind
+    spec: dict[str, Any]
 
 
 def positions(services: int) -> list[tuple[str, int]]:
@@ -144,14 +146,154 @@ def positions(services: int) -> list[tuple[str, int]]:
     return list(zip(POSITIONS, (0, services // 2, services - 1), strict=True))
 
 
-def perform(job: Job, kernel: str, told: Callable[[str], None]) -> Measured:
-    """Measure on the kernel that this process runs under.
+# -- compiled ----------------------------------------------------------------------------------------------------------
+
+
+def compiled(job: Job, directory: Path, told: Told) -> list[Contender]:
+    """Every set of rules, counted; the texts that load and update it as files of a directory."""
+    files = _Files(directory)
+    made = [_contender(NONE, NONE, 0, site_with(None), [("first", service_ip(0))], files)]
+    for services in job.services:
+        told(f"compiling the rules of {services:,} services")
+        before, after = (declared(job.load, services, moved) for moved in (None, services // 2))
+        pairs: dict[str, tuple[Network, Network]] = {}
+        for engine in job.engines:
+            mode = engine.removesuffix("-legacy").removesuffix("-nft")
+            if mode not in pairs:
+                pairs[mode] = (site(in_mode(before, mode), mode), site(in_mode(after, mode), mode))
+            places = [(place, service_ip(number)) for place, number in positions(services)]
+            name = f"{engine}, {services:,} services"
+            made.append(_contender(name, engine, services, pairs[mode][0], places, files, pairs[mode][1], job.load.endpoints))
+    told("compiling the yardsticks")
+    for engine in job.engines:
+        network, places = yard.yardstick(engine, max(job.services))
+        made.append(_contender(f"yardstick of {engine}", engine, 0, network, places, files))
+    return made
+
+
+def _contender(
+    name: str,
+    engine: str,
+    services: int,
+    network: Network,
+    places: Sequence[tuple[str, Ip]],
+    files: _Files,
+    moved: Network | None = None,
+    endpoints: int = 1,
+) -> Contender:
+    variant = "nft" if engine in ("iptables-nft", "nftables") else "legacy"
+    counts = []
+    for place, address in places:
+        found = _NOTHING if engine == NONE else count(network, address)
+        counts += [(place, "new", found.new), (place, "established", found.established)]
+    furniture, load = _split(network, variant, files)
+    updates = []
+    if moved is not None:
+        for pair in ((network, moved), (moved, network)):
+            updates.append([files.command("", argv, text) for argv, text in update.commands(*pair, variant)])
+    tables = [table.name for table in network.namespaces[NODE].rulesets[4].tables] if engine in ("iptables-legacy", "ipvs") else []
+    addresses = dict.fromkeys(address for _, address in places)
+    targets = [
+        {"to": str(address), "kind": kind, "endpoints": _behind(engine, services, address, endpoints)}
+        for address in addresses
+        for kind in ("new", "established")
+    ]
+    node, client, behind = (network.namespaces[name] for name in (NODE, CLIENT, ENDPOINTS))
+    spec = {
+        "name": name, "furniture": furniture, "load": load, "updates": updates, "tables": tables,
+        "node": netns_file(NODE), "client": netns_file(CLIENT), "endpoints": netns_file(ENDPOINTS), "client_ip": str(CLIENT_IP),
+        "port": PORT, "target_port": PORT if engine == NONE else TARGET_PORT, "sport": SOURCE_PORT, "size": LENGTH, "in0_mac": node.devices[client.devices["eth0"].peer[1]].mac,
+        "out0_mac": node.devices["out0"].mac, "client_mac": client.devices["eth0"].mac,
+        "endpoints_mac": behind.devices["eth0"].mac,
+        "targets": targets,
+    }  # fmt: skip
+    return Contender(name, engine, services, rules_of(network), tuple(places), tuple(counts), spec)
+
+
+def _behind(engine: str, services: int, address: Ip, endpoints: int) -> list[str]:
+    """Where packets to an address come out of the node."""
+    if engine == NONE:
+        return [str(address)]
+    number = address.value - service_ip(0).value if services else 0
+    return [str(endpoint_ip(number, k, endpoints)) for k in range(endpoints)]
+
+
+class _Files:
+    """Texts as files of a directory, each once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.names = directory, dict[int, str]()
+
+    def command(self, ns: str, argv: Sequence[str], text: str) -> dict[str, Any]:
+        name = ""
+        if text:
+            name = f"{len(self.names)}.txt"
+            self.names[len(self.names)] = name
+            (self.directory / name).write_text(text)
+        return {"type": "run", "ns": ns, "argv": list(argv), "file": name}
+
+
+def _split(network: Network, variant: str, files: _Files) -> tuple[list[Any], list[Any]]:
+    """What stands around the rules, and what loads these in any namespace."""
+    plan = make_plan(network, variant=variant)
+    furniture: list[Any] = []
+    load: list[Any] = []
+    for action in plan.actions:
+        match action:
+            case AddNetns(name):
+                furniture.append({"type": "netns", "name": name})
+            case Sysctls(ns, settings, optional):
+                paths = sysctl_paths(settings)
+                furniture.append({"type": "sysctls", "ns": ns, "settings": paths, "optional": optional})
+            case Run(ns, argv, text) if ns == NODE and argv[0] == "nft":
+                load += [files.command(ns, argv, part) for part in update.transactions(text)]
+            case Run(ns, argv, text) if ns == NODE and argv[0] in _TOOLS:
+                load.append(files.command(ns, argv, text))
+            case Run(ns, argv, text) if ns == NODE and argv[0] == "ip" and "kube-ipvs0" in text:  # addresses: part of the load
+                lines = text.splitlines(keepends=True)
+                furniture.append(files.command(ns, argv, "".join(line for line in lines if "kube-ipvs0" not in line)))
+                load.append(files.command(ns, argv, "".join(line for line in lines if "kube-ipvs0" in line)))
+            case Run(ns, argv, text):
+                furniture.append(files.command(ns, argv, text))
+    # the endpoints' device drops what is addressed to somebody else at once
+    away = ("ip", "neigh", "replace", "192.0.2.1", "lladdr", _NOBODY, "dev", "out0", "nud", "permanent")
+    furniture.append(files.command(NODE, away, ""))
+    if network.namespaces[NODE].ipvs:  # connections of flows that are never heard of again: not five minutes
+        furniture.append(files.command(NODE, ("ipvsadm", "--set", "900", "120", "1"), ""))
+    return furniture, load
+
+
+def rules_of(network: Network) -> int:
+    """Rules of all tables on the node; with IPVS its virtual services and real servers, too, as lines of ipvsadm."""
+    node = network.namespaces[NODE]
+    ruleset = node.rulesets.get(4)
+    if ruleset is None:
+        return 0
+    found = sum(len(chain.rules) for table in ruleset.tables for chain in table.chains.values())
+    found += sum(len(chain.rules) for nft in ruleset.nft_tables for chain in nft.chains.values())
+    return found + sum(1 + len(service.servers) for service in node.ipvs)
+
+
+# -- performed ---------------------------------------------------------------------------------------------------------
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """Where the files of a measurement lie."""
+    return tempfile.TemporaryDirectory(prefix="netlab-bench-")
+
+
+def perform(job: Job, kernel: str, contenders: Sequence[Contender], directory: Path, told: Told) -> Measured:
+    """Measure on the running kernel ("host") or in user-mode Linux ("uml").
 
     Parameters
     ----------
     job : Job
     kernel : str
-        What to call it: "host" or "uml".
+        A key of `ENGINES`.
+    contenders : sequence of Contender
+        From `compiled`; those that this kernel has no engine for are left out.
+    directory : Path
+        Theirs.
     told : callable
         Is told what is under way.
 
@@ -160,144 +302,118 @@ def perform(job: Job, kernel: str, told: Callable[[str], None]) -> Measured:
     InputError
         Missing tools, no permission to make namespaces, rules that the kernel refuses, packets that do not arrive.
     """
-    contenders = [_Contender(NONE, 0, site_with(None), [("first", 0)])]
-    clusters: dict[tuple[str, int], Network] = {}
-    for services in job.services:
-        told(f"compiling the rules of {services:,} services")
-        for engine in job.engines:
-            network = clusters[engine, services] = site(cluster(services, job.endpoints, engine), engine)
-            contenders.append(_Contender(engine, services, network, positions(services)))
-    for engine in job.engines:
-        contenders += [_Contender(engine, 0, network, [(label, 0)]) for label, network in _yardsticks(engine)]
-    bursts = disturbed = 0
-    with ExitStack() as stack:
-        for n, contender in enumerate(contenders):
-            told(f"loading {n + 1} of {len(contenders)} sets of rules")
-            stack.enter_context(contender.start())
-        for number in range(job.rounds):
-            told(f"round {number + 1} of {job.rounds}: packets")
-            base: dict[str, float] = {}
-            for contender in contenders:
-                answer = _bursts(contender, job)
-                for one in answer["results"]:
-                    bursts += len(one["ns"]) + one["disturbed"]
-                    disturbed += one["disturbed"]
-                    if not one["ns"]:
-                        raise InputError(
-                            "the machine is too busy to measure anything: every burst of packets was interrupted",
-                            hint="try again on a quieter machine",
-                        )
-                    fastest = min(one["ns"])  # whatever else the machine does can only add
-                    if contender.engine == NONE:
-                        base[one["kind"]] = fastest
-                    for key in _same(contender, one):
-                        contender.ns[key].append(fastest - (0 if contender.engine == NONE else base[one["kind"]]))
-                        contender.lost[key] += one["lost"]
-        holdings = {}
-        for contender in contenders:
-            if contender.services:
-                told(f"loads and updates: {contender.engine}, {contender.services:,} services")
-                holdings[contender.engine, contender.services] = _holding(contender, job)
-    samples = [
-        Sample(
-            c.engine, c.services, place, kind, float(n.rules), float(n.probes), None if n.bytes is None else float(n.bytes),
-            tuple(c.ns[place, kind]), c.lost[place, kind],
-        )
-        for c in contenders
-        for (place, kind), n in c.counts.items()
-        if c.engine != NONE
-    ]  # fmt: skip
-    baseline = tuple(contenders[0].ns["first", "new"])
-    return Measured(kernel, platform.release(), tuple(samples), tuple(holdings.values()), baseline, bursts, disturbed)
-
-
-def _yardsticks(engine: str) -> list[tuple[str, Network]]:
-    if engine == "ipvs":
-        return [("one virtual service", yard.ipvs())]
-    if engine == "nftables":
-        return [(f"{rules} rules, {probes} probes", yard.nftables(rules, probes)) for rules, probes in yard.NFTABLES]
-    return [
-        (f"{rules} rules{' with a comment' if comment else ''}", yard.iptables(rules, comment))
-        for rules, comment in yard.IPTABLES
-    ]
-
-
-def _same(contender: _Contender, result: dict[str, Any]) -> list[tuple[str, str]]:
-    """The places that a result stands for."""
-    return [(place, result["kind"]) for place, number in contender.places if str(service_ip(number)) == result["to"]]
-
-
-def _ask(lab: Lab, **request: object) -> dict[str, Any]:
-    said = json.loads(lab.run("", sys.executable, "-I", _AGENT, stdin=json.dumps(request)))
-    if "error" in said:
-        raise InputError(f"measuring: {said['error']}")
-    answer: dict[str, Any] = said
-    return answer
-
-
-def site_of(lab: Lab, network: Network) -> dict[str, object]:
-    """What the agent has to know of a lab that is a `site`."""
-    node, client, behind = (network.namespaces[name] for name in (NODE, CLIENT, ENDPOINTS))
-    return {
-        "node": lab.file(NODE), "client": lab.file(CLIENT), "endpoints": lab.file(ENDPOINTS), "client_ip": str(CLIENT_IP),
-        "port": PORT, "sport": SOURCE_PORT, "size": LENGTH, "in0_mac": node.devices["in0"].mac,
-        "out0_mac": node.devices["out0"].mac, "client_mac": client.devices["eth0"].mac,
-        "endpoints_mac": behind.devices["eth0"].mac,
+    mine = [one for one in contenders if one.engine in (NONE, *ENGINES[kernel])]
+    request = {
+        "holder": str(_HOLDER), "sites": [one.spec for one in mine], "rounds": job.rounds, "repeats": job.repeats,
+        "seconds": job.seconds, "loads": job.loads, "patience": PATIENCE,
     }  # fmt: skip
+    (directory / "request.json").write_text(json.dumps(request))
+    if kernel == "host":
+        release = platform.release()
+        answer = _on_host(directory, told)
+    else:
+        release, answer = _in_uml(directory, job, told)
+    if "error" in answer:
+        raise InputError(f"measuring{' in user-mode Linux' if kernel == 'uml' else ''}: {answer['error']}")
+    return _measured(kernel, release, mine, answer)
 
 
-def _bursts(contender: _Contender, job: Job) -> dict[str, Any]:
-    assert contender.lab is not None
-    numbers = [number for _, number in enumerate_places(contender.places)]
-    targets = [{"to": str(service_ip(number)), "kind": kind} for number in numbers for kind in ("new", "established")]
-    site_ = site_of(contender.lab, contender.network)
-    return _ask(contender.lab, do="bursts", site=site_, targets=targets, repeats=job.repeats)
+def _on_host(directory: Path, told: Told) -> dict[str, Any]:
+    with (directory / "answer.json").open("w+b") as out:
+        process = subprocess.Popen(
+            [*unshare_command(), sys.executable, "-I", str(_AGENT), str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            errors="replace",
+        )
+        last = ""
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                last = line.strip() or last
+                told(last)
+            process.wait()
+        finally:
+            process.kill()  # unshare --kill-child: everything with it
+            process.wait()
+        out.seek(0)
+        return _answer(out.read(), last)
 
 
-def _holding(contender: _Contender, job: Job) -> Holding:
-    assert contender.lab is not None
-    lab, engine, services = contender.lab, contender.engine, contender.services
-    network = contender.network
-    moved = site(cluster(services, job.endpoints, engine, services // 2), engine)
-    forth, back = (update.commands(*pair, contender.variant) for pair in ((network, moved), (moved, network)))
-    load, memory, updates = [], [], []
-    tables: dict[str, list[int]] = {}
-    names = [table.name for table in network.namespaces[NODE].rulesets[4].tables] if contender.variant == "legacy" else []
-    for _ in range(job.loads):
-        told = _ask(lab, do="loads", commands=_load_commands(contender), tables=names)
-        load.append(sum(told["seconds"]))
-        memory.append(told["memory"])
-        tables = told["tables"]
-    for n in range(job.loads + job.loads % 2):  # back again in the end
-        told = _ask(lab, do="updates", node=lab.file(NODE), commands=back if n % 2 else forth)
-        updates.append(sum(told["seconds"]))
-    entries = sum(size for _, size in tables.values()) if tables and engine == "iptables-legacy" else None
-    return Holding(engine, services, rules_of(network), tuple(load), tuple(updates[: job.loads]), tuple(memory), entries)
+def _answer(text: bytes, last: str) -> dict[str, Any]:
+    if text:
+        found: dict[str, Any] = json.loads(text)
+        return found
+    if "unshare" in last or "uid_map" in last:
+        raise InputError(f"namespaces cannot be made here: {refusal(last)}", hint="run as root, or --kernel none only counts")
+    raise InputError(f"the measurement has ended: {last}" if last else "the measurement has ended")
 
 
-def rules_of(network: Network) -> int:
-    """Rules of all tables on the node; with IPVS its virtual services and real servers, too, as lines of ipvsadm."""
-    node = network.namespaces[NODE]
-    ruleset = node.rulesets[4]
-    found = sum(len(chain.rules) for table in ruleset.tables for chain in table.chains.values())
-    found += sum(len(chain.rules) for nft in ruleset.nft_tables for chain in nft.chains.values())
-    return found + sum(1 + len(service.servers) for service in node.ipvs)
+def _in_uml(directory: Path, job: Job, told: Told) -> tuple[str, dict[str, Any]]:
+    told("booting user-mode Linux")
+    with Uml(memory=uml_memory(job), modules=modules(_UML_NEEDS)) as uml:
+        shutil.copytree(directory, uml.directory / "bench", copy_function=_linked)
+        lines = _Lines(told)
+        command = [sys.executable, "-I", str(_AGENT), f"{_UML_SCRATCH}/bench"]
+        done = uml.run(command, stderr=lines)  # type: ignore[arg-type]
+        release = (uml.run(["uname", "-r"]).stdout or b"").decode().strip()
+        return release, _answer(done.stdout or b"", lines.last)
 
 
-def _load_commands(contender: _Contender) -> list[list[Any]]:
-    """What makes the node's rules in a fresh namespace."""
-    plan = make_plan(contender.network, variant=contender.variant)
-    found: list[list[Any]] = []
-    for action in plan.actions:
-        if not isinstance(action, Run) or action.ns != NODE:
-            continue
-        if action.argv[0] == "ip":
-            text = "".join(line for line in action.stdin.splitlines(keepends=True) if "kube-ipvs0" in line)
-            if text:
-                found.append([list(action.argv), text])
-        elif action.argv[0] in _TOOLS:
-            found.append([list(action.argv), action.stdin])
-    return found
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def uml_memory(job: Job) -> int:
+    """MiB for user-mode Linux: what rules, sets and virtual services of all contenders take, and room for the tools that load."""
+    return 768 + int(sum(job.services) * (1 + job.load.endpoints) * 0.006)
+
+
+class _Lines:
+    """A binary sink that hands on whole lines."""
+
+    def __init__(self, told: Told) -> None:
+        self.told, self.rest, self.last = told, b"", ""
+
+    def write(self, data: bytes) -> int:
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            self.last = line.decode(errors="replace").strip() or self.last
+            self.told(self.last)
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+
+def _measured(kernel: str, release: str, contenders: Sequence[Contender], answer: dict[str, Any]) -> Measured:
+    sites = answer["sites"]
+    base = {kind: sites[NONE]["ns"][f"{service_ip(0)} {kind}"] for kind in ("new", "established")}
+    samples, holdings = [], []
+    for one in contenders:
+        said = sites[one.name]
+        at = dict(one.places)
+        for place, kind, n in one.counts if one.engine != NONE else ():
+            key = f"{at[place]} {kind}"
+            taken = tuple(a - b for a, b in zip(said["ns"][key], base[kind], strict=True))
+            size = None if n.bytes is None else float(n.bytes)
+            counted = (float(n.rules), float(n.asked), float(n.probes), size)
+            samples.append(Sample(one.engine, one.services, place, kind, *counted, taken))
+        if one.services:
+            entries = sum(size for _, size in said["tables"].values()) if one.engine == "iptables-legacy" else None
+            times = (tuple(said["loads"]), tuple(said["updates"]), tuple(said["memory"]))
+            holdings.append(Holding(one.engine, one.services, one.rules, *times, entries))
+    return Measured(
+        kernel, release, tuple(samples), tuple(holdings), tuple(base["new"]), answer["bursts"], answer["disturbed"],
+        sum(said["lost"] for said in sites.values()),
+    )  # fmt: skip
+
 
 
 def second_level_cache() -> int | None:

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from netlab.dataplane.cni import calico
 from netlab.dataplane.proxy import iptables as proxy_iptables
 from netlab.dataplane.proxy import ipvs as proxy_ipvs
 from netlab.dataplane.proxy import nftables as proxy_nftables
@@ -40,6 +41,7 @@ from netlab.linux.netns import (
 from netlab.linux.network import Network
 from netlab.linux.packet import UDP, Packet
 from netlab.linux.rules import Ruleset
+from netlab.linux.sets import IpSet
 
 MODES: Final = ("iptables-legacy", "iptables-nft", "nftables", "ipvs")
 NODE: Final = "node-0"
@@ -62,8 +64,24 @@ def service_ip(number: int) -> Ip:
     return Ip(4, FIRST_SERVICE + number)
 
 
-def cluster(services: int, endpoints: int, mode: str, moved: int | None = None) -> Cluster:
-    """The cluster: services `svc-000000` and on, each with as many endpoints; of service `moved` the first one has moved."""
+def endpoint_ip(number: int, which: int, endpoints: int) -> Ip:
+    """The address of an endpoint of a service of so many, both numbered from 0."""
+    return Ip(4, FIRST_ENDPOINT + number * endpoints + which)
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What the cluster has besides services: endpoints of each, and egress policies that select the client.
+
+    With policies the node runs Calico; the last of them, in Felix's order, allows what the client sends, all others ask an ipset
+    in vain.
+    """
+
+    endpoints: int = 1
+    policies: int = 0
+
+
+def declared(load_: Load, services: int, moved: int | None = None) -> Cluster:
+    """The cluster: services `svc-000000` and on; of service `moved` the first endpoint has moved."""
     items: list[dict[str, object]] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}},
         {
@@ -74,16 +92,47 @@ def cluster(services: int, endpoints: int, mode: str, moved: int | None = None) 
             "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.10"}]},
         },
     ]
+    if load_.policies:
+        items += [_client(), *(_policy(k, k == load_.policies - 1) for k in range(load_.policies))]
     for n in range(services):
-        first = FIRST_ENDPOINT + n * endpoints
-        values = [first + k for k in range(endpoints)]
+        addresses = [endpoint_ip(n, k, load_.endpoints) for k in range(load_.endpoints)]
         if n == moved:
-            values[0] = FIRST_ENDPOINT + services * endpoints
-        items += _service(n, [str(Ip(4, value)) for value in values])
-    proxy = "iptables" if mode.startswith("iptables") else mode
+            addresses[0] = endpoint_ip(services, 0, load_.endpoints)
+        items += _service(n, [str(address) for address in addresses])
     text = io.StringIO(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
-    overrides = Overrides(cni="none", proxy_mode=proxy, cluster_cidr=str(_POD_NETWORK), service_cidr="172.16.0.0/12")
-    return load(["-"], text, overrides)
+    cni = "calico" if load_.policies else "none"
+    return load(["-"], text, Overrides(cni=cni, cluster_cidr=str(_POD_NETWORK), service_cidr="172.16.0.0/12"))
+
+
+def in_mode(cluster: Cluster, mode: str) -> Cluster:
+    """The same cluster where kube-proxy runs in another mode: "iptables", "nftables" or "ipvs"."""
+    return msgspec.structs.replace(cluster, proxy=msgspec.structs.replace(cluster.proxy, mode=mode))
+
+
+def _client() -> dict[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": CLIENT, "namespace": "default", "labels": {"app": CLIENT}},
+        "spec": {"nodeName": NODE, "containers": [{"name": "c", "image": "c"}]},
+        "status": {"phase": "Running", "podIP": str(CLIENT_IP), "podIPs": [{"ip": str(CLIENT_IP)}]},
+    }
+
+
+def _policy(number: int, allows: bool) -> dict[str, object]:
+    peer: dict[str, object] = {"podSelector": {"matchLabels": {"role": f"nobody-{number}"}}}
+    if allows:
+        peer = {"ipBlock": {"cidr": str(_POD_NETWORK)}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": f"policy-{number:06}", "namespace": "default"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": CLIENT}},
+            "policyTypes": ["Egress"],
+            "egress": [{"to": [peer], "ports": [{"protocol": "UDP", "port": TARGET_PORT}]}],
+        },
+    }
 
 
 def _service(number: int, addresses: list[str]) -> list[dict[str, object]]:
@@ -112,15 +161,30 @@ def _service(number: int, addresses: list[str]) -> list[dict[str, object]]:
 
 
 def site(of: Cluster, mode: str) -> Network:
-    """The network in which a node has the rules of a mode for a cluster's services."""
-    if mode == "ipvs":
-        family = proxy_ipvs.compile_family(of, NODE, 4)
-        node = _node({4: proxy_ipvs.compile_ruleset(of, NODE, family)}, proxy_ipvs.device([family], 4))
-        sysctls = {**node.sysctls, **proxy_ipvs.sysctls(of)}
-        return _network(msgspec.structs.replace(node, sets=family.sets, ipvs=family.services, sysctls=sysctls))
-    if mode == "nftables":
-        return _network(_node({4: proxy_nftables.compile_ruleset(of, NODE, 4, version=of.proxy.version)}))
-    return _network(_node({4: proxy_iptables.compile_ruleset(of, NODE, 4)}))
+    """The network in which a node has the rules of a mode ("iptables", "nftables" or "ipvs") for a cluster's services."""
+    of = in_mode(of, mode)
+    sets: Mapping[str, IpSet] = {}
+    sysctls: Mapping[str, int] = {}
+    services: tuple[VirtualService, ...] = ()
+    dummy = None
+    match mode:
+        case "ipvs":
+            family = proxy_ipvs.compile_family(of, NODE, 4)
+            rules = proxy_ipvs.compile_ruleset(of, NODE, family)
+            dummy, sets, services, sysctls = proxy_ipvs.device([family], 4), family.sets, family.services, proxy_ipvs.sysctls(of)
+        case "nftables":
+            rules = proxy_nftables.compile_ruleset(of, NODE, 4, version=of.proxy.version)
+        case _:
+            rules = proxy_iptables.compile_ruleset(of, NODE, 4)
+    if not of.policies:
+        node = _node({4: rules}, dummy)
+        return _network(msgspec.structs.replace(node, sets=sets, ipvs=services, sysctls={**node.sysctls, **sysctls}))
+    plugin = calico.plugin(of)
+    pod = of.pods[f"default/{CLIENT}"]
+    wiring = plugin.on_node(of.nodes[NODE], [pod], 4)
+    rules = plugin.rules(rules, of.nodes[NODE], [pod], 4)
+    node = _node({4: rules}, dummy, calico.device_of(pod))
+    return _network(msgspec.structs.replace(node, sets={**sets, **wiring.sets}, ipvs=services, sysctls={**node.sysctls, **sysctls}))
 
 
 def site_with(ruleset: Ruleset | None) -> Network:
@@ -141,9 +205,9 @@ def request(to: Ip) -> Packet:
     return Packet(CLIENT_IP, to, UDP, SOURCE_PORT, PORT, length=LENGTH)
 
 
-def _node(rulesets: Mapping[int, Ruleset], dummy: Device | None = None) -> Netns:
+def _node(rulesets: Mapping[int, Ruleset], dummy: Device | None = None, inward: str = "in0") -> Netns:
     in0 = Device(
-        "in0", DeviceKind.VETH, 2, _MACS["in0"], peer=(CLIENT, "eth0"), addresses=(Address(ip("10.128.0.1"), 24),), link_index=2
+        inward, DeviceKind.VETH, 2, _MACS["in0"], peer=(CLIENT, "eth0"), addresses=(Address(ip("10.128.0.1"), 24),), link_index=2
     )
     out0 = Device(
         "out0", DeviceKind.VETH, 3, _MACS["out0"], peer=(ENDPOINTS, "eth0"), addresses=(Address(ip("192.0.2.10"), 24),),
@@ -151,7 +215,7 @@ def _node(rulesets: Mapping[int, Ruleset], dummy: Device | None = None) -> Netns
     )
     devices = (_LO, in0, out0, *([dummy] if dummy is not None else []))
     gateway = Route(Prefix(4, 0, 0), (NextHop("out0", ip("192.0.2.1")),))
-    neighbours = (Neighbour("out0", ip("192.0.2.1"), _MACS[ENDPOINTS]), Neighbour("in0", CLIENT_IP, _MACS[CLIENT]))
+    neighbours = (Neighbour("out0", ip("192.0.2.1"), _MACS[ENDPOINTS]), Neighbour(inward, CLIENT_IP, _MACS[CLIENT]))
     return Netns(
         NODE,
         NetnsKind.NODE,
@@ -178,7 +242,8 @@ def _end(name: str, address: str, gateway: str, mac: str, peer: str) -> Netns:
 
 
 def _network(node: Netns) -> Network:
-    client = _end(CLIENT, str(CLIENT_IP), "10.128.0.1", _MACS["in0"], "in0")
+    inward = next(device.name for device in node.devices.values() if device.peer == (CLIENT, "eth0"))
+    client = _end(CLIENT, str(CLIENT_IP), "10.128.0.1", _MACS["in0"], inward)
     behind = _end(ENDPOINTS, "192.0.2.1", "192.0.2.10", _MACS["out0"], "out0")
     # one namespace owns the addresses of all endpoints
     owned = Route(Prefix(4, ip("10.129.0.0").value, 16), (NextHop("lo"),), RouteType.LOCAL, table=LOCAL, scope="host")

@@ -7,7 +7,8 @@ what the kernel accepts: a refused command is an error.
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from typing import Final
 
 from netlab.bench.site import NODE
 from netlab.linux.network import Network
@@ -17,7 +18,10 @@ from netlab.linux.sets import IpSet
 from netlab.linux.text.ipvsadm import write_save
 from netlab.linux.text.nft_words import rule_text
 
-Command = list[Any]  # [argv, input]
+Command = tuple[list[str], str]  # argv, input
+MOST_CHAINS: Final = 12_000  # of a single transaction of nft: some 6,000 services with one endpoint
+A_PART: Final = 2_000  # chains of each of several transactions
+_CHAIN: Final = re.compile(r"^\tchain .*?^\t}\n", re.DOTALL | re.MULTILINE)
 
 _ALWAYS: Final = {  # pkg/proxy/iptables/proxier.go syncProxyRules: chains that every restore holds
     "nat": ("KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ"),
@@ -32,16 +36,35 @@ def commands(before: Network, after: Network, variant: str) -> list[Command]:
     if old.ipvs:
         text = "".join(_set_lines(old.sets[name], new.sets[name]) for name in old.sets)
         if text:
-            made.append([["ipset", "restore"], text])
+            made.append((["ipset", "restore"], text))
         was, now = (write_save(netns.ipvs).splitlines(keepends=True) for netns in (old, new))
         added, gone = set(now) - set(was), set(was) - set(now)
         text = "".join([line for line in now if line in added] + [_delete(line) for line in was if line in gone])
-        return [*made, [["ipvsadm", "-R"], text]]
+        return [*made, (["ipvsadm", "-R"], text)]
     rules, target = old.rulesets[4], new.rulesets[4]
     if rules.nft_tables:
-        return [[["nft", "-f", "-"], _nft(rules.nft_tables[0], target.nft_tables[0])]]
+        return [(["nft", "-f", "-"], _nft(rules.nft_tables[0], target.nft_tables[0]))]
     text = "".join(_restore(one, two) for one, two in zip(rules.tables, target.tables, strict=True) if one.name in _ALWAYS)
-    return [[[f"iptables-{variant}-restore", "-w", "5", "--noflush", "--counters"], text]]
+    return [([f"iptables-{variant}-restore", "-w", "5", "--noflush", "--counters"], text)]
+
+
+def transactions(text: str) -> list[str]:
+    """A table of nft in as many texts as the kernel takes in reasonable time.
+
+    Every service's endpoints are an anonymous map, and within a transaction binding one walks over all that the transaction has
+    done before (nf_tables_api.c __nft_set_trans_bind): the time of a single transaction grows with the square of the services.
+    """
+    chains = _CHAIN.findall(text)
+    if len(chains) <= MOST_CHAINS:
+        return [text]
+    table = text.partition(" {\n")[0] + " {\n"
+    first = _CHAIN.sub(lambda found: "\n".join(_empty(found.group(0))), text)
+    return [first, *(table + "".join(chains[n : n + A_PART]) + "}\n" for n in range(0, len(chains), A_PART))]
+
+
+def _empty(chain: str) -> list[str]:
+    head, *rest = chain.splitlines()
+    return [head, *(line for line in rest if line.startswith("\t\ttype ")), "\t}\n"]
 
 
 def _restore(old: Table, new: Table) -> str:

@@ -13,44 +13,87 @@ from netlab.linux import nft as n
 from netlab.linux.addr import V4_ALL, Ip, ip
 from netlab.linux.hook import Hook
 from netlab.linux.ipvs import Method, RealServer, VirtualService
-from netlab.linux.matches import Comment, Conntrack, Destination, Match, PortRange, Protocol, Udp
+from netlab.linux.matches import Comment, Conntrack, Destination, PortRange, Protocol, Source, Udp
 from netlab.linux.network import Network
 from netlab.linux.nft import NftChain, NftRule, NftSet, NftTable
 from netlab.linux.packet import UDP
 from netlab.linux.rules import Rule, Ruleset
-from netlab.linux.targets import Dnat, Drop, NatRange, Return
+from netlab.linux.targets import Accept, Dnat, Drop, Jump, NatRange, Return
 
-# (rules, whether each has a comment) of iptables; (rules, probes of a set) of nft
-IPTABLES: Final = ((0, False), (100, True), (1_000, False), (1_000, True), (4_000, True), (10_000, False), (10_000, True))
-NFTABLES: Final = ((0, 0), (100, 0), (0, 100), (400, 0), (0, 400))
+DEPTHS: Final = (0, 100, 300, 1_000, 2_000, 3_000, 5_000, 8_000, 12_000, 20_000, 30_000, 50_000, 100_000, 200_000)
+_LEAST: Final = 6  # of DEPTHS: beyond any level 2 cache
+ASKED: Final = (20, 100)
+NFTABLES: Final = ((0, 0), (100, 0), (0, 100), (400, 0), (0, 400))  # (rules, probes of a set)
 
-_ELSEWHERE: Final = ip("172.30.0.0").value
+_ELSEWHERE: Final = ip("172.24.0.0").value  # and on: nobody's
+_ASKED: Final = ip("172.30.0.0").value
+_PASSED: Final = ip("172.31.0.0").value
 _TARGET: Final = Ip(4, FIRST_ENDPOINT)
+_DNAT: Final = Dnat(NatRange(_TARGET, port_low=TARGET_PORT))
+_FORWARD: Final = (("INVALID", Drop()), ("ESTABLISHED", Accept()))  # as on any node
 
 
-def iptables(rules: int, comment: bool) -> Network:
-    """`rules` rules for other addresses in nat PREROUTING, then the DNAT of the first service."""
-    chain = [_rule(_ELSEWHERE + k, comment, Return()) for k in range(rules)]
-    chain.append(_rule(service_ip(0).value, False, Dnat(NatRange(_TARGET, port_low=TARGET_PORT))))
-    return site_with(Ruleset((table(4, "nat", {"PREROUTING": chain}),)))
+def yardstick(engine: str, services: int) -> tuple[Network, list[tuple[str, Ip]]]:
+    """An engine's yardstick that is long enough for so many services, and whom to send to, with what that measures."""
+    match engine:
+        case "ipvs":
+            return ipvs(), [("one virtual service", service_ip(0))]
+        case "nftables":
+            return nftables()
+        case _:
+            return iptables(services)
 
 
-def _rule(address: int, comment: bool, target: Return | Dnat) -> Rule:
-    text: tuple[Match, ...] = (Comment("default/svc-000000:dns cluster IP"),) if comment else ()
-    port = Udp(dport=PortRange(PORT, PORT))
-    return Rule((Destination(4, address, V4_ALL), Protocol(UDP), *text, port), target)
+def iptables(services: int) -> tuple[Network, list[tuple[str, Ip]]]:
+    """nat PREROUTING: DNAT of addresses behind ever more rules for other addresses; ASKED: behind rules that ask extensions."""
+    last = next((n for n, depth in enumerate(DEPTHS) if depth >= services), len(DEPTHS) - 1)
+    places: list[tuple[str, Ip]] = []
+    before = 0
+    passed = [Rule((Destination(4, _ASKED, 0xFFFF0000),), Jump("ASKED"))]
+    for depth in DEPTHS[: max(last, _LEAST) + 1]:
+        passed += [_rule(_ELSEWHERE + k, Return()) for k in range(before, depth)]
+        before = depth
+        passed.append(_rule(_PASSED + depth % 0x10000, _DNAT))
+        places.append((f"{depth} rules", Ip(4, _PASSED + depth % 0x10000)))
+    asking = Rule((Comment("kubernetes forwarding rules"), Conntrack(states=frozenset({"NEW"}))))
+    asked: list[Rule] = []
+    for depth in ASKED:
+        asked += [asking] * (depth - len(asked))
+        asked.append(_rule(_ASKED + depth, _DNAT))
+        places.append((f"{depth} rules that ask", Ip(4, _ASKED + depth)))
+    elsewhere = Rule((Source(4, _ELSEWHERE, V4_ALL),), Return())
+    forward = [Rule((Conntrack(states=frozenset({state})),), target) for state, target in _FORWARD]
+    nat = table(4, "nat", {"PREROUTING": passed, "ASKED": asked, "POSTROUTING": [elsewhere]})
+    return site_with(Ruleset((nat, table(4, "filter", {"FORWARD": forward})))), places
 
 
-def nftables(rules: int, probes: int) -> Network:
-    """`rules` comparisons and `probes` look-ups in a set of 1,000 addresses, all in vain, then the DNAT of the first service."""
+def _rule(address: int, target: Return | Dnat) -> Rule:
+    """As kube-proxy writes it: the comment is two thirds of its bytes."""
+    comment = Comment("default/svc-000000:dns cluster IP")
+    return Rule((Destination(4, address, V4_ALL), Protocol(UDP), comment, Udp(dport=PortRange(PORT, PORT))), target)
+
+
+def nftables() -> tuple[Network, list[tuple[str, Ip]]]:
+    """Chains of comparisons and of look-ups in a set of 1,000 addresses, all in vain, then DNAT; an address for each."""
     daddr, saddr = n.Payload("ip", "daddr"), n.Payload("ip", "saddr")
-    chain = [NftRule((n.Compare(saddr, "==", n.Value("192.0.2.99")), n.Verdict("return")))] * rules
-    chain += [NftRule((n.Compare(daddr, "==", n.SetName("others")), n.Verdict("return")))] * probes
-    nat = n.Nat("dnat", n.Value(str(_TARGET)), n.Value(TARGET_PORT))
-    chain.append(NftRule((n.Compare(n.Payload("udp", "dport"), "==", n.Value(PORT)), nat)))
+    sport, dport = n.Payload("udp", "sport"), n.Payload("udp", "dport")
+    nat = NftRule((n.Compare(dport, "==", n.Value(PORT)), n.Nat("dnat", n.Value(str(_TARGET)), n.Value(TARGET_PORT))))
+    chains: dict[str, NftChain] = {}
+    first: list[NftRule] = []
+    places: list[tuple[str, Ip]] = []
+    for k, (rules, probes) in enumerate(NFTABLES):
+        address = Ip(4, _PASSED + k)
+        chain = [NftRule((n.Compare(saddr, "==", n.Value("192.0.2.99")), n.Verdict("return")))] * rules
+        chain += [NftRule((n.Compare(daddr, "==", n.SetName("others")), n.Verdict("return")))] * probes
+        chains[f"yard-{k}"] = NftChain(f"yard-{k}", (*chain, nat))
+        first.append(NftRule((n.Compare(daddr, "==", n.Value(str(address))), n.Verdict("goto", f"yard-{k}"))))
+        places.append((f"{rules} rules, {probes} probes", address))
     others = NftSet("others", ("ipv4_addr",), elements=tuple(n.Element(n.Value(str(Ip(4, _ELSEWHERE + k)))) for k in range(1000)))
-    base = NftChain("prerouting", tuple(chain), "nat", Hook.PREROUTING, -100, "accept")
-    return site_with(Ruleset(nft_tables=(NftTable("ip", "yard", {"prerouting": base}, {"others": others}),)))
+    quiet = NftRule((n.Compare(sport, "==", n.Value(1)), n.Verdict("drop")))
+    chains["prerouting"] = NftChain("prerouting", tuple(first), "nat", Hook.PREROUTING, -100, "accept")
+    chains["forward"] = NftChain("forward", (quiet,), "filter", Hook.FORWARD, 0, "accept")
+    chains["postrouting"] = NftChain("postrouting", (quiet,), "nat", Hook.POSTROUTING, 100, "accept")
+    return site_with(Ruleset(nft_tables=(NftTable("ip", "yard", chains, {"others": others}),))), places
 
 
 def ipvs() -> Network:
