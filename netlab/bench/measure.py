@@ -108,6 +108,7 @@ class Holding(msgspec.Struct, frozen=True):
     load: tuple[float, ...] = ()
     update: tuple[float, ...] = ()
     memory: tuple[int, ...] = ()
+    transactions: int = 1  # of nft
     entries: int | None = None  # bytes of iptables-legacy's tables, as the kernel tells them
 
 
@@ -408,7 +409,8 @@ def _measured(kernel: str, release: str, contenders: Sequence[Contender], answer
         if one.services:
             entries = sum(size for _, size in said["tables"].values()) if one.engine == "iptables-legacy" else None
             times = (tuple(said["loads"]), tuple(said["updates"]), tuple(said["memory"]))
-            holdings.append(Holding(one.engine, one.services, one.rules, *times, entries))
+            parts = len(one.spec["load"]) if one.engine == "nftables" else 1
+            holdings.append(Holding(one.engine, one.services, one.rules, *times, parts, entries))
     return Measured(
         kernel, release, tuple(samples), tuple(holdings), tuple(base["new"]), answer["bursts"], answer["disturbed"],
         sum(said["lost"] for said in sites.values()),
