@@ -38,7 +38,6 @@ from netlab.bench.site import (
     Load,
     declared,
     endpoint_ip,
-    in_mode,
     service_ip,
     site,
     site_with,
@@ -57,6 +56,11 @@ ENGINES: Final = {  # by kernel; Debian's user-mode Linux has no NAT for nf_tabl
 }
 NONE: Final = "none"
 PATIENCE: Final = 1.5  # seconds: a load that takes longer is not repeated
+
+# bytes for a service or an endpoint: netlab's own; the kernel's rules; a tool's while it loads them
+_OWN: Final = 10_000
+_HELD: Final = {"iptables-legacy": 1_500, "iptables-nft": 2_500, "nftables": 2_000, "ipvs": 1_500}
+_LOADING: Final = {"iptables-legacy": 3_000, "iptables-nft": 6_000, "nftables": 14_000, "ipvs": 3_000}
 
 _AGENT: Final = Path(__file__).with_name("agent.py")
 _HOLDER: Final = Path(__file__).parents[1] / "lab" / "holder.py"
@@ -150,8 +154,10 @@ def positions(services: int) -> list[tuple[str, int]]:
 # -- compiled ----------------------------------------------------------------------------------------------------------
 
 
-def compiled(job: Job, directory: Path, told: Told) -> list[Contender]:
-    """Every set of rules, counted; the texts that load and update it as files of a directory."""
+def compiled(job: Job, directory: Path | None, told: Told) -> list[Contender]:
+    """Every set of rules, counted; the texts that load and update it as files of a directory (None: nothing is to be measured)."""
+    if directory is None:
+        return _only_counted(job, told)
     files = _Files(directory)
     made = [_contender(NONE, NONE, 0, site_with(None), [("first", service_ip(0))], files)]
     for services in job.services:
@@ -159,9 +165,9 @@ def compiled(job: Job, directory: Path, told: Told) -> list[Contender]:
         before, after = (declared(job.load, services, moved) for moved in (None, services // 2))
         pairs: dict[str, tuple[Network, Network]] = {}
         for engine in job.engines:
-            mode = engine.removesuffix("-legacy").removesuffix("-nft")
+            mode = _mode(engine)
             if mode not in pairs:
-                pairs[mode] = (site(in_mode(before, mode), mode), site(in_mode(after, mode), mode))
+                pairs[mode] = (site(before, mode), site(after, mode))
             places = [(place, service_ip(number)) for place, number in positions(services)]
             name = f"{engine}, {services:,} services"
             made.append(_contender(name, engine, services, pairs[mode][0], places, files, pairs[mode][1], job.load.endpoints))
@@ -170,6 +176,39 @@ def compiled(job: Job, directory: Path, told: Told) -> list[Contender]:
         network, places = yard.yardstick(engine, max(job.services))
         made.append(_contender(f"yardstick of {engine}", engine, 0, network, places, files))
     return made
+
+
+def _only_counted(job: Job, told: Told) -> list[Contender]:
+    made = []
+    for services in job.services:
+        told(f"counting: {services:,} services")
+        cluster = declared(job.load, services)
+        places = tuple((place, service_ip(number)) for place, number in positions(services))
+        networks: dict[str, Network] = {}
+        for engine in job.engines:
+            mode = _mode(engine)
+            if mode not in networks:
+                networks[mode] = site(cluster, mode)
+            network = networks[mode]
+            made.append(Contender(engine, engine, services, rules_of(network), places, _counts(engine, network, places), {}))
+    return made
+
+
+def _mode(engine: str) -> str:
+    """kube-proxy's mode."""
+    return engine.removesuffix("-legacy").removesuffix("-nft")
+
+
+def _counts(engine: str, network: Network, places: Sequence[tuple[str, Ip]]) -> tuple[tuple[str, str, Count], ...]:
+    found: dict[Ip, Counts] = {}
+    for _, address in places:
+        if address not in found:
+            found[address] = _NOTHING if engine == NONE else count(network, address)
+    return tuple(
+        (place, kind, n)
+        for place, address in places
+        for kind, n in (("new", found[address].new), ("established", found[address].established))
+    )
 
 
 def _contender(
@@ -183,10 +222,6 @@ def _contender(
     endpoints: int = 1,
 ) -> Contender:
     variant = "nft" if engine in ("iptables-nft", "nftables") else "legacy"
-    counts = []
-    for place, address in places:
-        found = _NOTHING if engine == NONE else count(network, address)
-        counts += [(place, "new", found.new), (place, "established", found.established)]
     furniture, load = _split(network, variant, files)
     updates = []
     if moved is not None:
@@ -208,7 +243,7 @@ def _contender(
         "endpoints_mac": behind.devices["eth0"].mac,
         "targets": targets,
     }  # fmt: skip
-    return Contender(name, engine, services, rules_of(network), tuple(places), tuple(counts), spec)
+    return Contender(name, engine, services, rules_of(network), tuple(places), _counts(engine, network, places), spec)
 
 
 def _behind(engine: str, services: int, address: Ip, endpoints: int) -> list[str]:
@@ -416,6 +451,30 @@ def _measured(kernel: str, release: str, contenders: Sequence[Contender], answer
         sum(said["lost"] for said in sites.values()),
     )  # fmt: skip
 
+
+
+def needed_memory(job: Job, kernel: str) -> int:
+    """Bytes, roughly (measured, see docs/performance.md): netlab's own for the largest number of services, the kernel's for the rules
+    of all contenders at the same time, and the tool's that loads the largest. Every rule of policies is small beside them.
+    """
+    each = 1 + job.load.endpoints
+    own = max(job.services) * each * _OWN
+    if not kernel:
+        return int(own)
+    engines = [engine for engine in job.engines if engine in ENGINES[kernel]]
+    held = sum(job.services) * each * sum(_HELD[engine] for engine in engines)
+    return int(own + held + max(job.services) * each * max(_LOADING[engine] for engine in engines))
+
+
+def available_memory() -> int | None:
+    """Bytes that programs may still take (proc(5): MemAvailable); None where the kernel does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return None
 
 
 def second_level_cache() -> int | None:

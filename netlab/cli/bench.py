@@ -12,18 +12,36 @@ from netlab.cli.flags import OUTPUT, emit
 from netlab.errors import InputError
 
 if TYPE_CHECKING:
-    from netlab.bench.measure import Job, Measured
+    from collections.abc import Sequence
+
+    from netlab.bench.measure import Job
 
 BENCH = Group("Bench", sort_key=0)
 _MOST_ROUNDS = 1000
+_MOST_POLICIES = 10_000
+_TOOLS = {
+    "iptables-legacy": ("iptables-legacy-restore",),
+    "iptables-nft": ("iptables-nft-restore",),
+    "nftables": ("nft", "iptables-nft-restore"),
+    "ipvs": ("ipvsadm", "ipset", "iptables-legacy-restore"),
+}
 
 
 def bench(
     *,
     services: Annotated[
-        str, Parameter(group=BENCH, metavar="N[,N...]", help="Numbers of services. 20000 and 50000 take minutes and gigabytes.")
+        str, Parameter(group=BENCH, metavar="N[,N...]", help="Numbers of services.")
     ] = "1,10,100,1000,5000,10000",
+    full: Annotated[
+        bool, Parameter(negative=(), group=BENCH, help="Measure 20,000 and 50,000 services, too: some ten minutes and gigabytes.")
+    ] = False,
     endpoints: Annotated[int, Parameter(group=BENCH, metavar="K", help="Endpoints of each service.")] = 1,
+    policies: Annotated[
+        int,
+        Parameter(
+            group=BENCH, metavar="P", help="Network policies of the client, as Calico renders them; the last one lets it through."
+        ),
+    ] = 0,
     engine: Annotated[
         tuple[str, ...],
         Parameter(
@@ -37,13 +55,10 @@ def bench(
             help="Whom to measure: the running kernel (host), user-mode Linux (uml), which has IPVS, or both; none: only count.",
         ),
     ] = "both",
-    rounds: Annotated[int, Parameter(group=BENCH, metavar="R", help="Rounds in which all are measured in turn.")] = 5,
-    output: Annotated[
-        Literal["text", "json", "csv", "svg"], Parameter(alias="-o", group=OUTPUT, help="svg is the chart, with log axes.")
-    ] = "text",
-    save: Annotated[
-        str | None,
-        Parameter(group=OUTPUT, metavar="FILE", help="Write there instead of printing: .json, .csv, .svg choose the form."),
+    rounds: Annotated[int, Parameter(group=BENCH, metavar="R", help="Rounds in which all are measured in turn.")] = 20,
+    output: Annotated[Literal["text", "json", "csv"], Parameter(alias="-o", group=OUTPUT, help="How to print the figures.")] = "text",
+    chart: Annotated[
+        str | None, Parameter(group=OUTPUT, metavar="FILE", help="Draw a chart, too: FILE.svg, FILE.png or FILE.html.")
     ] = None,
     quiet: Annotated[bool, Parameter(alias="-q", negative=(), group=OUTPUT, help="No progress on stderr.")] = False,
 ) -> int:
@@ -55,28 +70,41 @@ def bench(
     For example:
       netlab bench
       netlab bench --kernel none --services 1000,50000 --endpoints 3
-      netlab bench --kernel host --engine iptables-legacy --engine nftables --save cost.svg
+      netlab bench --kernel host --engine iptables-legacy --engine nftables --chart cost.svg
     """
-    from netlab.bench.measure import Job
-
-    numbers = _numbers(services, endpoints)
+    numbers = _numbers(f"{services},20000,50000" if full else services, endpoints)
     if not 1 <= rounds <= _MOST_ROUNDS:
         raise InputError(f"--rounds {rounds}: there must be 1 to {_MOST_ROUNDS}")
-    form = _form(output, save)
-    if save is not None:
-        with open(save, "a"):  # before minutes of work: can it be written?
-            pass
-    jobs = [(where, Job(numbers, endpoints, engines, rounds)) for where, engines in _engines(kernel, engine).items()]
-    from netlab.bench.measure import machine, second_level_cache
+    if not 0 <= policies <= _MOST_POLICIES:
+        raise InputError(f"--policies {policies}: there must be 0 to {_MOST_POLICIES:,}")
+    if chart is not None:
+        _can_be_written(chart)
+    kernels = _engines(kernel, engine)
+    from netlab.bench.measure import Job, compiled, machine, perform, scratch, second_level_cache
     from netlab.bench.report import report
+    from netlab.bench.site import MODES, Load
     from netlab.render.bench import render
 
-    measured = [_measure(where, job, quiet) for where, job in jobs if where]
-    made = render(report(jobs[0][1], measured, machine(), second_level_cache()), form)
-    if save is None:
-        emit(made)
-    else:
-        Path(save).write_text(made if made.endswith("\n") else made + "\n")
+    wanted = {name for names in kernels.values() for name in names}
+    job = Job(Load(endpoints, policies), numbers, tuple(name for name in MODES if name in wanted), rounds)
+    _fits_into_memory(job, [where for where in kernels if where])
+    told = _Progress(quiet)
+    try:
+        with scratch() as directory:
+            contenders = compiled(job, Path(directory) if any(kernels) else None, told)
+            measured = []
+            for where in kernels:
+                if where:
+                    told.where = where
+                    measured.append(perform(job, where, contenders, Path(directory), told))
+    finally:
+        told("")
+    found = report(job, contenders, measured, machine(), second_level_cache())
+    if chart is not None:
+        from netlab.render.bench_chart import chart as drawn
+
+        Path(chart).write_bytes(drawn(found, Path(chart).suffix.lower()))
+    emit(render(found, output))
     return 0
 
 
@@ -100,9 +128,36 @@ def _numbers(text: str, endpoints: int) -> tuple[int, ...]:
     return tuple(sorted(set(found)))
 
 
-def _form(output: str, save: str | None) -> str:
-    suffix = Path(save).suffix.removeprefix(".") if save is not None else ""
-    return suffix if suffix in ("json", "csv", "svg") and output == "text" else output
+def _can_be_written(chart: str) -> None:
+    """Before minutes of work: is it a chart that can be drawn, in a place where it may lie?"""
+    from netlab.errors import did_you_mean
+    from netlab.render.bench_chart import SUFFIXES, require_png
+
+    suffix = Path(chart).suffix.lower()
+    if suffix not in SUFFIXES:
+        hint = did_you_mean(suffix, SUFFIXES) or f"FILE ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise InputError(f"--chart {chart}: a chart is not drawn as {suffix or 'a file without a suffix'}", hint=hint)
+    if suffix == ".png":
+        require_png()
+    there = Path(chart).exists()
+    with open(chart, "ab"):
+        pass
+    if not there:
+        Path(chart).unlink()
+
+
+def _fits_into_memory(job: Job, kernels: Sequence[str]) -> None:
+    """InputError where the rules of all contenders are more than the machine has room for."""
+    from netlab.bench.measure import available_memory, needed_memory
+
+    free = available_memory()
+    needed = max(needed_memory(job, kernel) for kernel in kernels or [""])
+    if free is not None and needed > free:
+        raise InputError(
+            f"the rules of {' + '.join(f'{n:,}' for n in job.services)} services need about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free",
+            hint="fewer --services at a time, or fewer --engine",
+        )
 
 
 def _engines(kernel: str, named: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
@@ -125,6 +180,11 @@ def _engines(kernel: str, named: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     if not found:
         other = "uml" if kernel == "host" else "host"
         raise InputError(f"{' and '.join(wanted)} cannot be measured on {kernel}", hint=f"--kernel {other} can")
+    from netlab.lab.host import require
+
+    for name in {name for names in found.values() for name in names}:
+        for tool in ("ip", "unshare", *_TOOLS[name]):
+            require(tool, f"measuring {name}")
     if "uml" in found:
         from netlab.lab import uml
 
@@ -142,22 +202,11 @@ def _engines(kernel: str, named: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _measure(where: str, job: Job, quiet: bool) -> Measured:
-    from netlab.bench.inside import perform_in_uml
-    from netlab.bench.measure import perform
-
-    told = _Progress(where, quiet)
-    try:
-        return perform(job, where, told) if where == "host" else perform_in_uml(job, told)
-    finally:
-        told("")
-
-
 class _Progress:
     """A line on a terminal that changes; silence anywhere else."""
 
-    def __init__(self, where: str, quiet: bool) -> None:
-        self.where, self.silent = where, quiet or not sys.stderr.isatty()
+    def __init__(self, quiet: bool) -> None:
+        self.where, self.silent = "bench", quiet or not sys.stderr.isatty()
 
     def __call__(self, text: str) -> None:
         if not self.silent:
