@@ -2,10 +2,10 @@
 
     client eth0 <- AF_PACKET, sendmmsg ... in0 (node) out0 ... endpoints eth0: dropped, for it is addressed to somebody else
 
-Law: `agent.py DIRECTORY` reads DIRECTORY/request.json, prints one answer as JSON on stdout and what it is doing as lines on stderr. It
-measures and decides nothing. A packet that is put on a veth is received, routed and sent on by the kernel before the sender goes on
-(veth.c, dev.c netif_rx, the softirq of the same processor): the time of the sending loop is the time of the packets' whole way.
-Bursts during which the scheduler took the processor away are thrown away and counted.
+Law: `agent.py DIRECTORY` reads DIRECTORY/request.json, prints one answer as JSON on stdout and what it is doing as lines on
+stderr. It measures and decides nothing. A packet that is put on a veth is received, routed and sent on by the kernel before the
+sender goes on (veth.c, dev.c netif_rx, the softirq of the same processor): the time of the sending loop is that of the packets'
+whole way. Bursts during which the scheduler took the processor away are thrown away and counted.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ NETLINK_NETFILTER = 12
 IPT_SO_GET_INFO = 64  # netfilter_ipv4/ip_tables.h
 WARM_UP = 8  # packets before anything is timed
 MOST, LEAST = 128, 8  # packets of a burst
-STRANGERS = 100 * 250  # source addresses of new flows
+FIRST_PORT, PORTS = 1024, 64_000  # source ports of new flows
 TRIES = 6  # attempts for each burst that is wanted, where the processor is taken away again and again
+AGAIN = 4  # every so many contenders, the node without rules once more
 RUN, NETNS = "/run", "/run/netns"
 # nfnetlink.h, nfnetlink_conntrack.h: IPCTNL_MSG_CT_DELETE without a tuple removes every connection of the namespace
 FLUSH = struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0)
@@ -103,10 +104,10 @@ class Burst:
             self.messages[n].header.iovlen = 1
         self.count = len(frames)
 
-    def overwrite(self, at: int, data: bytes) -> None:
-        """The same bytes at one place of every frame."""
-        for vector in self.vectors:
-            ctypes.memmove(vector.base + at, data, len(data))
+    def ports(self, ports: list[int]) -> None:
+        """Give every frame its own UDP source port."""
+        for vector, port in zip(self.vectors, ports, strict=True):
+            ctypes.memmove(vector.base + 34, port.to_bytes(2, "big"), 2)
 
     def send(self, fd: int) -> tuple[int, bool]:
         """Nanoseconds of the system call, and whether the processor was ours all the time."""
@@ -143,7 +144,7 @@ class Site:
         if LIBC.mount(b"tmpfs", NETNS.encode(), b"tmpfs", 0, None) != 0:  # over the one before: every site has the same names
             raise failed("mount tmpfs")
         self.holder: Holder = module.Holder()
-        self.drawn = int.from_bytes(os.urandom(2), "big") % STRANGERS
+        self.drawn = int.from_bytes(os.urandom(2), "big")
         self.bursts: list[tuple[Json, Burst]] = []
         self.ns: dict[str, list[float]] = {f"{one['to']} {one['kind']}": [] for one in spec["targets"]}
         self.lost = 0
@@ -181,7 +182,7 @@ class Site:
         if command["argv"][0].endswith("-nft-restore") and "Message too long" in done.stderr:
             return self._in_parts(command)
         if done.returncode != 0:
-            raise OSError(f"{' '.join(command['argv'])}: {done.stderr.strip()[:500] or f'status {done.returncode}'}")
+            raise OSError(f"{' '.join(command['argv'])}: {said(done)}")
         return taken
 
     def _run(self, argv: list[str], path: str) -> subprocess.CompletedProcess[str]:
@@ -202,7 +203,7 @@ class Site:
             done = self._run(argv, path)
             taken += time.perf_counter() - start
             if done.returncode != 0:
-                raise OSError(f"{' '.join(argv)}: {done.stderr.strip()[:500]}")
+                raise OSError(f"{' '.join(argv)}: {said(done)}")
         return taken
 
     def load(self) -> None:
@@ -241,12 +242,10 @@ class Site:
         s = self.spec
         return frame(s["in0_mac"], s["client_mac"], src or s["client_ip"], to, sport, s["port"], s["size"])
 
-    def renew(self, burst: Burst, to: str) -> Burst:
-        """Another source address: flows that neither connection tracking nor IPVS, which is not to be flushed, has ever seen."""
-        self.drawn = (self.drawn + 1) % STRANGERS
-        first, second = self.spec["client_ip"].split(".")[:2]
-        # the IPv4 header is the same for all ports
-        burst.overwrite(14, self.packet(to, 0, f"{first}.{second}.{1 + self.drawn // 250}.{1 + self.drawn % 250}")[14:34])
+    def renew(self, burst: Burst) -> Burst:
+        """Other source ports: flows that neither connection tracking nor IPVS, which is not to be flushed, has seen of late."""
+        burst.ports([FIRST_PORT + (self.drawn + n) % PORTS for n in range(burst.count)])
+        self.drawn += burst.count
         return burst
 
     def burst(self, to: str, count: int, new: bool) -> Burst:
@@ -293,7 +292,7 @@ class Site:
         probe = self.burst(to, WARM_UP, new)
         for _ in range(3):
             if new:
-                self.renew(probe, to)
+                self.renew(probe)
             taken = probe.send(fd)[0]
         size = max(LEAST, min(MOST, int(seconds * 1e9 * WARM_UP / taken)))
         self.bursts.append((target, self.burst(to, size, new)))
@@ -312,7 +311,7 @@ class Site:
             for _ in range(repeats * TRIES):
                 if new:
                     self.forget()
-                    self.renew(burst, target["to"])
+                    self.renew(burst)
                 taken, ours = burst.send(fd)
                 sent, total, bad = sent + burst.count, total + 1, bad + (not ours)
                 if ours:
@@ -330,6 +329,11 @@ class Site:
             "ns": self.ns, "lost": self.lost, "loads": self.loads, "updates": self.updates, "memory": self.memory,
             "tables": self.tables,
         }  # fmt: skip
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """What a tool complained of, in one line."""
+    return " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
 
 
 def memory() -> int:
@@ -362,6 +366,8 @@ def perform(request: Json) -> Json:
     os.mkdir(NETNS)
     cpu = int(LIBC.sched_getcpu())
     os.sched_setaffinity(0, {cpu})
+    for tool in sorted({command["argv"][0] for one in request["sites"] for command in one["load"]}):  # read from the disk once
+        subprocess.run([tool, "--version" if tool != "ip" else "-V"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     sites = []
     for n, one in enumerate(request["sites"]):
         say(f"loading {n + 1} of {len(request['sites'])}: {one['name']}")
@@ -373,17 +379,18 @@ def perform(request: Json) -> Json:
     bursts = disturbed = 0
     for number in range(request["rounds"]):
         say(f"round {number + 1} of {request['rounds']}: packets")
-        for site in sites:
-            sent, bad = site.round(request["repeats"])
-            bursts, disturbed = bursts + sent, disturbed + bad
+        for n, site in enumerate(sites):
+            for one in (sites[0], site) if n % AGAIN == AGAIN - 1 else (site,):  # the node without rules, against which all count
+                sent, bad = one.round(request["repeats"])
+                bursts, disturbed = bursts + sent, disturbed + bad
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
     for number in range(request["loads"]):
         say(f"round {number + 1} of {request['loads']}: loads and updates")
         for site in sites:
             if site.spec["updates"]:
-                site.update()
-                if number and sum(site.loads) + site.loads[-1] <= request["patience"]:
-                    site.load_again()
+                for times, again in ((site.updates, site.update), (site.loads, site.load_again)):
+                    if not times or (number and sum(times) + times[-1] <= request["patience"]):
+                        again()
     return {"sites": {site.spec["name"]: site.found() for site in sites}, "bursts": bursts, "disturbed": disturbed}
 
 

@@ -33,6 +33,8 @@ _MATCHES: Final[Mapping[type, int]] = {
     m.Statistic: 24,
     m.Addrtype: 8,  # xt_addrtype_info_v1
     m.SetMatch: 48,  # xt_set_info_match_v4
+    m.Multiport: 48,  # xt_multiport_v1
+    m.Rpfilter: 8,  # xt_rpfilter_info
     m.Recent: 232,  # xt_recent_mtinfo_v1
 }
 _TARGETS: Final[Mapping[type, int]] = {

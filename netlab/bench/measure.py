@@ -2,9 +2,9 @@
 
     round 1: none, legacy 1, legacy 10 ... nftables 10000, yardsticks    round 2: the same again ...
 
-Law: everything is compiled here, once for all kernels, and written to files; what runs in the namespaces (agent.py) has only to carry
-it out, so that user-mode Linux, where Python is slow, has little to do. Every contender stands in namespaces of its own, all at the
-same time, and is measured once in every round, so that whatever else the machine does falls on all alike.
+Law: everything is compiled here, once for all kernels, and written to files; what runs in the namespaces (agent.py) has only to
+carry it out, so that user-mode Linux, where Python is slow, has little to do. Every contender stands in namespaces of its own,
+all at the same time, and is measured once in every round, so that whatever else the machine does falls on all alike.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import msgspec
@@ -43,8 +44,8 @@ from netlab.bench.site import (
     site_with,
 )
 from netlab.errors import InputError
-from netlab.lab.host import missing_tools, refusal, unshare_command
-from netlab.lab.plan import Action, AddNetns, Run, Sysctls, make_plan, netns_file, sysctl_paths
+from netlab.lab.host import refusal, unshare_command
+from netlab.lab.plan import AddNetns, Run, Sysctls, make_plan, netns_file, sysctl_paths
 from netlab.lab.uml import Uml
 from netlab.lab.umlchoice import modules
 from netlab.linux.addr import Ip
@@ -62,6 +63,7 @@ _OWN: Final = 10_000
 _HELD: Final = {"iptables-legacy": 1_500, "iptables-nft": 2_500, "nftables": 2_000, "ipvs": 1_500}
 _LOADING: Final = {"iptables-legacy": 3_000, "iptables-nft": 6_000, "nftables": 14_000, "ipvs": 3_000}
 
+_LOST: Final = 1  # packets that may be lost in a round, for each sample
 _AGENT: Final = Path(__file__).with_name("agent.py")
 _HOLDER: Final = Path(__file__).parents[1] / "lab" / "holder.py"
 _TOOLS: Final = ("iptables-legacy-restore", "iptables-nft-restore", "nft", "ipset", "ipvsadm")
@@ -117,8 +119,8 @@ class Holding(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """All of one kernel. `baseline`: nanoseconds of a packet through the node without rules; `disturbed`: bursts thrown away;
-    `lost`: packets that did not arrive."""
+    """All of one kernel. `baseline`: nanoseconds of a packet through the node without rules; `disturbed`: bursts thrown
+    away; `lost`: packets that did not arrive."""
 
     kernel: str
     release: str
@@ -155,7 +157,7 @@ def positions(services: int) -> list[tuple[str, int]]:
 
 
 def compiled(job: Job, directory: Path | None, told: Told) -> list[Contender]:
-    """Every set of rules, counted; the texts that load and update it as files of a directory (None: nothing is to be measured)."""
+    """Every set of rules, counted; what loads and updates it as files of a directory (None: nothing is to be measured)."""
     if directory is None:
         return _only_counted(job, told)
     files = _Files(directory)
@@ -173,7 +175,7 @@ def compiled(job: Job, directory: Path | None, told: Told) -> list[Contender]:
             made.append(_contender(name, engine, services, pairs[mode][0], places, files, pairs[mode][1], job.load.endpoints))
     told("compiling the yardsticks")
     for engine in job.engines:
-        network, places = yard.yardstick(engine, max(job.services))
+        network, places = yard.yardstick(engine, max(job.services), job.load.policies > 0)
         made.append(_contender(f"yardstick of {engine}", engine, 0, network, places, files))
     return made
 
@@ -227,7 +229,9 @@ def _contender(
     if moved is not None:
         for pair in ((network, moved), (moved, network)):
             updates.append([files.command("", argv, text) for argv, text in update.commands(*pair, variant)])
-    tables = [table.name for table in network.namespaces[NODE].rulesets[4].tables] if engine in ("iptables-legacy", "ipvs") else []
+    tables = (
+        [table.name for table in network.namespaces[NODE].rulesets[4].tables] if engine in ("iptables-legacy", "ipvs") else []
+    )
     addresses = dict.fromkeys(address for _, address in places)
     targets = [
         {"to": str(address), "kind": kind, "endpoints": _behind(engine, services, address, endpoints)}
@@ -238,7 +242,8 @@ def _contender(
     spec = {
         "name": name, "furniture": furniture, "load": load, "updates": updates, "tables": tables,
         "node": netns_file(NODE), "client": netns_file(CLIENT), "endpoints": netns_file(ENDPOINTS), "client_ip": str(CLIENT_IP),
-        "port": PORT, "target_port": PORT if engine == NONE else TARGET_PORT, "sport": SOURCE_PORT, "size": LENGTH, "in0_mac": node.devices[client.devices["eth0"].peer[1]].mac,
+        "port": PORT, "target_port": PORT if engine == NONE else TARGET_PORT, "sport": SOURCE_PORT, "size": LENGTH,
+        "in0_mac": next(device.mac for device in node.devices.values() if device.peer == (CLIENT, "eth0")),
         "out0_mac": node.devices["out0"].mac, "client_mac": client.devices["eth0"].mac,
         "endpoints_mac": behind.devices["eth0"].mac,
         "targets": targets,
@@ -351,7 +356,12 @@ def perform(job: Job, kernel: str, contenders: Sequence[Contender], directory: P
         release, answer = _in_uml(directory, job, told)
     if "error" in answer:
         raise InputError(f"measuring{' in user-mode Linux' if kernel == 'uml' else ''}: {answer['error']}")
-    return _measured(kernel, release, mine, answer)
+    found = _measured(kernel, release, mine, answer)
+    if found.lost > _LOST * job.rounds * len(found.samples):
+        raise InputError(
+            f"{found.lost:,} packets were lost on the way, and what is dropped early takes less time: the figures would be wrong"
+        )
+    return found
 
 
 def _on_host(directory: Path, told: Told) -> dict[str, Any]:
@@ -437,14 +447,14 @@ def _measured(kernel: str, release: str, contenders: Sequence[Contender], answer
         at = dict(one.places)
         for place, kind, n in one.counts if one.engine != NONE else ():
             key = f"{at[place]} {kind}"
-            taken = tuple(a - b for a, b in zip(said["ns"][key], base[kind], strict=True))
+            taken = tuple(ns - median(base[kind]) for ns in said["ns"][key])
             size = None if n.bytes is None else float(n.bytes)
             counted = (float(n.rules), float(n.asked), float(n.probes), size)
             samples.append(Sample(one.engine, one.services, place, kind, *counted, taken))
         if one.services:
             entries = sum(size for _, size in said["tables"].values()) if one.engine == "iptables-legacy" else None
             times = (tuple(said["loads"]), tuple(said["updates"]), tuple(said["memory"]))
-            parts = len(one.spec["load"]) if one.engine == "nftables" else 1
+            parts = sum(command["argv"][0] == "nft" for command in one.spec["load"]) or 1
             holdings.append(Holding(one.engine, one.services, one.rules, *times, parts, entries))
     return Measured(
         kernel, release, tuple(samples), tuple(holdings), tuple(base["new"]), answer["bursts"], answer["disturbed"],
@@ -452,10 +462,9 @@ def _measured(kernel: str, release: str, contenders: Sequence[Contender], answer
     )  # fmt: skip
 
 
-
 def needed_memory(job: Job, kernel: str) -> int:
-    """Bytes, roughly (measured, see docs/performance.md): netlab's own for the largest number of services, the kernel's for the rules
-    of all contenders at the same time, and the tool's that loads the largest. Every rule of policies is small beside them.
+    """Bytes, roughly: netlab's own for the largest number of services, the kernel's for the rules of all contenders at the same
+    time, and the tool's that loads the largest.
     """
     each = 1 + job.load.endpoints
     own = max(job.services) * each * _OWN

@@ -182,14 +182,16 @@ def site(of: Cluster, mode: str) -> Network:
     plugin = calico.plugin(of)
     pod = of.pods[f"default/{CLIENT}"]
     wiring = plugin.on_node(of.nodes[NODE], [pod], 4)
-    rules = plugin.rules(rules, of.nodes[NODE], [pod], 4)
+    rules = plugin.add_rules(rules, of.nodes[NODE], [pod], 4)
     node = _node({4: rules}, dummy, calico.device_of(pod))
-    return _network(msgspec.structs.replace(node, sets={**sets, **wiring.sets}, ipvs=services, sysctls={**node.sysctls, **sysctls}))
+    return _network(
+        msgspec.structs.replace(node, sets={**sets, **wiring.sets}, ipvs=services, sysctls={**node.sysctls, **sysctls})
+    )
 
 
-def site_with(ruleset: Ruleset | None) -> Network:
+def site_with(ruleset: Ruleset | None, sets: Mapping[str, IpSet] | None = None) -> Network:
     """The same place with these rules, or none, on the node."""
-    return _network(_node({} if ruleset is None else {4: ruleset}))
+    return _network(msgspec.structs.replace(_node({} if ruleset is None else {4: ruleset}), sets=sets or {}))
 
 
 def site_with_ipvs(ruleset: Ruleset, services: tuple[VirtualService, ...]) -> Network:
@@ -210,7 +212,12 @@ def _node(rulesets: Mapping[int, Ruleset], dummy: Device | None = None, inward: 
         inward, DeviceKind.VETH, 2, _MACS["in0"], peer=(CLIENT, "eth0"), addresses=(Address(ip("10.128.0.1"), 24),), link_index=2
     )
     out0 = Device(
-        "out0", DeviceKind.VETH, 3, _MACS["out0"], peer=(ENDPOINTS, "eth0"), addresses=(Address(ip("192.0.2.10"), 24),),
+        "out0",
+        DeviceKind.VETH,
+        3,
+        _MACS["out0"],
+        peer=(ENDPOINTS, "eth0"),
+        addresses=(Address(ip("192.0.2.10"), 24),),
         link_index=2,
     )
     devices = (_LO, in0, out0, *([dummy] if dummy is not None else []))

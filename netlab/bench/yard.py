@@ -13,11 +13,12 @@ from netlab.linux import nft as n
 from netlab.linux.addr import V4_ALL, Ip, ip
 from netlab.linux.hook import Hook
 from netlab.linux.ipvs import Method, RealServer, VirtualService
-from netlab.linux.matches import Comment, Conntrack, Destination, PortRange, Protocol, Source, Udp
+from netlab.linux.matches import Comment, Conntrack, Destination, PortRange, Protocol, SetMatch, Source, Udp
 from netlab.linux.network import Network
 from netlab.linux.nft import NftChain, NftRule, NftSet, NftTable
 from netlab.linux.packet import UDP
 from netlab.linux.rules import Rule, Ruleset
+from netlab.linux.sets import IpSet, SetEntry
 from netlab.linux.targets import Accept, Dnat, Drop, Jump, NatRange, Return
 
 DEPTHS: Final = (0, 100, 300, 1_000, 2_000, 3_000, 5_000, 8_000, 12_000, 20_000, 30_000, 50_000, 100_000, 200_000)
@@ -27,25 +28,29 @@ NFTABLES: Final = ((0, 0), (100, 0), (0, 100), (400, 0), (0, 400))  # (rules, pr
 
 _ELSEWHERE: Final = ip("172.24.0.0").value  # and on: nobody's
 _ASKED: Final = ip("172.30.0.0").value
+_PROBED: Final = ip("172.29.0.0").value
 _PASSED: Final = ip("172.31.0.0").value
 _TARGET: Final = Ip(4, FIRST_ENDPOINT)
 _DNAT: Final = Dnat(NatRange(_TARGET, port_low=TARGET_PORT))
 _FORWARD: Final = (("INVALID", Drop()), ("ESTABLISHED", Accept()))  # as on any node
 
 
-def yardstick(engine: str, services: int) -> tuple[Network, list[tuple[str, Ip]]]:
-    """An engine's yardstick that is long enough for so many services, and whom to send to, with what that measures."""
+def yardstick(engine: str, services: int, sets: bool = False) -> tuple[Network, list[tuple[str, Ip]]]:
+    """An engine's yardstick that is long enough for so many services, and whom to send to, with what that measures.
+
+    `sets`: with rules that ask an ipset, as those of policies do.
+    """
     match engine:
         case "ipvs":
             return ipvs(), [("one virtual service", service_ip(0))]
         case "nftables":
             return nftables()
         case _:
-            return iptables(services)
+            return iptables(services, sets)
 
 
-def iptables(services: int) -> tuple[Network, list[tuple[str, Ip]]]:
-    """nat PREROUTING: DNAT of addresses behind ever more rules for other addresses; ASKED: behind rules that ask extensions."""
+def iptables(services: int, sets: bool = False) -> tuple[Network, list[tuple[str, Ip]]]:
+    """nat PREROUTING: DNAT of addresses behind ever more rules for others; ASKED, PROBED: behind rules that ask."""
     last = next((n for n, depth in enumerate(DEPTHS) if depth >= services), len(DEPTHS) - 1)
     places: list[tuple[str, Ip]] = []
     before = 0
@@ -55,16 +60,24 @@ def iptables(services: int) -> tuple[Network, list[tuple[str, Ip]]]:
         before = depth
         passed.append(_rule(_PASSED + depth % 0x10000, _DNAT))
         places.append((f"{depth} rules", Ip(4, _PASSED + depth % 0x10000)))
-    asking = Rule((Comment("kubernetes forwarding rules"), Conntrack(states=frozenset({"NEW"}))))
-    asked: list[Rule] = []
-    for depth in ASKED:
-        asked += [asking] * (depth - len(asked))
-        asked.append(_rule(_ASKED + depth, _DNAT))
-        places.append((f"{depth} rules that ask", Ip(4, _ASKED + depth)))
+    comment = Comment("kubernetes forwarding rules")
+    asking = {"ASKED": (_ASKED, Rule((comment, Conntrack(states=frozenset({"NEW"})))))}
+    if sets:
+        asking["PROBED"] = (_PROBED, Rule((comment, SetMatch("others", ("dst",))), Return()))
+        passed.insert(1, Rule((Destination(4, _PROBED, 0xFFFF0000),), Jump("PROBED")))
+    chains = {"PREROUTING": passed}
+    for name, (net, rule) in asking.items():
+        chain = chains.setdefault(name, [])
+        for depth in ASKED:
+            chain += [rule] * (depth - len(chain))
+            chain.append(_rule(net + depth, _DNAT))
+            places.append((f"{depth} rules of {name}", Ip(4, net + depth)))
     elsewhere = Rule((Source(4, _ELSEWHERE, V4_ALL),), Return())
     forward = [Rule((Conntrack(states=frozenset({state})),), target) for state, target in _FORWARD]
-    nat = table(4, "nat", {"PREROUTING": passed, "ASKED": asked, "POSTROUTING": [elsewhere]})
-    return site_with(Ruleset((nat, table(4, "filter", {"FORWARD": forward})))), places
+    nat = table(4, "nat", {**chains, "POSTROUTING": [elsewhere]})
+    entries = tuple(SetEntry((str(Ip(4, _ELSEWHERE + k)),)) for k in range(1000))
+    others = {"others": IpSet("others", "hash:ip", 4, entries)} if sets else {}
+    return site_with(Ruleset((nat, table(4, "filter", {"FORWARD": forward}))), others), places
 
 
 def _rule(address: int, target: Return | Dnat) -> Rule:

@@ -56,7 +56,9 @@ def bench(
         ),
     ] = "both",
     rounds: Annotated[int, Parameter(group=BENCH, metavar="R", help="Rounds in which all are measured in turn.")] = 20,
-    output: Annotated[Literal["text", "json", "csv"], Parameter(alias="-o", group=OUTPUT, help="How to print the figures.")] = "text",
+    output: Annotated[
+        Literal["text", "json", "csv"], Parameter(alias="-o", group=OUTPUT, help="How to print the figures.")
+    ] = "text",
     chart: Annotated[
         str | None, Parameter(group=OUTPUT, metavar="FILE", help="Draw a chart, too: FILE.svg, FILE.png or FILE.html.")
     ] = None,

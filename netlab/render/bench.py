@@ -16,11 +16,9 @@ from netlab.render.columns import table
 from netlab.render.jsonio import API_VERSION
 
 KERNELS = {"host": "the running kernel", "uml": "user-mode Linux", "": "counted by the model"}
-_INCLUDES = (
-    "A time is that of a packet's whole way from the client's device to the endpoint's, minus the same way through a node without\n"
-    "rules: connection tracking, translation and rules. MEASURED is the median of all rounds, half of them lie WITHIN. The packets of\n"
-    "a burst follow each other: caches are warm. ASKED are extensions of iptables (-m ...), PROBES look-ups in sets, maps and IPVS."
-)
+_INCLUDES = """A time is that of a packet's whole way from the client's device to the endpoint's, minus the same way through a
+node without rules: connection tracking, translation and rules. MEASURED is the median of all rounds, half of them lie WITHIN.
+Packets of a burst follow each other (warm caches). ASKED are extensions of iptables (-m), PROBES look-ups in sets, maps, IPVS."""
 
 
 def text(report: Report) -> str:
@@ -34,7 +32,6 @@ def text(report: Report) -> str:
     return "\n".join(lines)
 
 
-
 def setting(report: Report) -> str:
     with_policies = f", {_many(report.policies, 'policy', 'policies')} on the client" if report.policies else ""
     return f"{_many(report.endpoints, 'endpoint')} a service{with_policies}"
@@ -44,7 +41,7 @@ def _kernel(kernel: Kernel, rounds: int) -> str:
     lost = f"; {kernel.lost} packets did not arrive" if kernel.lost > 0 else ""
     return (
         f"{kernel.name}: {KERNELS[kernel.name]}, Linux {kernel.release}; {_many(rounds, 'round')}, {kernel.bursts} bursts, "
-        f"{kernel.disturbed} interrupted and thrown away{lost}; a packet through a node without rules {time(kernel.baseline.median)}"
+        f"{kernel.disturbed} interrupted and thrown away{lost}; without rules {time(kernel.baseline.median)}"
     )
 
 
@@ -96,7 +93,9 @@ def _formula(report: Report) -> list[str]:
     edges = next(((f.far_low, f.far_high) for f in report.fits if f.far_low is not None and f.far_high is not None), None)
     where = f": begins at {edges[0] / 1024:.0f} KiB of rules walked, whole at {edges[1] / 1024:.0f} KiB" if edges else ""
     lines.append(f"Level 2 cache: {cache}. BEYOND L2: what a rule costs more{where}.")
-    lines.append(f"ERROR: median and worst of new flows at the first, middle and last service; from {LARGE:,} services on, where asked for.")
+    lines.append(
+        f"ERROR: median and worst of new flows at the first, middle and last service, from {LARGE:,} services on if any."
+    )
     return lines
 
 

@@ -3,8 +3,8 @@
     a column for each kernel:   time of a packet over services, predicted (lines) and measured (points)
                                 time to load all rules and to change one service, measured
 
-Law: both axes are logarithmic; a line of the upper panel is a prediction, a point a measurement with half of its rounds within the bar.
-Nothing that was not measured is drawn as a point. Only PNG needs a library (resvg-py, the extra `chart`).
+Law: both axes are logarithmic; a line of the upper panel is a prediction, a point a measurement with half of its rounds within
+the bar. Nothing that was not measured is drawn as a point. Only PNG needs a library (resvg-py, the extra `chart`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import html as htmllib
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from netlab.bench.report import ANY, Held, Report, Row, Spread
 from netlab.errors import InputError
@@ -55,8 +56,9 @@ def chart(report: Report, suffix: str) -> bytes:
 def png(drawn: str) -> bytes:
     """SVG as pixels, two for each of its own."""
     require_png()
-    import resvg_py
+    from importlib import import_module
 
+    resvg_py: Any = import_module("resvg_py")
     return bytes(resvg_py.svg_to_bytes(svg_string=drawn, zoom=2, background="white"))
 
 
@@ -150,17 +152,20 @@ def _packets(panel: _Panel, rows: Sequence[Row], timed: bool) -> list[str]:
         for place, flow, dash in ((ANY, "established", "2 4"), ("first", "new", "6 4"), ("last", "new", "")):
             of = [r for r in rows if (r.engine, r.place, r.flow) == (engine, place, flow)]
             series = sorted(of, key=lambda r: r.services)
-            line = [(panel.x(r.services), panel.y(r.predicted if r.predicted is not None else r.rules)) for r in series]
+            values = [(r.services, r.predicted if timed else r.rules) for r in series]
+            line = [(panel.x(n), panel.y(value)) for n, value in values if value is not None]
+            seen = [panel.y(r.measured.median) for r in series if r.measured is not None]
             parts += _polyline(line, colour, dash)
             for r in series:
                 if r.measured is not None:
                     about = f"{engine}, {r.services:,} services, {place}, {flow}: {time(r.measured.median)}"
                     size = 2.0 if flow == "established" else 3.6
                     parts += _point(panel, r.services, r.measured, 1.0, colour, place == "last", size, about)
-            if place == "last" and line:
-                ends.append((line[-1][1], engine, colour))
-            if place == ANY and line and timed:
-                ends.append((line[-1][1], "established", _GREY))
+            heights = [y for _, y in line] or seen
+            if place == "last" and heights:
+                ends.append((heights[-1], engine, colour))
+            if place == ANY and heights and timed:
+                ends.append((heights[-1], "established", _GREY))
     dropped = [end for end in ends if end[1] == "established"][1:]  # one label stands for all
     return parts + _labels(panel, [end for end in ends if end not in dropped])
 
@@ -185,12 +190,14 @@ def _nodes(panel: _Panel, held: Sequence[Held]) -> list[str]:
     return parts + _labels(panel, ends)
 
 
-def _labels(panel: _Panel, ends: Iterable[tuple[float, str, str]]) -> Iterable[str]:
+def _labels(panel: _Panel, ends: Iterable[tuple[float, str, str]]) -> list[str]:
     """Names at the ends of lines, moved apart where they would lie on each other."""
-    placed = [list(end) for end in sorted(ends)]
-    for above, below in zip(placed, placed[1:], strict=False):
-        below[0] = max(float(below[0]), float(above[0]) + 14)
-    return [_text(panel.left + _WIDE + 10, float(y) + 4, str(name), colour=str(colour)) for y, name, colour in placed]
+    last = -math.inf
+    parts = []
+    for wanted, name, colour in sorted(ends):
+        last = max(wanted, last + 14)
+        parts.append(_text(panel.left + _WIDE + 10, last + 4, name, colour=colour))
+    return parts
 
 
 def _point(
@@ -215,9 +222,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, colour: str) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"/>'
 
 
-def _text(
-    x: float, y: float, words: str, *, anchor: str = "", colour: str = "", size: int = 0, bold: bool = False
-) -> str:
+def _text(x: float, y: float, words: str, *, anchor: str = "", colour: str = "", size: int = 0, bold: bool = False) -> str:
     given = {"text-anchor": anchor, "fill": colour, "font-size": str(size or ""), "font-weight": "bold" if bold else ""}
     attributes = "".join(f' {name}="{value}"' for name, value in given.items() if value)
     return f'<text x="{x:.1f}" y="{y:.1f}"{attributes}>{htmllib.escape(words)}</text>'
