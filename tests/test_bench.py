@@ -10,7 +10,10 @@ import pytest
 
 from netlab.bench.count import Count, count
 from netlab.bench.entries import table_bytes
-from netlab.bench.site import NODE, cluster, service_ip, site
+from netlab.bench.measure import Job, Measured, Sample, compiled, needed_memory
+from netlab.bench.report import Fit, Report, predict, report
+from netlab.bench.site import NODE, Load, declared, in_mode, service_ip, site
+from netlab.bench.update import MOST_CHAINS, transactions
 from netlab.cli.main import main
 from netlab.errors import InputError
 from netlab.render import bench_chart
@@ -238,5 +241,5 @@ def test_bad_input_is_one_sentence(arguments: list[str], says: str, capsys: pyte
     [(1, 1, 20200), (100, 1, 321160), (1000, 1, 3057160), (1, 3, 23784), (1000, 3, 4049160)],
 )
 def test_tables_are_as_large_as_the_kernel_says(services: int, endpoints: int, told: int) -> None:
-    node = site(cluster(services, endpoints, "iptables-legacy"), "iptables-legacy").namespaces[NODE]
+    node = site(declared(Load(endpoints), services), "iptables").namespaces[NODE]
     assert sum(table_bytes(table) or 0 for table in node.rulesets[4].tables) == told
