@@ -94,14 +94,15 @@ def svg(report: Report) -> str:
         upper = _Panel(left, _TOP + 16, _HIGH, most, packets, "us" if timed else "")
         parts += [_text(left, _TOP - 10, KERNELS[kernel] + release, bold=True), _text(left, _TOP + 6, what, colour=_GREY)]
         parts += [*upper.frame(), *_packets(upper, rows, timed)]
-        if timed:
+        if timed and nodes:
             lower = _Panel(left, _TOP + 16 + _HIGH + _GAP, _LOWER, most, [v * 1e9 for v in nodes], "us")
             mine = [h for h in report.held if h.kernel == kernel]
             about = "time to load all rules (filled), and to change one service (hollow)"
             parts += [_text(left, lower.top - 10, about, colour=_GREY), *lower.frame(), *_nodes(lower, mine)]
     lines = "lines: predicted; points: measured, half of the rounds within the bar" if timed else "counted by the model"
-    legend = f"{lines}.  solid, filled: the last service; dashed, hollow: the first; dotted: an established flow"
-    parts.append(_text(_LEFT, _TOP + 16 + _HIGH + 54, legend, colour=_GREY, size=11))
+    marks = "solid, filled: the last service; dashed, hollow: the first; dotted: an established flow"
+    for at, words in enumerate((lines, marks)):
+        parts.append(_text(_LEFT, _TOP + 16 + _HIGH + 46 + 14 * at, words, colour=_GREY, size=11))
     return "\n".join([*parts, "</svg>\n"])
 
 
