@@ -57,7 +57,8 @@ def _family(pairs: AllPairs, enforced: bool, by: str, many: bool) -> list[str]:
         for n, words in lines
     ]
     if left := len(pairs.index.on_host):
-        numbers.append(f"  left out: {left:,} hostNetwork {'pod, which is its node' if left == 1 else 'pods, which are their nodes'}")
+        which = "pod, which is its node" if left == 1 else "pods, which are their nodes"
+        numbers.append(f"  left out: {left:,} hostNetwork {which}")
     return [head, "", *table(rows), "", *numbers]
 
 
