@@ -304,7 +304,8 @@ def compiling(services: int, endpoints: int) -> None:
 
 def start() -> None:
     """First call in a process whose cache has the compiled kernels, and in one that has to compile them."""
-    code = ("import time; a = time.perf_counter(); from netlab.match.batch import decide; from netlab.match.packets import Packets; "
+    code = ("import time; a = time.perf_counter(); from netlab.match.batch import decide; "
+            "from netlab.match.packets import Packets; "
             "from netlab.match.program import compile_hook; from netlab.linux.netns import Netns, NetnsKind; "
             "from netlab.linux.rules import *; "
             "b = time.perf_counter(); p = compile_hook(Netns('n', NetnsKind.NODE, rulesets={4: Ruleset()}), 4, Hook.INPUT); "
