@@ -19,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from msgspec import structs
 
-from netlab.render.text import _nat, one_line, probability, render
+from netlab.render.chains import nat_words
+from netlab.render.text import one_line, probability, render
 from netlab.trace.steps import AnyStep, Branch, Dropped, Hop, Natted, NoteStep, Rejected, Sent, Trace, Verdict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -228,8 +229,8 @@ def test_rich_is_not_imported() -> None:
 def test_where_only_the_quoted_packet_changes_no_address_is_shown_to_change_into_itself() -> None:
     note = "and in the quoted packet: 203.0.113.7:32768 > 192.168.50.13:30080"
     same = Natted(kind="snat", before="192.168.50.13 > 203.0.113.7", after="192.168.50.13 > 203.0.113.7", reverse=True, note=note)
-    assert _nat(same) == "in the quoted packet: 203.0.113.7:32768 > 192.168.50.13:30080"
-    assert _nat(structs.replace(same, after="192.168.50.9 > 203.0.113.7")) == f"source 192.168.50.13 -> 192.168.50.9; {note}"
+    assert nat_words(same) == "in the quoted packet: 203.0.113.7:32768 > 192.168.50.13:30080"
+    assert nat_words(structs.replace(same, after="192.168.50.9 > 203.0.113.7")) == f"source 192.168.50.13 -> 192.168.50.9; {note}"
 
 
 def test_one_line_counts_what_else_is_not_modelled() -> None:

@@ -15,6 +15,21 @@ from itertools import groupby
 from typing import NamedTuple, assert_never
 
 from netlab.refs import Ref
+from netlab.render.chains import (
+    Run,
+    and_note,
+    chain_path,
+    count,
+    ends,
+    jumps,
+    led,
+    nat_label,
+    nat_words,
+    policy_words,
+    returns,
+    runs,
+    without_dead_jumps,
+)
 from netlab.render.columns import align, clean
 from netlab.trace.steps import (
     AnyStep,
@@ -210,34 +225,16 @@ def _by(before: Sequence[AnyStep]) -> str:
     for step in reversed(before):
         match step:
             case HookStep() if step.verdict == "drop" and step.by != "rule":
-                return f" by {step.table} {step.chain} {_policy(step)}"
+                return f" by {step.table} {step.chain} {policy_words(step)}"
             case HookStep() if step.verdict == "drop":
                 continue
-            case RuleStep() if _ends(step):
-                led = _led(before, step)
-                by = f", by {led}" if led else ""
+            case RuleStep() if ends(step):
+                element = led(before, step)
+                by = f", by {element}" if element else ""
                 return f" by {step.table} {step.chain} rule {step.number}: {step.matched}{by}{_origin(step.ref)}"
             case _:
                 return ""
     return ""
-
-
-def _led(steps: Sequence[AnyStep], rule: RuleStep) -> str:
-    """The element of a verdict map that led into a rule's chain; "" where it was a plain jump."""
-    at = (rule.table, rule.hook)
-    jump = next((s for s in reversed(steps) if isinstance(s, RuleStep) and (s.table, s.hook) == at and _jumps(s)), None)
-    if jump is None or _target(jump) != rule.chain:
-        return ""
-    return next((e for e in jump.elements if e.endswith(f" {rule.chain} }}")), "")
-
-
-def _policy(end: HookStep) -> str:
-    """`policy ACCEPT` of iptables, `policy accept` of nft."""
-    return f"policy {end.verdict if is_nft(end.table) else end.verdict.upper()}"
-
-
-def _ends(rule: RuleStep) -> bool:
-    return rule.effect.lower().startswith(("drop", "reject"))
 
 
 def _origin(ref: Ref | None, whole: bool = False) -> str:
@@ -303,7 +300,7 @@ def _short_reason(branch: Branch) -> str:
         for rule in reversed(hop.steps):
             short = _without_rule(reason, rule) if isinstance(rule, RuleStep) else reason
             if isinstance(rule, RuleStep) and short != reason:
-                why = f'"{rule.comment}"' if rule.comment else _led(hop.steps, rule) or ", ".join(rule.elements)
+                why = f'"{rule.comment}"' if rule.comment else led(hop.steps, rule) or ", ".join(rule.elements)
                 return f"{short} ({why})" if why else short
     return reason
 
@@ -429,7 +426,7 @@ def _reply(reply: Reply, wide: bool, seen: _Seen) -> Iterator[Line]:
         for hop in reply.hops:
             for step in hop.steps:
                 if isinstance(step, Natted):
-                    yield _step(_nat_label(step), f"on {hop.where}: {_nat(step)}", "nat")
+                    yield _step(nat_label(step), f"on {hop.where}: {nat_words(step)}", "nat")
                 elif isinstance(step, Proxied):
                     yield _step("proxied", f"on {hop.where}: {_proxied(step)}", "nat")
     end = reply.hops[-1].where if reply.hops else ""
@@ -454,9 +451,9 @@ def _blocks(hops: Sequence[Hop], wide: bool) -> list[_Block]:
     shown = _Shown("", "")
     for n, hop in enumerate(hops):
         rule: RuleStep | None = None  # printed last
-        quiet: list[_Run] = []
-        for item in _runs(hop.steps, wide):
-            if isinstance(item, _Run):
+        quiet: list[Run] = []
+        for item in runs(hop.steps, wide):
+            if isinstance(item, Run):
                 rule = item.rules[-1] if item.rules else rule
                 if quiet and (not item.quiet or (item.hook, is_nft(item.table)) != (quiet[0].hook, is_nft(quiet[0].table))):
                     blocks.append(_quiet_block(n, quiet))
@@ -477,34 +474,6 @@ def _blocks(hops: Sequence[Hop], wide: bool) -> list[_Block]:
     return blocks
 
 
-class _Run(NamedTuple):
-    """A base chain's walk: the rules that matched, in order, and how it ended (None: the packet died inside)."""
-
-    hook: str
-    table: str
-    rules: tuple[RuleStep, ...]
-    end: HookStep | None
-
-    @property
-    def steps(self) -> tuple[AnyStep, ...]:
-        return (*self.rules, self.end) if self.end else self.rules
-
-    @property
-    def quiet(self) -> bool:
-        """Nothing happened: at most jumps to chains in which no rule matched, then the policy let the packet pass. What Linux
-        showed of its rules is told in any case."""
-        if self.end is None or self.end.verdict != "accept" or self.end.by == "rule" or any(rule.seen for rule in self.rules):
-            return False
-        return all(_jumps(rule) and not rule.chance for rule in self.rules)
-
-
-    @property
-    def seen(self) -> str:
-        """The mark of all its rules, "" where they differ."""
-        marks = {rule.seen for rule in self.rules}
-        return marks.pop() if len(marks) == 1 else ""
-
-
 def _marked(lines: list[Line], seen: str) -> list[Line]:
     """The first line with a mark in its margin."""
     if not lines or not seen:
@@ -514,33 +483,7 @@ def _marked(lines: list[Line], seen: str) -> list[Line]:
     return [[(mark_style, mark), (style, text.removeprefix(_STEP)), *rest], *lines[1:]]
 
 
-def _runs(steps: Sequence[AnyStep], wide: bool) -> Iterator[_Run | AnyStep]:
-    """Gather the steps of each base chain; leave out what only `wide` shows."""
-    rules: list[RuleStep] = []
-    for step in steps:
-        if rules and not (isinstance(step, HookStep | RuleStep) and (step.hook, step.table) == (rules[0].hook, rules[0].table)):
-            yield _Run(rules[0].hook, rules[0].table, tuple(rules), None)
-            rules = []
-        if isinstance(step, RuleStep):
-            rules.append(step)
-        elif isinstance(step, HookStep):
-            yield _Run(step.hook, step.table, tuple(rules), step)
-            rules = []
-        elif wide or not (isinstance(step, Conntracked) and step.state in ("NEW", "ESTABLISHED")):
-            yield step
-    if rules:
-        yield _Run(rules[0].hook, rules[0].table, tuple(rules), None)
-
-
-def _jumps(rule: RuleStep) -> bool:
-    return rule.effect.startswith(("jump", "goto"))
-
-
-def _returns(rule: RuleStep) -> bool:
-    return rule.effect.startswith("return")
-
-
-def _quiet_block(hop: int, runs: Sequence[_Run]) -> _Block:
+def _quiet_block(hop: int, runs: Sequence[Run]) -> _Block:
     ends = [run.end for run in runs if run.end]
     tried = sum(end.tried for end in ends)
     names = ", ".join(dict.fromkeys(end.table for end in ends))
@@ -548,74 +491,34 @@ def _quiet_block(hop: int, runs: Sequence[_Run]) -> _Block:
     steps = tuple(step for run in runs for step in run.steps)
     if not tried:  # empty chains: the hop's heading names their tables
         return _Block(hop, steps, [])
-    text = f"{names} {chains}: {_count(tried, 'rule')} tried, none decides; {_policy(ends[0])}"
+    text = f"{names} {chains}: {count(tried, 'rule')} tried, none decides; {policy_words(ends[0])}"
     return _Block(hop, steps, [_step("rules", text)])
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _run_lines(run: _Run, wide: bool) -> Iterator[Line]:
+def _run_lines(run: Run, wide: bool) -> Iterator[Line]:
     """The path through the chains in one line, then each rule that did something in full (wide: each rule that matched)."""
     end = run.end
-    tried = f" ({_count(end.tried, 'rule')} tried)" if end and wide else ""
+    tried = f" ({count(end.tried, 'rule')} tried)" if end and wide else ""
     ending, style = "", ""
     if end and (end.by != "rule" or not run.rules):
-        ending, style = _policy(end), "bad" if end.verdict == "drop" else ""
+        ending, style = policy_words(end), "bad" if end.verdict == "drop" else ""
     if not run.rules:
         chain = f"{run.table} {end.chain}" if end else run.table
-        how = f"{_count(end.tried, 'rule')} tried, none decides" if end and end.tried else "no rules"
+        how = f"{count(end.tried, 'rule')} tried, none decides" if end and end.tried else "no rules"
         yield [*_step("rules", f"{chain}: {how}; "), (style, ending)]
         return
-    matched = run.rules if wide or any(rule.seen for rule in run.rules) else _without_dead_jumps(run.rules)
-    yield [*_step("rules", f"{run.table} {_path(matched)}"), (style, f"; {ending}" if ending else ""), ("dim", tried)]
+    matched = run.rules if wide or any(rule.seen for rule in run.rules) else without_dead_jumps(run.rules)
+    yield [*_step("rules", f"{run.table} {chain_path(matched)}"), (style, f"; {ending}" if ending else ""), ("dim", tried)]
     for rule in run.rules:
         apart = bool(rule.seen) and not run.seen  # Linux and netlab differ among these rules
         by_map = rule in matched and any(element.startswith("@") for element in rule.elements)
-        if wide or apart or by_map or rule.seen == "linux" or not (_jumps(rule) or _returns(rule) or not rule.effect):
+        if wide or apart or by_map or rule.seen == "linux" or not (jumps(rule) or returns(rule) or not rule.effect):
             comment = f"  # {rule.comment}" if rule.comment and rule.comment not in rule.rule else ""
-            looked = f"; {_count(rule.tried, 'rule')} tried" if rule.tried else ""
+            looked = f"; {count(rule.tried, 'rule')} tried" if rule.tried else ""
             more = f"  [{rule.effect or 'count'}{looked}]" if wide else ""
             origin = f" {_origin(rule.ref, wide)}" if rule.ref else ""
-            line: Line = [("bad" if _ends(rule) else "rule", _BELOW + rule.matched + comment), ("dim", origin + more)]
+            line: Line = [("bad" if ends(rule) else "rule", _BELOW + rule.matched + comment), ("dim", origin + more)]
             yield _marked([line], rule.seen if apart else "")[0]
-
-
-def _without_dead_jumps(rules: Sequence[RuleStep]) -> list[RuleStep]:
-    """Leave out jumps to chains in which nothing matched: the walk came back from them as it went in."""
-    kept: list[RuleStep] = []
-    for rule in reversed(rules):
-        if not _jumps(rule) or rule.chance or (kept and kept[-1].chain == _target(rule)):
-            kept.append(rule)
-    return kept[::-1] or list(rules)
-
-
-def _target(rule: RuleStep) -> str:
-    """Where a jump leads: the last word of iptables' rule; of nft's, what the effect says (a map may have chosen it)."""
-    words = rule.effect.split(", ", 1)[0].split(" ", 1)
-    if len(words) == 2:
-        return words[1]
-    return rule.rule.rsplit(None, 1)[-1] if rule.rule.strip() else ""
-
-
-def _path(rules: Sequence[RuleStep]) -> str:
-    """`PREROUTING #1 > KUBE-SERVICES #12 > KUBE-SVC-X #2 (1/3) > KUBE-SEP-Y #2`; `; ` where the walk came back."""
-    text, into = "", ""
-    for rule in rules:
-        if into == rule.chain:
-            text += " > "
-        else:
-            text += f" > {into} (no match); " if into else "; " if text else ""
-        text += f"{rule.chain} #{rule.number}"
-        if rule is rules[0] and rule.hook.lower() not in rule.chain.lower():  # iptables' base chains are called as the hooks
-            text += f" (hook {rule.hook.lower() if rule.is_nft else rule.hook})"
-        if rule.chance:
-            text += " (undecided)" if rule.chance == "?" else f" ({rule.chance})"
-        if _returns(rule):
-            text += " return" if rule.is_nft else " RETURN"
-        into = _target(rule) if _jumps(rule) else ""
-    return text + (f" > {into} (no match)" if into else "")
 
 
 def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | None) -> tuple[list[Line], _Shown]:
@@ -646,16 +549,16 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             out = "the host" if step.port_out == step.bridge else step.port_out
             came = "the host" if step.port_in == step.bridge else step.port_in
             mac = f", frame to {step.mac}" if wide and step.mac else ""
-            note = "" if step.note == f"up to {out}" else _note(step.note)
+            note = "" if step.note == f"up to {out}" else and_note(step.note)
             return [_step("bridge", f"{step.bridge}: {came} to {out}{mac}{note}{seen_at}")], shown
         case Conntracked():
             tuples = ", ".join(f"{k} {v}" for k, v in (("original", step.original), ("reply", step.reply)) if v)
             direction = f", {step.direction} direction" if wide and step.direction else ""
             return [_step("conntrack", step.state + direction + (f"; {tuples}" if wide and tuples else "") + seen_at)], shown
         case HookStep() | RuleStep():
-            return [line for run in _runs([step], wide) if isinstance(run, _Run) for line in _run_lines(run, wide)], shown
+            return [line for run in runs([step], wide) if isinstance(run, Run) for line in _run_lines(run, wide)], shown
         case Natted():
-            return [_step(_nat_label(step), _nat(step) + seen_at, "nat")], _Shown(step.after, shown.details)
+            return [_step(nat_label(step), nat_words(step) + seen_at, "nat")], _Shown(step.after, shown.details)
         case IpvsStep():
             return [_ipvs(step, wide, seen_at)], shown
         case Encapsulated():
@@ -666,7 +569,7 @@ def _lines(step: AnyStep, hop: Hop, shown: _Shown, wide: bool, rule: RuleStep | 
             return [head, [("", _BELOW + _packet(step.inner, wide))], *_inside(step.inner, wide)], _shown(step.inner)
         case MtuStep():
             fits = "fit" if step.length <= step.mtu else "exceed"
-            return [_step("MTU", f"{step.length} bytes {fits} {step.mtu} of {step.device}{_note(step.note)}{seen_at}")], shown
+            return [_step("MTU", f"{step.length} bytes {fits} {step.mtu} of {step.device}{and_note(step.note)}{seen_at}")], shown
         case PolicyStep():
             told = step.ref is not None and f"{step.ref.file}:{step.ref.line}" in step.text
             return [_step("policy", step.text + ("" if told else seen_at))], shown
@@ -709,10 +612,6 @@ def _without_rule(reason: str, rule: RuleStep | None) -> str:
     return before if text and quoted else reason
 
 
-def _note(note: str) -> str:
-    return f"; {note}" if note else ""
-
-
 def _routed(step: Routed, wide: bool, seen_at: str) -> Line:
     text = step.route
     if not text:
@@ -724,7 +623,7 @@ def _routed(step: Routed, wide: bool, seen_at: str) -> Line:
         text += f" (table {step.table})"
     if step.source:
         text += f"; source address {step.source}"
-    text += _note(step.note)
+    text += and_note(step.note)
     if wide:
         text += f"   [to {step.destination}{'' if step.rule is None else f', ip rule {step.rule}'}]"
     bad = step.type in ("blackhole", "unreachable", "prohibit")
@@ -759,23 +658,6 @@ def _tunnel(vni: int | None, wide: bool) -> str:
     return f"VXLAN, VNI {vni}" if wide else "VXLAN"
 
 
-def _nat_label(step: Natted) -> str:
-    return "undo NAT" if step.reverse else step.kind.upper()
-
-
-def _nat(step: Natted) -> str:
-    """Before -> after, without the end that stays: `destination 10.96.0.10:80 -> 10.244.0.4:9376`; then the note."""
-    before, after = step.before.split(" > "), step.after.split(" > ")
-    if before == after and step.note:  # an ICMP error whose own addresses stay: only the packet that it quotes is changed
-        return step.note.removeprefix("and ")
-    if len(before) == len(after) == 2:
-        if before[0] == after[0]:
-            return f"destination {before[1]} -> {after[1]}{_note(step.note)}"
-        if before[1] == after[1]:
-            return f"source {before[0]} -> {after[0]}{_note(step.note)}"
-    return f"{step.before} -> {step.after}{_note(step.note)}"
-
-
 def _ipvs(step: IpvsStep, wide: bool, seen_at: str) -> Line:
     """`-a -t 10.96.0.10:80 -r 10.244.0.3:8080 -m -w 1   (chance 1/3; rr: round robin)`."""
     observed = ["observed"] if step.origin == "observed" else []
@@ -806,7 +688,7 @@ def _anchor(steps: Sequence[AnyStep]) -> str:
         case Encapsulated() | Decapsulated():
             return f"{'encap' if isinstance(last, Encapsulated) else 'decap'} {last.device}"
         case Natted():
-            return _nat_label(last)
+            return nat_label(last)
         case IpvsStep():
             return f"IPVS {last.service.removeprefix('-A ').partition(' -s ')[0]}"
         case Routed():
