@@ -244,7 +244,7 @@ class _Walk:
         assert isinstance(texts, dict)
         known = texts.get(id(self.rule))
         if known is None:  # the entry holds the rule, so that its id stays its own
-            known = texts[id(self.rule)] = (self.rule, _rule_text(self.rule, self.table))
+            known = texts[id(self.rule)] = (self.rule, rule_text(self.rule, self.table))
         text: str = known[1]
         return text
 
@@ -544,7 +544,7 @@ class _Walk:
             )
 
 
-def _rule_text(rule: NftRule, table: NftTable) -> str:
+def rule_text(rule: NftRule, table: NftTable) -> str:
     """nft's text of a rule, without its comment; the JSON of what has none."""
     parts = []
     for statement in rule.statements:

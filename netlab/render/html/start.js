@@ -1,0 +1,1 @@
+netlabPage.render(document.getElementById("netlab"), JSON.parse(document.getElementById("netlab-data").textContent), {hash: true, keys: "document"});
