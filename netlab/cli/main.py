@@ -40,7 +40,7 @@ COMMANDS = {  # each a module of this folder
     "snapshot": "Write what a node holds into files that --observed reads.",
     "lab": "The cluster in real network namespaces.",
     "generate": "A made-up cluster of any size, to try things on.",
-    "bench": "What a lookup costs: iptables, nftables, IPVS, predicted and measured.",
+    "bench": "What a lookup costs: rules, probes and bytes counted.",
     "schema": "The JSON schema of what netlab prints.",
 }
 

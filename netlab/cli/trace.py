@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, open_tracer, request
+from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, note, open_tracer, request
 
 
 def trace(
@@ -15,11 +16,12 @@ def trace(
     /,
     *,
     output: Annotated[
-        Literal["text", "wide", "json", "yaml"],
+        Literal["text", "wide", "json", "yaml", "html"],
         Parameter(
             alias="-o",
             group=OUTPUT,
-            help="wide adds marks, conntrack states, MACs and the rules tried; json: `netlab schema trace`.",
+            help="wide adds marks, conntrack states, MACs and the rules tried; json: `netlab schema trace`; html is a page to "
+            "step through, one file.",
         ),
     ] = "text",
     color_: Annotated[Color, Parameter(name="--color")] = "auto",
@@ -36,10 +38,12 @@ def trace(
       netlab trace default/web-0 svc/hostnames:80 -f cluster.json
       netlab trace internet node/node-2:30080 --at node-1 -f cluster.json
       netlab trace web-0 svc/dns:53 --proto udp -o wide
+      netlab trace web-0 svc/api -o html > trace.html
       netlab trace web-0 svc/hostnames:80 -f cluster.json --observed node-1=dumps/node-1/
     """
     _, tracer = open_tracer(cluster)
-    answer = tracer.trace(request(source, destination, cluster, packet))
+    asked = request(source, destination, cluster, packet)
+    answer, network = tracer.traced(asked)
     match output:
         case "json":
             from netlab.render.jsonio import dumps
@@ -47,6 +51,14 @@ def trace(
             emit(dumps(answer))
         case "yaml":
             emit(_yaml(answer))
+        case "html":
+            if sys.stdout.isatty():
+                note(cluster, "this is a page for a browser: netlab trace ... -o html > trace.html")
+            from netlab.render.html import document
+            from netlab.render.page import page, to_json
+
+            made = page(answer, network)
+            emit(document(to_json(made), made.title, made.summary))
         case _:
             from netlab.render.text import render
 

@@ -248,7 +248,7 @@ def _routed(step: Routed, lesson: Lesson) -> str:
     elif step.via:
         text = f"{looked} is in {target}, and the way there is by the gateway {step.via}."
     else:
-        text = f"{looked} is in {target}, which is right on {step.device}: no gateway is needed, only the MAC of whoever has the address."
+        text = f"{looked} is in {target}, right on {step.device}: no gateway is needed, only the MAC of whoever has the address."
     if step.source:
         text += f" The sender had not chosen an address yet; the route gives it {step.source}."
     if "bridged" in step.note:

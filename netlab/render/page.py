@@ -82,7 +82,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     `where` and `kind` name the namespace; `stage` what happens in a few words, `result` what came of it; `why` is for a student.
     `tone`: "", good, bad, warn, nat (the packet was changed). `at` is the box where the packet is, `on` the wire that it is on
     (then `at` is the box that it left), `lit` boxes and wires that have a part in it. `card` compares the packet before and
-    after, `size` is its length on the wire. `rules`: those that matched, the last one decides; `tried` the others around them.
+    after, `size` is its length on the wire. `rules`: those that matched, `decides` which of them has the last word (None: none);
+    `tried` the others around them.
     """
 
     where: str
@@ -96,6 +97,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     lit: tuple[str, ...] = ()
     card: int = -1
     rules: tuple[Rule, ...] = ()
+    decides: int | None = None
     tried: Tried | None = None
     chains: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
@@ -231,6 +233,9 @@ def _shown(trace: Trace, branches: Iterable[Branch]) -> Shown:
                         pods[owner] = None
                     elif owner and owner not in pods:
                         machines[owner] = None
+    for party in (trace.source, trace.destination):  # also where the packet never gets there
+        if party.kind == "pod" and party.where and "/" in party.where:
+            pods[party.where] = None
     return Shown(tuple(machines), tuple(pods), tuple(hostpods))
 
 
@@ -343,6 +348,7 @@ class _Walk:
             lit=lit,
             card=card,
             rules=rules,
+            decides=_decides(item, rules),
             tried=tried,
             chains=chains,
             facts=_facts(item),
@@ -424,6 +430,13 @@ class _Walk:
                 return (Rule(_ref(item.ref), "", "", ""),), None, ()
             case _:
                 return (), None, ()
+
+
+def _decides(item: Run | AnyStep, rules: Sequence[Rule]) -> int | None:
+    """Which of the rules has the last word; in a chain that the packet leaves by its policy none has."""
+    if not rules or (isinstance(item, Run) and item.end is not None and item.end.by != "rule"):
+        return None
+    return len(rules) - 1
 
 
 def _bridge_ahead(received: Received, hop: Hop) -> str:

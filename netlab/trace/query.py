@@ -155,6 +155,10 @@ class Tracer:
         InputError
             Names that do not exist, ports that a service does not have, pods without address, a protocol that is none.
         """
+        return self.traced(request)[0]
+
+    def traced(self, request: Request) -> tuple[Trace, Network]:
+        """The answer to a question, and the network that was walked for it: with the hosts outside that it names."""
         protocol = _protocol(request.protocol)
         assumptions: list[str] = []
         if request.at is not None and request.at not in self.cluster.nodes:
@@ -206,7 +210,7 @@ class Tracer:
         made = dict.fromkeys([*self.cluster.assumptions, *built.assumptions, *self._observed, *notes, *assumptions])
         for weighted in found:
             made.update(dict.fromkeys(weighted.outcome.assumptions))
-        return Trace(
+        answer = Trace(
             source=source.party,
             destination=party,
             protocol=protocol_name(protocol).upper(),
@@ -215,6 +219,7 @@ class Tracer:
             assumptions=tuple(made),
             not_modelled=built.not_modelled,
         )
+        return answer, network
 
     # -- both ends -----------------------------------------------------------------------------------------------------
 

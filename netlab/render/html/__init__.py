@@ -4,8 +4,8 @@
     script(), style()   the bundle itself, for a server to host: `netlabPage.render(element, data)`
     module()            the same as an ES module with `render({model, el})`, as anywidget mounts it
 
-Law: what comes from manifests and dumps is data, never markup: it is in one JSON block, escaped so that no text can end the block, and
-page.js writes text nodes alone. The document's policy (CSP) allows the bundle by its hashes and nothing else whatever.
+Law: what comes from manifests and dumps is data, never markup: it is in one JSON block, escaped so that no text can end the
+block, and page.js writes text nodes alone. The document's policy (CSP) allows the bundle by its hashes and nothing else whatever.
 """
 
 from __future__ import annotations

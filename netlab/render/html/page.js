@@ -279,7 +279,7 @@ function render(root, data, options) {
   function decided(event) {
     const parts = [];
     const rules = event.rules || [];
-    const run = event.stage && event.decides !== undefined ? rules[event.decides] : rules.length === 1 || !event.tried ? rules[rules.length - 1] : null;
+    const run = event.decides !== undefined ? rules[event.decides] : null;
     const rule = (r, name) => h("div", { class: "rule" },
       name ? h("h3", null, name) : null,
       r.where ? h("p", { class: "rulewhere" }, r.where, r.effect ? h("span", { class: "effect" }, r.effect) : null) : null,
