@@ -1,4 +1,4 @@
-"""The page's value and its drawing: everything that is lit is there, nothing overlaps, big clusters stay small, data stays data."""
+"""The page's value and its drawing: all that is lit is there, nothing overlaps, big clusters stay small, data is data."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def test_a_thousand_pods_are_a_badge() -> None:
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(generate.generate(wanted))})
     cluster = load(["-"], io.StringIO(text))
     first, *_, last = cluster.pods.values()
-    trace, network = Tracer(cluster).traced(Request(f"{first.namespace}/pod/{first.name}", f"{last.namespace}/pod/{last.name}:8080"))
+    ends = [f"{pod.namespace}/pod/{pod.name}" for pod in (first, last)]
+    trace, network = Tracer(cluster).traced(Request(ends[0], f"{ends[1]}:8080"))
     made = page(trace, network)
     for graph in made.graphs:
         assert len(graph.boxes) < 40
