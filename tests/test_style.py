@@ -25,7 +25,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #       |                   v
 #       |    linux <-----  match
 #       v      |            |
-#     trace <--+------------+       trace --> render --> cli
+#     trace <--+------------+       trace --> render --> serve --> cli
 #
 STAGES: dict[str, set[str]] = {
     "errors": {"refs"},
@@ -39,12 +39,13 @@ STAGES: dict[str, set[str]] = {
     "reach": {"trace", "linux", "dataplane", "kube"},
     "bench": {"lab", "trace", "match", "linux", "dataplane", "kube"},
     "render": {"trace", "reach", "bench", "linux"},
-    "cli": {"linux", "kube", "dataplane", "match", "trace", "reach", "bench", "render", "lab"},
+    "serve": {"render", "reach", "trace", "linux", "dataplane", "kube"},
+    "cli": {"linux", "kube", "dataplane", "match", "trace", "reach", "bench", "render", "lab", "serve"},
 }
 EVERYBODY = {"errors", "refs"}
 
 # Slow to import; each belongs to a command that needs it, none to the start of every command.
-HEAVY = ("numba", "numpy", "scapy", "networkx", "pyroute2", "yaml", "rich", "cyclopts", "msgspec", "asyncio")
+HEAVY = ("numba", "numpy", "scapy", "networkx", "pyroute2", "yaml", "rich", "cyclopts", "msgspec", "asyncio", "starlette", "uvicorn")
 
 # What only some machine knows; the names of package registries' hosts. In pieces, so that this file passes its own test.
 FORBIDDEN = ("/wo" + "rk/", "/tm" + "p/", "../sha" + "red", "pyp" + "i.org", "pythonho" + "sted", "/ro" + "ot/")

@@ -137,7 +137,7 @@ def open_cluster(flags: ClusterFlags) -> Cluster:
     """Read what -f names, or the embedded topology, and say on stderr what was passed over."""
     from netlab.kube.load import load
 
-    cluster = load(flags.filename or _example(flags), sys.stdin, _overrides(flags))
+    cluster = load(files(flags), sys.stdin, overrides(flags))
     for text in cluster.notes:
         note(flags, text)
     return cluster
@@ -150,10 +150,15 @@ def open_pair(
     from netlab.kube.load import load_pair
 
     common = flags.filename or (() if before else _example(flags))
-    pair = load_pair(common, before, after, changes, without, sys.stdin, _overrides(flags))
+    pair = load_pair(common, before, after, changes, without, sys.stdin, overrides(flags))
     for text in dict.fromkeys([*pair[0].notes, *pair[1].notes]):
         note(flags, text)
     return pair
+
+
+def files(flags: ClusterFlags) -> tuple[str, ...]:
+    """What -f names, or the embedded topology."""
+    return flags.filename or _example(flags)
 
 
 def _example(flags: ClusterFlags) -> tuple[str, ...]:
@@ -163,7 +168,8 @@ def _example(flags: ClusterFlags) -> tuple[str, ...]:
     return (_relative(embedded.path_of_default()),)
 
 
-def _overrides(flags: ClusterFlags) -> Overrides:
+def overrides(flags: ClusterFlags) -> Overrides:
+    """What the flags say of the cluster itself."""
     from netlab.kube.topology import Overrides
 
     return Overrides(

@@ -311,6 +311,11 @@ def read_documents(paths: Sequence[str], stdin: TextIO | None = None) -> Iterato
             yield from _documents(_open(path), path, named=True)
 
 
+def text_documents(text: str, name: str) -> Iterator[Document]:
+    """Yield every object of a text, which `name` stands for in messages; raises InputError as `read_documents`."""
+    yield from _documents(_read(io.BytesIO(text.encode(errors="replace")), name, None), name, named=True)
+
+
 def _files(directory: str) -> Iterator[str]:
     """The manifests under a directory, sorted, so that the answer never depends on the file system's order."""
 

@@ -19,7 +19,7 @@ from netlab.kube.calico import READERS as CALICO_READERS
 from netlab.kube.calico import read_environment
 from netlab.kube.cluster import Cluster
 from netlab.kube.declared import Declared, Flannel, Legacy, Placement, ServiceWish, Template, Toleration, Workload
-from netlab.kube.documents import At, Document, read_documents
+from netlab.kube.documents import At, Document, read_documents, text_documents
 from netlab.kube.policies import PolicyObjects
 from netlab.kube.policyload import POLICY_READERS, refuse_version
 from netlab.kube.reading import begin as _begin
@@ -106,6 +106,50 @@ def load_pair(
         apply(other, change)
     remove(other, without, namespace)
     return first, complete(other, overrides, (*common, *after), lambda setting: keep(other, setting, first, one))
+
+
+def load_changed(
+    documents: Sequence[Document],
+    paths: Sequence[str],
+    change: str = "",
+    without: Sequence[str] = (),
+    overrides: Overrides | None = None,
+) -> Cluster:
+    """What files said, with an edit applied to it (YAML or JSON of objects) and objects removed: what `netlab serve` asks again
+    and again.
+
+    Parameters
+    ----------
+    documents : sequence of Document
+        From `read_documents(paths)`, read once.
+    paths : sequence of str
+        For what is said of the input as a whole.
+    change : str
+        Objects as text; places in it are told as those of file "edit".
+    without : sequence of str
+        Objects, each `[NAMESPACE/]KIND/NAME`.
+
+    Raises
+    ------
+    InputError
+        As `load_pair`.
+    """
+    overrides = overrides or Overrides()
+    namespace = overrides.namespace or "default"
+    base = collect(documents, namespace)
+    first = complete(base, overrides, paths)
+    if not change.strip() and not without:
+        return first
+    from netlab.kube.overlay import apply, keep, remove
+
+    other = collect(documents, namespace)
+    if change.strip():
+        edit = collect(text_documents(change, "edit"), namespace)
+        if edit.is_empty():
+            raise InputError("nothing in the edit that netlab can use", Ref(file="edit"))
+        apply(other, edit)
+    remove(other, without, namespace)
+    return complete(other, overrides, paths, lambda setting: keep(other, setting, first, base))
 
 
 def complete(

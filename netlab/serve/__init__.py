@@ -1,0 +1,1 @@
+"""`netlab serve`: the tracer and the matrix behind a page on this machine."""
