@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from pathlib import Path
@@ -240,6 +241,24 @@ def test_a_bug_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch, clie
     answer = client.get("/api/trace", params={"source": "web-0", "destination": "svc/api"})
     assert answer.status_code == 500
     assert answer.json()["error"]["what"] == "internal error: ZeroDivisionError: integer division or modulo by zero"
+
+
+def test_a_trace_as_a_file(client: TestClient) -> None:
+    asked = {"source": "web-0", "destination": "svc/api"}
+    as_json, as_page = (client.get(f"/api/trace.{form}", params=asked) for form in ("json", "html"))
+    assert as_json.json() == client.get("/api/trace", params=asked).json()["trace"]
+    assert as_page.text.startswith("<!doctype html>")
+    assert 'filename="trace.html"' in as_page.headers["content-disposition"]
+    assert client.get("/api/trace.exe", params=asked).status_code == 404
+
+
+def test_the_page_and_its_parts(client: TestClient) -> None:
+    text = client.get("/").text
+    parts = re.findall(r'(?:src|href)="(/page/[^"]+)"', text)
+    assert len(parts) == 4
+    assert [client.get(part).status_code for part in parts] == [200] * 4
+    assert client.get("/page/../api.py").status_code == 404
+    assert "data:" in client.get("/").headers["content-security-policy"]
 
 
 def test_paths_that_are_not_there(client: TestClient) -> None:

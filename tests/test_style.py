@@ -45,7 +45,9 @@ STAGES: dict[str, set[str]] = {
 EVERYBODY = {"errors", "refs"}
 
 # Slow to import; each belongs to a command that needs it, none to the start of every command.
-HEAVY = ("numba", "numpy", "scapy", "networkx", "pyroute2", "yaml", "rich", "cyclopts", "msgspec", "asyncio", "starlette", "uvicorn")
+HEAVY = (
+    "numba", "numpy", "scapy", "networkx", "pyroute2", "yaml", "rich", "cyclopts", "msgspec", "asyncio", "starlette", "uvicorn",
+)  # fmt: skip
 
 # What only some machine knows; the names of package registries' hosts. In pieces, so that this file passes its own test.
 FORBIDDEN = ("/wo" + "rk/", "/tm" + "p/", "../sha" + "red", "pyp" + "i.org", "pythonho" + "sted", "/ro" + "ot/")

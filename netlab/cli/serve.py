@@ -39,7 +39,7 @@ def serve(
     ] = (),
     cluster: ClusterFlags = ClusterFlags(),
 ) -> int:
-    """The cluster as a page: trace packets step by step, edit policies, see the matrix.
+    """The cluster as a page: trace packets, edit policies, see the matrix.
 
     Listens on 127.0.0.1 until Ctrl-C; nothing is stored, and no request names a file. /api/openapi.json describes the API.
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial
+from functools import cache, partial
+from importlib.resources import files
 from typing import Any
 
 import anyio
@@ -27,8 +28,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from netlab.errors import InputError, did_you_mean
 from netlab.reach import chosen
 from netlab.reach.matrix import Matrix, matrix
+from netlab.render import html as bundle
 from netlab.render import matrix as drawing
-from netlab.render.jsonio import to_builtins
+from netlab.render.html import document
+from netlab.render.jsonio import dumps, to_builtins
+from netlab.render.page import page, to_json
 from netlab.serve import api
 from netlab.serve.api import Error, Failure, ReachQuery, TraceQuery
 from netlab.serve.served import Served, Setting
@@ -140,8 +144,17 @@ class Site:
 
     async def trace(self, request: Request) -> Response:
         query = await _query(request, TraceQuery)
-        tracer, found = await self._in_thread(lambda: self.served.trace(query.setting, query.request))
-        return _json({"trace": to_builtins(found)})
+        answer: Response = await self._in_thread(lambda: _traced(self.served, query))
+        return answer
+
+    async def trace_as(self, request: Request) -> Response:
+        """A trace as a file."""
+        form = request.path_params["form"]
+        query = await _query(request, TraceQuery)
+        if form not in api.FORMS:
+            raise Refused(404, Error(f"a trace has no form {form}", hint=f"one of: {', '.join(api.FORMS)}"))
+        answer: Response = await self._in_thread(lambda: _file(self.served, query, form))
+        return answer
 
     async def reach(self, request: Request) -> Response:
         query = await _query(request, ReachQuery)
@@ -225,6 +238,41 @@ def _matrix(served: Served, query: ReachQuery, told: Callable[[int, int], None],
     return matrix(tracer, rows, columns, progress)
 
 
+def _traced(served: Served, query: TraceQuery) -> Response:
+    trace, network = served.trace(query.setting, query.request)
+    return _json({"trace": to_builtins(trace), "page": msgspec.Raw(to_json(page(trace, network)))})
+
+
+def _file(served: Served, query: TraceQuery, form: str) -> Response:
+    trace, network = served.trace(query.setting, query.request)
+    headers = {**HEADERS, "Content-Disposition": f'attachment; filename="trace.{form}"'}
+    if form == "json":
+        return Response(dumps(trace), media_type="application/json", headers=headers)
+    made = page(trace, network)
+    del headers["Content-Security-Policy"]  # the file has its own
+    return Response(document(to_json(made), made.title, made.summary), media_type="text/html", headers=headers)
+
+
+@cache
+def _static(name: str) -> tuple[str, str]:
+    """A file of the page, and its type."""
+    match name:
+        case "page.js":
+            return bundle.script(), "text/javascript"
+        case "style.css":
+            return bundle.style(), "text/css"
+    types = {"index.html": "text/html", "serve.js": "text/javascript", "serve.css": "text/css"}
+    return files("netlab.serve").joinpath("page", name).read_text(encoding="utf-8"), types[name]
+
+
+def _asset(name: str) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        text, kind = _static(name)
+        return Response(text, media_type=kind, headers=HEADERS)
+
+    return answer
+
+
 async def _query(request: Request, of: type[Any]) -> Any:
     if request.method == "GET":
         return api.from_query(request.query_params.multi_items(), of)
@@ -297,10 +345,13 @@ def application(served: Served, hosts: frozenset[str]) -> ASGIApp:
     site = Site(served)
     both = ["GET", "POST"]
     routes = [
+        Route("/", _asset("index.html")),
+        *(Route(f"/page/{name}", _asset(name)) for name in ("page.js", "style.css", "serve.js", "serve.css")),
         Route("/api", lambda request: RedirectResponse("/api/openapi.json")),
         Route("/api/openapi.json", site.openapi),
         Route("/api/cluster", site.cluster, methods=both),
         Route("/api/trace", site.trace, methods=both),
+        Route("/api/trace.{form}", site.trace_as),
         Route("/api/reach", site.reach, methods=both),
     ]
     return Guard(Starlette(routes=routes, exception_handlers=FAILURES), hosts)

@@ -19,6 +19,7 @@ from netlab.kube.cluster import Cluster
 from netlab.kube.documents import Document
 from netlab.kube.load import load_changed
 from netlab.kube.topology import Overrides
+from netlab.linux.network import Network
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import Trace
 
@@ -63,11 +64,11 @@ class Served:
         """A tracer that nobody else asks: for long work."""
         return Tracer(self.cluster(setting))
 
-    def trace(self, setting: Setting, request: Request) -> tuple[Tracer, Trace]:
-        """Answer one question; raises InputError as `Tracer.trace` does."""
+    def trace(self, setting: Setting, request: Request) -> tuple[Trace, Network]:
+        """Answer one question, with the network that was walked; raises InputError as `Tracer.trace` does."""
         tracer, lock = self._tracer(setting)
         with lock:
-            return tracer, tracer.trace(request)
+            return tracer.traced(request)
 
     def _tracer(self, setting: Setting) -> tuple[Tracer, Lock]:
         with self._lock:
