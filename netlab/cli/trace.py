@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, note, open_tracer, request
+from netlab.errors import InputError
 
 
 def trace(
@@ -24,6 +26,19 @@ def trace(
             "step through, one file.",
         ),
     ] = "text",
+    write: Annotated[
+        str | None,
+        Parameter(
+            alias="-w",
+            group=OUTPUT,
+            allow_leading_hyphen=True,
+            metavar="FILE|-",
+            help="Write a capture (pcapng): a frame for each wire, its comment what was decided; - for `| wireshark -k -i -`.",
+        ),
+    ] = None,
+    branch: Annotated[
+        int | None, Parameter(group=OUTPUT, metavar="N", help="With -w: this branch alone, counted from 1.")
+    ] = None,
     color_: Annotated[Color, Parameter(name="--color")] = "auto",
     cluster: ClusterFlags = ClusterFlags(),
     packet: PacketFlags = PacketFlags(),
@@ -39,11 +54,27 @@ def trace(
       netlab trace internet node/node-2:30080 --at node-1 -f cluster.json
       netlab trace web-0 svc/dns:53 --proto udp -o wide
       netlab trace web-0 svc/api -o html > trace.html
+      netlab trace web-0 svc/api -w - | wireshark -k -i -
       netlab trace web-0 svc/hostnames:80 -f cluster.json --observed node-1=dumps/node-1/
     """
     _, tracer = open_tracer(cluster)
+    if write is not None and output != "text":
+        raise InputError(f"-w writes a capture, -o {output} something else", hint="ask twice, once for each")
+    if branch is not None and write is None:
+        raise InputError("--branch chooses what -w writes", hint="give -w FILE, too")
     asked = request(source, destination, cluster, packet)
     answer, network = tracer.traced(asked)
+    if write is not None:
+        from netlab.render.pcap import capture
+
+        if branch is not None and not 1 <= branch <= len(answer.branches):
+            raise InputError(f"--branch {branch}: this trace has {len(answer.branches)}")
+        if write == "-":
+            sys.stdout.flush()
+            sys.stdout.buffer.write(capture(answer, branch))
+            sys.stdout.buffer.flush()
+            return answer.exit_code
+        _save(write, capture(answer, branch))
     match output:
         case "json":
             from netlab.render.jsonio import dumps
@@ -64,6 +95,18 @@ def trace(
 
             emit(render(answer, wide=output == "wide", color=color(color_)))
     return answer.exit_code
+
+
+def _save(path: str, content: bytes) -> None:
+    """Write a file whole, or say why not and leave none."""
+    existed = os.path.lexists(path)
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        if not existed and os.path.isfile(path):
+            os.unlink(path)
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _yaml(answer: object) -> str:

@@ -248,6 +248,10 @@ def _file(served: Served, query: TraceQuery, form: str) -> Response:
     headers = {**HEADERS, "Content-Disposition": f'attachment; filename="trace.{form}"'}
     if form == "json":
         return Response(dumps(trace), media_type="application/json", headers=headers)
+    if form == "pcapng":
+        from netlab.render.pcap import capture
+
+        return Response(capture(trace), media_type="application/octet-stream", headers=headers)
     made = page(trace, network)
     del headers["Content-Security-Policy"]  # the file has its own
     return Response(document(to_json(made), made.title, made.summary), media_type="text/html", headers=headers)
