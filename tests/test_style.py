@@ -39,6 +39,7 @@ STAGES: dict[str, set[str]] = {
     "reach": {"trace", "linux", "dataplane", "kube"},
     "bench": {"lab", "trace", "match", "linux", "dataplane", "kube"},
     "render": {"trace", "reach", "bench", "linux"},
+    "learn": {"render", "trace", "linux", "kube"},
     "serve": {"render", "reach", "trace", "linux", "dataplane", "kube"},
     "cli": {"linux", "kube", "dataplane", "match", "trace", "reach", "bench", "render", "lab", "serve"},
 }

@@ -38,6 +38,7 @@ COMMANDS = {  # each a module of this folder
     "reach": "Who reaches whom, on every port that something listens on.",
     "lint": "What is legal and most likely not meant, with its line and a way out.",
     "serve": "The cluster as a page: trace packets, edit policies, see the matrix.",
+    "learn": "Lessons to run: predict, look, change one thing.",
     "snapshot": "Write what a node holds into files that --observed reads.",
     "lab": "The cluster in real network namespaces.",
     "generate": "A made-up cluster of any size, to try things on.",
