@@ -102,7 +102,7 @@ def test_a_packet_grows_by_its_tunnel(opened: Callable[..., Opened], tmp_path: P
     shown.press("b")
     sizes = []
     for _ in range(shown.step[1]):
-        found = re.search(r"(\d+) bytes", shown.text(".packet h3"))
+        found = re.search(r"(\d+) bytes", shown.text(".side .packet h3"))
         assert found
         sizes.append(int(found[1]))
         shown.press("ArrowRight")
