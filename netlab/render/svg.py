@@ -18,8 +18,8 @@ _MARGIN = 12
 _STYLE = """\
 svg{--ink:#1b2430;--soft:#566274;--line:#aab6c5;--page:#fff;--machine:#f7f9fc;--box:#fff;--kernel:#eef2f8;--pod:#e6f1ff;\
 --bridge:#e9f6ec;--overlay:#fdf1dc;--fabric:#e8eaf0;font-family:system-ui,"DejaVu Sans",sans-serif}
-@media (prefers-color-scheme:dark){svg{--ink:#e6ebf2;--soft:#a3b0c2;--line:#56647c;--page:#10151d;--machine:#1a232f;--box:#202b3a;\
---kernel:#243147;--pod:#1d3557;--bridge:#1f3a2b;--overlay:#41321a;--fabric:#2a3342}}
+@media (prefers-color-scheme:dark){svg{--ink:#e6ebf2;--soft:#a3b0c2;--line:#56647c;--page:#10151d;--machine:#1a232f;\
+--box:#202b3a;--kernel:#243147;--pod:#1d3557;--bridge:#1f3a2b;--overlay:#41321a;--fabric:#2a3342}}
 text{fill:var(--ink);text-anchor:middle;font-size:12px;font-weight:600}text.d{fill:var(--soft);font-size:10px;font-weight:400}
 rect{stroke:var(--line);fill:var(--box)}line{stroke:var(--line);stroke-width:1.5}.page{fill:var(--page);stroke:none}
 .machine rect{fill:var(--machine)}.kernel rect{fill:var(--kernel)}.pod rect,.hostpod rect,.outside rect{fill:var(--pod)}
