@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from netlab.kube import generate
 from netlab.kube.load import load
 from netlab.render.html import document
 from netlab.render.page import page, to_json
@@ -202,3 +204,26 @@ def test_nothing_is_wider_than_the_window(width: int, opened: Callable[..., Open
     shown = opened(written(tmp_path, "web-0", "svc/api"), width, color_scheme="dark")
     assert shown.tab.evaluate("document.documentElement.scrollWidth") <= width
     assert shown.tab.evaluate("document.querySelectorAll('canvas').length") > 0
+
+
+def test_a_page_of_a_thousand_pods_is_quick(opened: Callable[..., Opened], tmp_path: Path) -> None:
+    """What docs/performance.md reports; printed (pytest -s), not asserted: machines differ."""
+    wanted = generate.Wanted(pods=1000, services=60, policies=0, nodes=50, shape="uniform", seed=1, cni="flannel")
+    file = tmp_path / "cluster.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(generate.generate(wanted))}))
+    cluster = load([str(file)])
+    service = next(iter(cluster.services))
+    pod = next(iter(cluster.pods.values()))
+    path = written(tmp_path, f"{pod.namespace}/pod/{pod.name}", service.replace("/", "/svc/"), str(file))
+    shown = opened(path)
+    paint = shown.tab.evaluate("performance.getEntriesByType('paint').map(e => Math.round(e.startTime))")
+    times = []
+    for _ in range(shown.step[1] - 1):
+        shown.press("ArrowRight")
+        times.append(shown.tab.evaluate("netlabPage.current.lastStepMs"))
+    assert len(times) > 10
+    assert all(time > 0 for time in times)
+    boxes = shown.tab.evaluate("JSON.parse(document.getElementById('netlab-data').textContent).graphs.map(g => g.boxes.length)")
+    assert max(boxes) < 60
+    middle = sorted(times)[len(times) // 2]
+    print(f"\npage: {path.stat().st_size} bytes; first paint {paint} ms; a step {middle:.1f} ms, at most {max(times):.1f} ms")
