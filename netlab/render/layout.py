@@ -148,7 +148,8 @@ def layout(network: Network, shown: Shown) -> Layout:
     ----------
     network : Network
     shown : Shown
-        What is drawn in full. Names that the network does not have are passed over.
+        What is drawn in full, machines in this order from the left, but those of a segment side by side. Names that the network
+        does not have are passed over.
 
     Returns
     -------
@@ -163,9 +164,10 @@ def layout(network: Network, shown: Shown) -> Layout:
     rest = [name for name in nodes if name not in shown.machines]
     narrow = rest if len(nodes) <= max(MACHINES, len(full) + 1) else []
     columns = [_column(network, spaces[name], shown) for name in full] + [_narrow(spaces[name]) for name in narrow]
-    order = {name: n for n, name in enumerate(network.segments)}
-    place = {name: n for n, name in enumerate(names)}
-    columns.sort(key=lambda c: (order.get(c.segment, 0), place[c.name]))
+    place = {name: n for n, name in enumerate(dict.fromkeys((*shown.machines, *names)))}
+    columns.sort(key=lambda c: place[c.name])
+    first = list(dict.fromkeys(column.segment for column in columns))
+    columns.sort(key=lambda c: first.index(c.segment))
     pen = _Pen(_Rows(columns))
     for column in columns:
         pen.machine(column)
@@ -419,8 +421,8 @@ class _Pen:
             for device in network.namespaces[name].devices.values()
             if device.segment is not None
         ]
-        names = [name for name in network.segments if name in self.on or name in reached]
-        names += [name for name in self.on if name not in names]
+        names = list(self.on)
+        names += [name for name in network.segments if name in reached and name not in names]
         self.x = max(self.x, float(_INNER) + _GAP)
         end = self.x - _GAP
         left = 0.0

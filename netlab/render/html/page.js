@@ -431,7 +431,8 @@ function render(root, data, options) {
   /* Zoom so that text is legible; where the whole drawing does not fit then, the packet is kept in view. */
   function frame(animate) {
     if (!cy) return;
-    const graph = graphOf(), w = canvas.clientWidth, hgt = canvas.clientHeight;
+    const drawnGraph = graphOf(), w = canvas.clientWidth, hgt = canvas.clientHeight;
+    const graph = { width: drawnGraph.width, height: drawnGraph.height + 26 }; // the packet hangs below the lowest box
     if (!w || !hgt) return;
     cy.resize();
     const fit = Math.min((w - 24) / graph.width, (hgt - BUTTONS - 20) / graph.height);
