@@ -12,7 +12,7 @@ import pytest
 
 from netlab.kube import generate
 from netlab.kube.load import load
-from netlab.render.html import document
+from netlab.render.html import document, module, style
 from netlab.render.page import page, to_json
 from netlab.trace.query import Request, Tracer
 
@@ -227,3 +227,37 @@ def test_a_page_of_a_thousand_pods_is_quick(opened: Callable[..., Opened], tmp_p
     assert max(boxes) < 60
     middle = sorted(times)[len(times) // 2]
     print(f"\npage: {path.stat().st_size} bytes; first paint {paint} ms; a step {middle:.1f} ms, at most {max(times):.1f} ms")
+
+
+def test_a_notebook_mounts_the_same_bundle(browser: Any) -> None:
+    """As anywidget does it, in a page that has a module loader of its own (`define`), as notebooks have."""
+    trace, network = Tracer(load([FLANNEL])).traced(Request("web-0", "svc/api"))
+    context = browser.new_context(reduced_motion="reduce")
+    tab = context.new_page()
+    wrong: list[str] = []
+    tab.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda e: wrong.append(str(e)))
+    rows, at, left = tab.evaluate(
+        """async ([code, sheet, data]) => {
+          globalThis.define = () => { throw new Error("the notebook's loader was asked"); };
+          globalThis.define.amd = {};
+          const style = document.createElement("style");
+          style.textContent = sheet;
+          document.head.appendChild(style);
+          const el = document.body.appendChild(document.createElement("div"));
+          const widget = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
+          const traits = {page: JSON.parse(data)};
+          const model = {get: (k) => traits[k], set: (k, v) => { traits[k] = v; }, save_changes() {}, on() {}};
+          const stop = widget.default.render({model, el});
+          el.querySelector('[aria-label^="Next"]').click();
+          const rows = el.querySelectorAll(".row").length;
+          stop();
+          return [rows, traits.at, el.children.length];
+        }""",
+        [module(), style(), to_json(page(trace, network)).decode()],
+    )
+    assert wrong == []
+    assert rows > 10
+    assert at == {"branch": 0, "way": "request", "step": 1}
+    assert left == 0
+    context.close()

@@ -105,7 +105,7 @@ function render(root, data, options) {
     h("form", { method: "dialog" }, h("button", { class: "toggle", autofocus: true }, "Close")));
 
   const panel = (name, ...children) => h("section", { class: "panel " + name.toLowerCase(), "aria-label": name }, ...children);
-  const app = h("div", { class: "netlab", "data-theme": "auto" },
+  const app = h("div", { class: options.keys === "element" ? "netlab embedded" : "netlab", "data-theme": "auto" },
     h("header", null,
       h("div", { class: "head" },
         h("h1", null, data.title, h("span", { class: "question" }, data.question)),
