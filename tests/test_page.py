@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import combinations
+import xml.etree.ElementTree as ET
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from netlab.cli.main import main
 from netlab.kube import generate
 from netlab.kube.load import load
 from netlab.render.html import document, embed, module, script, style
-from netlab.render.layout import Layout
+from netlab.render.layout import Layout, everything, layout
 from netlab.render.page import Page, page, to_json
+from netlab.render.svg import graph_html, graph_svg
 from netlab.trace.query import Request, Tracer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,3 +122,44 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", "api-0", "api-1", "-o", "html", "-q", "-f", str(TOPOLOGIES / "canal.yaml")]) == 1
     assert main(["trace", "web-9", "svc/api", "-o", "html", "-q"]) == 2
     assert capsys.readouterr().out.count("<!doctype html>") == 1
+
+
+@pytest.mark.parametrize("file", sorted({flow[0] for flow in FLOWS}))
+def test_a_networks_picture(file: str) -> None:
+    network = Tracer(load([str(TOPOLOGIES / file)])).network
+    made = layout(network, everything(network))
+    no_overlap(made)
+    root = ET.fromstring(graph_svg(network, "a <b> & c"))
+    assert root.attrib["aria-label"].startswith("a <b> & c: ")
+    titles = {element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")}
+    for name in network.namespaces:
+        assert any(name in title for title in titles), name
+    assert "<script" not in graph_html(network)
+
+
+def test_names_in_a_picture_are_text() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    text = (TOPOLOGIES / "flannel-vxlan.yaml").read_text()
+    pod = f'---\napiVersion: v1\nkind: Pod\nmetadata: {{name: "{evil}"}}\nspec: {{nodeName: node-2, containers: [{{name: c}}]}}\n'
+    network = Tracer(load(["-"], io.StringIO(text + pod))).network
+    assert "<img" not in graph_html(network)
+    assert any(evil in (element.text or "") for element in ET.fromstring(graph_svg(network)).iter())
+
+
+def test_a_short_reason_names_rule_comment_and_line() -> None:
+    made = page_of("canal.yaml", "web-0", "api-1:80")
+    assert "End of tier default" in made.summary
+    assert "canal.yaml:117" in made.summary
+    assert "-A " not in made.summary
+    last = made.events[made.branches[0].request.events[-1]]
+    assert last.stage == "DROPPED"
+    assert "-j DROP" in last.rules[0].text
+
+
+def test_rules_that_were_tried_are_bounded_and_in_order() -> None:
+    made = page_of("flannel-vxlan.yaml", "web-0", "svc/api")
+    walks = [event.tried for event in made.events if event.tried is not None]
+    assert any(line.matched for tried in walks for line in tried.lines)
+    for tried in walks:
+        numbers = [(line.chain, line.number) for line in tried.lines]
+        assert all(a[0] != b[0] or a[1] < b[1] for a, b in pairwise(numbers))

@@ -141,3 +141,10 @@ def nat_words(step: Natted) -> str:
 
 def and_note(note: str) -> str:
     return f"; {note}" if note else ""
+
+
+def without_rule(reason: str, rule: RuleStep | None) -> str:
+    """`filter FORWARD rule 3 on node-2` from `filter FORWARD rule 3 on node-2: -A FORWARD ... (iptables-save:41)`."""
+    text = rule.matched if rule else ""
+    before, quoted, _ = reason.partition(f": {text}")
+    return before if text and quoted else reason

@@ -23,12 +23,12 @@ from netlab.linux.netns import Device, DeviceKind, Netns, NetnsKind
 from netlab.linux.network import Network
 
 MACHINES = 4  # drawn at most beside those of the path; what is left is one badge
-PODS = 6  # drawn on one machine in the picture of a whole network
+PODS = 6, 2  # drawn on one machine in the picture of a whole network: of a small one, of one with more nodes than MACHINES
 
-_POD, _BADGE, _GAP, _PAD = 124, 74, 14, 14  # widths, and spaces between
-_NARROW, _INNER = 104, 250  # a machine off the path; the least width inside one on it
-_TITLE, _BOX, _PORT, _BAR = 30, 48, 20, 40  # heights
-_WIRE, _FABRIC_WIRE = 46, 58  # lengths
+_POD, _BADGE, _GAP, _PAD = 118, 66, 12, 12  # widths, and spaces between
+_NARROW, _INNER = 104, 224  # a machine off the path; the least width inside one on it
+_TITLE, _BOX, _PORT, _BAR = 32, 48, 20, 42  # heights
+_WIRE, _FABRIC_WIRE = 48, 62  # lengths
 _OVERLAYS = (DeviceKind.VXLAN, DeviceKind.IPIP)
 
 
@@ -122,18 +122,21 @@ def hostpod_id(netns: str, pod: str) -> str:
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What is drawn in full: machines (nodes, the outside), pods, and pods in their node's own namespace as (node, pod)."""
+    """What is drawn in full: machines (nodes, the outside), pods, and pods in their node's own namespace as (node, pod);
+    `devices` are those that the way uses, as (namespace, device)."""
 
     machines: tuple[str, ...] = ()
     pods: tuple[str, ...] = ()
     hostpods: tuple[tuple[str, str], ...] = ()
+    devices: tuple[tuple[str, str], ...] = ()
 
 
-def everything(network: Network, machines: int = 12) -> Shown:
+def everything(network: Network, machines: int = 8) -> Shown:
     """A network's whole picture: its first machines, some pods of each, and the outside."""
     names = _machines(network)
     nodes = [name for name in names if network.namespaces[name].kind is NetnsKind.NODE][:machines]
-    pods = [pod for name in nodes for pod in _pods_of(network.namespaces[name])[:PODS]]
+    most = PODS[len(nodes) > MACHINES]
+    pods = [pod for name in nodes for pod in _pods_of(network.namespaces[name])[:most]]
     outside = [name for name in names if network.namespaces[name].kind is NetnsKind.EXTERNAL]
     return Shown((*nodes, *outside), tuple(pods))
 
@@ -145,7 +148,8 @@ def layout(network: Network, shown: Shown) -> Layout:
     ----------
     network : Network
     shown : Shown
-        What is drawn in full. Names that the network does not have are passed over.
+        What is drawn in full, machines in this order from the left, but those of a segment side by side. Names that the network
+        does not have are passed over.
 
     Returns
     -------
@@ -160,9 +164,10 @@ def layout(network: Network, shown: Shown) -> Layout:
     rest = [name for name in nodes if name not in shown.machines]
     narrow = rest if len(nodes) <= max(MACHINES, len(full) + 1) else []
     columns = [_column(network, spaces[name], shown) for name in full] + [_narrow(spaces[name]) for name in narrow]
-    order = {name: n for n, name in enumerate(network.segments)}
-    place = {name: n for n, name in enumerate(names)}
-    columns.sort(key=lambda c: (order.get(c.segment, 0), place[c.name]))
+    place = {name: n for n, name in enumerate(dict.fromkeys((*shown.machines, *names)))}
+    columns.sort(key=lambda c: place[c.name])
+    first = list(dict.fromkeys(column.segment for column in columns))
+    columns.sort(key=lambda c: first.index(c.segment))
     pen = _Pen(_Rows(columns))
     for column in columns:
         pen.machine(column)
@@ -219,7 +224,7 @@ def _column(network: Network, netns: Netns, shown: Shown) -> _Column:
         hidden,
         tuple(pod for node, pod in shown.hostpods if node == netns.name),
         tuple((d.name, _address(d)) for d in bridges),
-        tuple((d.name, _overlay(d)) for d in devices if d.kind in _OVERLAYS and d.up and _named(d)),
+        tuple((d.name, _overlay(d)) for d in _overlays(netns, shown)),
         tuple((d.name, _address(d), d.segment or "") for d in devices if d.kind is DeviceKind.PHYSICAL),
         " · ".join(["routes", "netfilter", *words]),
     )
@@ -234,9 +239,11 @@ def _has_ports(bridge: Device, ports: Iterable[Device]) -> bool:
     return any(port.master == bridge.name for port in ports)
 
 
-def _named(device: Device) -> bool:
-    """Not tunl0 as the module makes it: down or without an address nothing goes through it."""
-    return bool(device.addresses) or device.vxlan is not None
+def _overlays(netns: Netns, shown: Shown) -> list[Device]:
+    """The tunnel devices that the way uses; where it uses none the first one, of dual-stack clusters that of IPv4."""
+    every = [d for d in netns.devices.values() if d.kind in _OVERLAYS and d.up and (d.addresses or d.vxlan is not None)]
+    used = [d for d in every if (netns.name, d.name) in shown.devices]
+    return used or every[:1]
 
 
 def _address(device: Device) -> str:
@@ -271,7 +278,7 @@ class _Rows:
         y += _BOX + _WIRE
         self.physical = y + _BAR / 2
         self.bottom = y + _BAR + _PAD
-        self.segment = self.bottom + _FABRIC_WIRE - _PAD + 17
+        self.segment = self.bottom + _FABRIC_WIRE - _PAD + _BAR / 2
         self.height = self.bottom
 
 
@@ -414,8 +421,8 @@ class _Pen:
             for device in network.namespaces[name].devices.values()
             if device.segment is not None
         ]
-        names = [name for name in network.segments if name in self.on or name in reached]
-        names += [name for name in self.on if name not in names]
+        names = list(self.on)
+        names += [name for name in network.segments if name in reached and name not in names]
         self.x = max(self.x, float(_INNER) + _GAP)
         end = self.x - _GAP
         left = 0.0
@@ -430,13 +437,13 @@ class _Pen:
             mtu = network.segments[name].mtu if name in network.segments else 0
             detail = f"fabric, MTU {mtu}" if name != "fabric" else f"MTU {mtu}"
             middle, what = (left + right) / 2, detail if mtu else ""
-            bar = Box(segment_id(name), "segment", name or "wire", what, middle, self.rows.segment, right - left, 34)
+            bar = Box(segment_id(name), "segment", name or "wire", what, middle, self.rows.segment, right - left, _BAR)
             self.bars[name] = self.add(bar)
             for port in ports:
                 self.wire(port, bar, port.x, port.dim)
             left = right + _GAP
         if names:
-            self.low = self.rows.segment + 17
+            self.low = self.rows.segment + _BAR / 2
 
     def outside(self, netns: Netns) -> None:
         """Everything beyond the fabric, which is also the router between its segments."""

@@ -11,7 +11,7 @@ from typing import assert_never
 
 import msgspec
 
-from netlab.linux.netns import DeviceKind, Netns
+from netlab.linux.netns import DeviceKind, Netns, RouteType
 from netlab.render.chains import Run, ends
 from netlab.trace.steps import (
     AnyStep,
@@ -262,9 +262,9 @@ def _neighbour(step: NeighbourStep) -> str:
     match step.how:
         case "permanent":
             return (
-                f"A frame needs a MAC. The entry for {step.ip} was written by the CNI's daemon and never expires, so "
-                "that nobody has to "
-                "ask through the tunnel."
+                f"A frame needs a MAC. The entry for {step.ip} is permanent: somebody has written it here (for tunnels "
+                "the CNI's daemon "
+                "does), so that nobody need be asked."
             )
         case "proxy_arp":
             return (
@@ -300,7 +300,8 @@ def _conntracked(step: Conntracked) -> str:
     match step.state:
         case "NEW":
             return (
-                "No connection with these addresses is known here. It is a new one, and the nat table will be asked, this once."
+                "No connection with these addresses is known here: it is a new one. The nat table is asked for its "
+                "first packet alone."
             )
         case "ESTABLISHED" if step.direction == "reply":
             return (
@@ -332,7 +333,8 @@ def _run(run: Run, lesson: Lesson) -> str:
     nat = _next_nat(lesson.later)
     chance = next((r.chance for r in run.rules if r.chance and r.chance != "?"), "")
     if nat is not None and nat.kind == "dnat":
-        drawn = f" Here chance had its say: this endpoint is taken with probability {chance}." if chance else ""
+        left = "" if run.rules[0].is_nft else " of what the rules before it have left"
+        drawn = f" Here chance had its say: this rule takes {chance}{left}." if chance else ""
         return (
             f"The chains lead from the service's address to one endpoint.{drawn} The last rule says to replace the destination."
         )
@@ -445,7 +447,7 @@ def quiz(item: Run | AnyStep, lesson: Lesson) -> tuple[str, str, tuple[str, ...]
     match item:
         case Routed():
             answer = f"up: it is for {where} itself" if item.type == "local" else f"out by {item.device}"
-            devices = [d.name for d in lesson.netns.devices.values() if d.up and d.kind in _ROUTABLE] if lesson.netns else []
+            devices = _out_devices(lesson.netns, 6 if ":" in item.destination else 4)
             others = [f"up: it is for {where} itself", *(f"out by {name}" for name in devices[:4])]
             return f"Where does {where} send a packet for {item.destination}?", answer, _choices(answer, others)
         case Run():
@@ -472,7 +474,13 @@ def quiz(item: Run | AnyStep, lesson: Lesson) -> tuple[str, str, tuple[str, ...]
             return None
 
 
-_ROUTABLE = (DeviceKind.PHYSICAL, DeviceKind.VETH, DeviceKind.BRIDGE, DeviceKind.VXLAN, DeviceKind.IPIP)
+def _out_devices(netns: Netns | None, family: int) -> list[str]:
+    """The devices that some route of a family leads out by."""
+    routes = netns.routes if netns is not None else ()
+    found = [route.nexthops for route in routes if route.dst.family == family and route.type is RouteType.UNICAST]
+    return list(dict.fromkeys(hop.dev for hops in found for hop in hops if hop.dev != "lo"))
+
+
 _OUTCOMES = (
     "let it pass as it is",
     "replace its destination (DNAT)",

@@ -9,6 +9,7 @@ computed here, so that whoever draws it needs no knowledge of networks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,17 @@ import msgspec
 from netlab.linux.network import Network
 from netlab.refs import Ref
 from netlab.render import lessons
-from netlab.render.chains import Run, chain_path, count, nat_label, nat_words, policy_words, runs, without_dead_jumps
+from netlab.render.chains import (
+    Run,
+    chain_path,
+    count,
+    nat_label,
+    nat_words,
+    policy_words,
+    runs,
+    without_dead_jumps,
+    without_rule,
+)
 from netlab.render.columns import clean
 from netlab.render.layout import Layout, Shown, device_id, hostpod_id, kernel_id, layout
 from netlab.render.packets import Layer, Row, compare, layers, wire_size
@@ -56,6 +67,7 @@ from netlab.trace.steps import (
 
 API_VERSION = "netlab/v1"
 KIND = "Page"
+_COMMENTS = re.compile(r'--comment "((?:[^"\\]|\\.)*)"')  # a rule of Felix's has two: its hash, and what it is for
 UNION_MACHINES, UNION_PODS = 5, 8  # what one drawing for all branches may hold; beyond, each branch has its own
 
 
@@ -219,6 +231,7 @@ def _shown(trace: Trace, branches: Iterable[Branch]) -> Shown:
     machines: dict[str, None] = {}
     pods: dict[str, None] = {}
     hostpods: dict[tuple[str, str], None] = {}
+    devices: dict[tuple[str, str], None] = {}
     for branch in branches:
         for hop in _ways(branch):
             (pods if hop.kind == "pod" else machines)[hop.where] = None
@@ -227,6 +240,8 @@ def _shown(trace: Trace, branches: Iterable[Branch]) -> Shown:
                     continue
                 if hop.kind == "node" and (pod := _hostpod(step)):
                     hostpods[hop.where, pod] = None
+                if isinstance(step, Encapsulated | Decapsulated):
+                    devices[hop.where, step.device] = None
                 if isinstance(step, Transmitted) and step.to:
                     owner = step.to.rpartition("/")[0]
                     if "/" in owner and hop.kind != "pod":
@@ -236,7 +251,7 @@ def _shown(trace: Trace, branches: Iterable[Branch]) -> Shown:
     for party in (trace.source, trace.destination):  # also where the packet never gets there
         if party.kind == "pod" and party.where and "/" in party.where:
             pods[party.where] = None
-    return Shown(tuple(machines), tuple(pods), tuple(hostpods))
+    return Shown(tuple(machines), tuple(pods), tuple(hostpods), tuple(devices))
 
 
 def _hostpod(step: AnyStep) -> str:
@@ -321,6 +336,8 @@ class _Walk:
                 bridge = _bridge_ahead(step, hop)
                 if bridge and device_id(hop.where, bridge) in graph.box:
                     inside = device_id(hop.where, bridge)
+            elif isinstance(step, Sent) and step.packet == self.packet and step.packet.inner is not None:
+                continue  # what a tunnel's device has just wrapped
             elif isinstance(step, Bridged):
                 box = device_id(hop.where, step.bridge)
                 inside = home if step.port_out == step.bridge or box not in graph.box else box
@@ -424,6 +441,8 @@ class _Walk:
             case PolicyStep() if item.ref is not None and item.policy:
                 number = f" rule {item.rule}" if item.rule is not None else ""
                 return (Rule(f"{item.policy}{number}", f"{item.direction} of the pod", _ref(item.ref), item.says),), None, ()
+            case Dropped() | Rejected() if (by := _quoted(item.reason, hop)) is not None:
+                return (_rule(by),), None, ()
             case HookStep() | RuleStep():
                 raise AssertionError("gathered by runs()")
             case _ if item.ref is not None:
@@ -547,13 +566,25 @@ def _words(item: Run | AnyStep, lesson: lessons.Lesson) -> tuple[str, str, str]:
         case Proxied():
             return "proxied", f"kube-proxy: second connection to {item.backend}", "nat"
         case Dropped():
-            return "DROPPED", item.reason, "bad"
+            return "DROPPED", _unquoted(item.reason, lesson), "bad"
         case Rejected():
-            return "REJECTED", f"{item.reason}; answer: {item.answer}", "bad"
+            return "REJECTED", f"{_unquoted(item.reason, lesson)}; answer: {item.answer}", "bad"
         case UnknownStep():
             return "UNKNOWN", item.what, "warn"
         case HookStep() | RuleStep():
             raise AssertionError("gathered by runs()")
+
+
+def _unquoted(reason: str, lesson: lessons.Lesson) -> str:
+    """A reason without the rule that the step before it shows."""
+    by = _quoted(reason, lesson.hop)
+    return reason if by is None else without_rule(reason, by) + _origin(by)
+
+
+def _quoted(reason: str, hop: Hop) -> RuleStep | None:
+    """The rule of a hop that a reason quotes."""
+    rules = (step for step in reversed(hop.steps) if isinstance(step, RuleStep))
+    return next((step for step in rules if without_rule(reason, step) != reason), None)
 
 
 def _run_words(run: Run) -> tuple[str, str, str]:
@@ -639,14 +670,30 @@ def _summary(branch: Branch) -> str:
             back = "; the answer came back" if branch.reply is not None else ""
             return f"Delivered to {who}{seen}{back}"
         case verdict:
-            reason = branch.reason or (branch.reply.reason if branch.reply is not None else None) or "no reason known"
+            reason = _short(branch) or "no reason known"
             return f"{verdict.value.capitalize()}: {reason}"
+
+
+def _short(branch: Branch) -> str:
+    """The reason without the rule that it quotes, which is shown where it decides: the rule's comment and its origin instead."""
+    reason = branch.reason or (branch.reply.reason if branch.reply is not None else None) or ""
+    for hop in reversed(list(_ways(branch))):
+        if (by := _quoted(reason, hop)) is not None:
+            return without_rule(reason, by) + _origin(by)
+    return reason
+
+
+def _origin(step: RuleStep) -> str:
+    """What the rule says of itself, and the line that it was made from."""
+    said = next((text for text in _COMMENTS.findall(step.rule) if not text.startswith("cali:")), step.comment)
+    comment = f": \u201c{said}\u201d" if said and not said.startswith("cali:") else ""
+    return comment + (f"; made from {step.ref}" if step.ref is not None and str(step.ref) else "")
 
 
 def _request_ending(branch: Branch) -> str:
     if branch.endpoint is not None:
         return f"arrived at {branch.endpoint_name or branch.endpoint}"
-    return branch.reason or branch.verdict.value
+    return _short(branch) or branch.verdict.value
 
 
 def _reply_words(reply: Reply) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from netlab.render.chains import (
     returns,
     runs,
     without_dead_jumps,
+    without_rule,
 )
 from netlab.render.columns import align, clean
 from netlab.trace.steps import (
@@ -298,7 +299,7 @@ def _short_reason(branch: Branch) -> str:
     hops = (*branch.hops, *(branch.reply.hops if branch.reply else ()))
     for hop in reversed(hops):
         for rule in reversed(hop.steps):
-            short = _without_rule(reason, rule) if isinstance(rule, RuleStep) else reason
+            short = without_rule(reason, rule) if isinstance(rule, RuleStep) else reason
             if isinstance(rule, RuleStep) and short != reason:
                 why = f'"{rule.comment}"' if rule.comment else led(hop.steps, rule) or ", ".join(rule.elements)
                 return f"{short} ({why})" if why else short
@@ -439,7 +440,7 @@ def _reply(reply: Reply, wide: bool, seen: _Seen) -> Iterator[Line]:
         reason = reply.reason or "no reason known"
         rule = next((s for h in reply.hops for s in reversed(h.steps) if isinstance(s, RuleStep)), None)
         where = f"on {end}: " if end and f"on {end}" not in reason else ""
-        yield _step("DIED", where + _without_rule(reason, rule), "bad")
+        yield _step("DIED", where + without_rule(reason, rule), "bad")
 
 
 # ---------------------------------------------------------------------------------------------- steps
@@ -600,16 +601,9 @@ def _reason(reason: str, ref: Ref | None, rule: RuleStep | None) -> str:
     """A reason and its origin, without the rule (and its origin) that was printed just above."""
     if rule is None:
         return reason + _origin(ref)
-    short = _without_rule(reason, rule)
+    short = without_rule(reason, rule)
     origin = _origin(ref)
     return short if ref == rule.ref or origin in short else short + origin
-
-
-def _without_rule(reason: str, rule: RuleStep | None) -> str:
-    """`filter FORWARD rule 3 on node-2` from `filter FORWARD rule 3 on node-2: -A FORWARD ... (iptables-save:41)`."""
-    text = rule.matched if rule else ""
-    before, quoted, _ = reason.partition(f": {text}")
-    return before if text and quoted else reason
 
 
 def _routed(step: Routed, wide: bool, seen_at: str) -> Line:

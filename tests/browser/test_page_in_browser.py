@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from netlab.kube import generate
 from netlab.kube.load import load
-from netlab.render.html import document
+from netlab.render.html import document, module, style
 from netlab.render.page import page, to_json
 from netlab.trace.query import Request, Tracer
 
@@ -102,7 +104,7 @@ def test_a_packet_grows_by_its_tunnel(opened: Callable[..., Opened], tmp_path: P
     shown.press("b")
     sizes = []
     for _ in range(shown.step[1]):
-        found = re.search(r"(\d+) bytes", shown.text(".packet h3"))
+        found = re.search(r"(\d+) bytes", shown.text(".side .packet h3"))
         assert found
         sizes.append(int(found[1]))
         shown.press("ArrowRight")
@@ -202,3 +204,60 @@ def test_nothing_is_wider_than_the_window(width: int, opened: Callable[..., Open
     shown = opened(written(tmp_path, "web-0", "svc/api"), width, color_scheme="dark")
     assert shown.tab.evaluate("document.documentElement.scrollWidth") <= width
     assert shown.tab.evaluate("document.querySelectorAll('canvas').length") > 0
+
+
+def test_a_page_of_a_thousand_pods_is_quick(opened: Callable[..., Opened], tmp_path: Path) -> None:
+    """What docs/performance.md reports; printed (pytest -s), not asserted: machines differ."""
+    wanted = generate.Wanted(pods=1000, services=60, policies=0, nodes=50, shape="uniform", seed=1, cni="flannel")
+    file = tmp_path / "cluster.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(generate.generate(wanted))}))
+    cluster = load([str(file)])
+    service = next(iter(cluster.services))
+    pod = next(iter(cluster.pods.values()))
+    path = written(tmp_path, f"{pod.namespace}/pod/{pod.name}", service.replace("/", "/svc/"), str(file))
+    shown = opened(path)
+    paint = shown.tab.evaluate("performance.getEntriesByType('paint').map(e => Math.round(e.startTime))")
+    times = []
+    for _ in range(shown.step[1] - 1):
+        shown.press("ArrowRight")
+        times.append(shown.tab.evaluate("netlabPage.current.lastStepMs"))
+    assert len(times) > 10
+    assert all(time > 0 for time in times)
+    boxes = shown.tab.evaluate("JSON.parse(document.getElementById('netlab-data').textContent).graphs.map(g => g.boxes.length)")
+    assert max(boxes) < 60
+    middle = sorted(times)[len(times) // 2]
+    print(f"\npage: {path.stat().st_size} bytes; first paint {paint} ms; a step {middle:.1f} ms, at most {max(times):.1f} ms")
+
+
+def test_a_notebook_mounts_the_same_bundle(browser: Any) -> None:
+    """As anywidget does it, in a page that has a module loader of its own (`define`), as notebooks have."""
+    trace, network = Tracer(load([FLANNEL])).traced(Request("web-0", "svc/api"))
+    context = browser.new_context(reduced_motion="reduce")
+    tab = context.new_page()
+    wrong: list[str] = []
+    tab.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda e: wrong.append(str(e)))
+    rows, at, left = tab.evaluate(
+        """async ([code, sheet, data]) => {
+          globalThis.define = () => { throw new Error("the notebook's loader was asked"); };
+          globalThis.define.amd = {};
+          const style = document.createElement("style");
+          style.textContent = sheet;
+          document.head.appendChild(style);
+          const el = document.body.appendChild(document.createElement("div"));
+          const widget = await import(URL.createObjectURL(new Blob([code], {type: "text/javascript"})));
+          const traits = {page: JSON.parse(data)};
+          const model = {get: (k) => traits[k], set: (k, v) => { traits[k] = v; }, save_changes() {}, on() {}};
+          const stop = widget.default.render({model, el});
+          el.querySelector('[aria-label^="Next"]').click();
+          const rows = el.querySelectorAll(".row").length;
+          stop();
+          return [rows, traits.at, el.children.length];
+        }""",
+        [module(), style(), to_json(page(trace, network)).decode()],
+    )
+    assert wrong == []
+    assert rows > 10
+    assert at == {"branch": 0, "way": "request", "step": 1}
+    assert left == 0
+    context.close()

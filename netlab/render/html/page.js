@@ -14,6 +14,7 @@ const ICONS = {
 const VERDICTS = { delivered: "✓", dropped: "✗", rejected: "✗", partial: "~", unknown: "?" };
 const TONES = { good: "✓", bad: "✗", warn: "!", nat: "✎" };
 const SHORT = { Ethernet: "Eth", IPv4: "IP", IPv6: "IP6", VXLAN: "VXLAN", ICMPV6: "ICMP", IPENCAP: "IPIP" };
+const BUTTONS = 44; // pixels above the drawing that its buttons take
 const SHOW = [["all", "everything"], ["changes", "what changes the packet"], ["decisions", "rules and policies"], ["wires", "wires"]];
 const KEYS = [
   ["→ or ↓ , ← or ↑", "next step, previous step (of those that the filter shows)"], ["Home, End", "first step, last step"], ["Space", "play, pause"],
@@ -104,13 +105,13 @@ function render(root, data, options) {
     h("form", { method: "dialog" }, h("button", { class: "toggle", autofocus: true }, "Close")));
 
   const panel = (name, ...children) => h("section", { class: "panel " + name.toLowerCase(), "aria-label": name }, ...children);
-  const app = h("div", { class: "netlab", "data-theme": "auto" },
+  const app = h("div", { class: options.keys === "element" ? "netlab embedded" : "netlab", "data-theme": "auto" },
     h("header", null,
       h("div", { class: "head" },
         h("h1", null, data.title, h("span", { class: "question" }, data.question)),
-        h("div", { class: "tools" }, theme, h("button", { type: "button", class: "toggle", onclick: () => help.showModal() }, "Keys ?"))),
+        h("div", { class: "tools" }, ways, theme, h("button", { type: "button", class: "toggle", onclick: () => help.showModal() }, "Keys ?"))),
       summary,
-      h("div", { class: "bar" }, tabs, ways)),
+      tabs),
     h("div", { class: "main" },
       panel("Steps",
         h("div", { class: "filters" }, filter, show), none, list),
@@ -142,6 +143,8 @@ function render(root, data, options) {
       title: (b.choices || []).join("; ") || null,
     }, h("span", { class: "share" }, b.probability), " ", h("span", null, state.quiz ? `branch ${n + 1}` : `${VERDICTS[b.verdict]} ${b.label}`))) : null);
     const both = [["request", branch().request], ["reply", branch().reply]].filter(([, w]) => w);
+    tabs.hidden = !several;
+    ways.hidden = both.length < 2;
     replace(ways, both.map(([name, w]) => h("button", {
       type: "button", class: "toggle", "aria-pressed": String(name === state.way), onclick: () => turn(name),
     }, w.title, name === "reply" && !w.arrived && !state.quiz ? " ✗" : "")));
@@ -149,7 +152,7 @@ function render(root, data, options) {
     const choices = b.choices && b.choices.length ? ` Chosen by ${b.choices.join("; ")}.` : "";
     replace(summary, state.quiz ? h("span", { class: "verdict" }, "? quiz: the verdict is yours to find") : [
       h("strong", { class: "verdict " + b.verdict }, `${VERDICTS[b.verdict]} ${b.verdict}`), " ",
-      h("span", null, b.summary.replace(/^(Delivered|Dropped|Rejected|Unknown):? /, "") + "."),
+      h("span", null, b.summary.replace(/^(Delivered|Dropped|Rejected|Unknown)(:?) /, (all, word, colon) => (colon ? "— " : "")) + "."),
       several ? h("span", { class: "more" }, ` This branch: ${b.probability}.${choices} Over all: ${data.summary}.`) : null]);
   }
 
@@ -225,8 +228,11 @@ function render(root, data, options) {
       parts.push(h("p", { class: "outcome " + (event.tone || "") }, event.tone ? h("span", { class: "mark", "aria-hidden": "true" }, TONES[event.tone] + " ") : null, event.result));
       if (event.why) parts.push(h("p", { class: "why" }, event.why));
     }
+    const who = hidden(state.step) ? [] : decided(event);
+    const same = c && c.rows.every((row) => row.change === "same");
+    if (same) parts.push(...who); // nothing to see in the packet: who decided comes first
     if (c) parts.push(packet(c, hidden(state.step)));
-    if (!hidden(state.step)) parts.push(...decided(event));
+    if (!same) parts.push(...who);
     replace(side, parts);
     side.scrollTop = 0;
   }
@@ -369,15 +375,16 @@ function render(root, data, options) {
     const text = { "font-family": font, color: c.ink, "text-valign": "center", "text-halign": "center", "min-zoomed-font-size": 4 };
     const boxes = { pod: c.pod, hostpod: c.pod, port: c.box, bridge: c.bridge, kernel: c.kernel, overlay: c.overlay, physical: c.box, segment: c.fabric, outside: c.pod };
     return [
-      { selector: "node", style: { ...text, width: "data(w)", height: "data(h)", shape: "round-rectangle", "corner-radius": 6, label: "data(label)", "font-size": 12, "font-weight": 600, "text-max-width": (n) => n.data("w") - 10, "text-wrap": "ellipsis", "background-color": c.box, "border-width": 1, "border-color": c.line, "text-margin-y": (n) => (n.data("detail") ? -8 : 0), "z-index": 10, "overlay-opacity": 0, events: "yes" } },
+      { selector: "node", style: { ...text, width: "data(w)", height: "data(h)", shape: "round-rectangle", "corner-radius": 6, label: "data(label)", "font-size": 12, "font-weight": 600, "text-max-width": (n) => n.data("w") - 10, "text-wrap": "ellipsis", "background-color": c.box, "border-width": 1, "border-color": c.line, "text-margin-y": (n) => (n.data("detail") ? -8 : 0), "z-index": 10, "z-index-compare": "manual", "overlay-opacity": 0, events: "yes" } },
       ...Object.entries(boxes).map(([kind, colour]) => ({ selector: `node[kind = "${kind}"]`, style: { "background-color": colour } })),
       { selector: 'node[kind = "machine"]', style: { "background-color": c.machine, "border-color": c.line, "text-valign": "top", "text-margin-y": 22, "font-size": 13, "font-weight": 700, "corner-radius": 12, "z-index": 1, events: "no" } },
       { selector: 'node[kind = "port"]', style: { "font-size": 9.5, "font-weight": 400, "corner-radius": 10, "z-index": 12 } },
       { selector: 'node[kind = "segment"]', style: { "corner-radius": 17 } },
       { selector: 'node[kind = "badge"]', style: { "border-style": "dashed", "background-opacity": 0, color: c.soft, "font-size": 14 } },
-      { selector: 'node[kind = "detail"]', style: { "background-opacity": 0, "border-width": 0, "font-size": 9.5, "font-weight": 400, color: c.soft, "text-margin-y": 8, "z-index": 11, events: "no" } },
-      { selector: "node.dim, edge.dim", style: { opacity: 0.55 } },
-      { selector: "edge", style: { width: 1.5, "line-color": c.line, "curve-style": "straight", "source-endpoint": "data(from)", "target-endpoint": "data(to)", "z-index": 5, "overlay-opacity": 0, events: "no", "line-cap": "round" } },
+      { selector: 'node[kind = "detail"]', style: { "background-opacity": 0, "border-width": 0, "font-size": 10, "font-weight": 400, color: c.soft, "text-margin-y": 8, "z-index": 11, events: "no" } },
+      { selector: "node.dim, edge.dim", style: { opacity: 0.8 } },
+      { selector: "edge.dim", style: { "line-style": "dashed" } },
+      { selector: "edge", style: { width: 1.5, "line-color": c.line, "curve-style": "straight", "source-endpoint": "data(from)", "target-endpoint": "data(to)", "z-index": 5, "z-index-compare": "manual", "overlay-opacity": 0, events: "no", "line-cap": "round" } },
       { selector: "edge.path", style: { "line-color": c.soft, width: 2 } },
       { selector: "node.seen", style: { "border-color": c.accent, "border-width": 1.5 } },
       { selector: "edge.seen", style: { "line-color": c.accent, width: 3 } },
@@ -387,7 +394,7 @@ function render(root, data, options) {
       { selector: "node.now.bad", style: { "border-color": c.bad, "border-style": "double", "border-width": 6 } },
       { selector: "node.now.good", style: { "border-color": c.good, "border-width": 4 } },
       { selector: 'node[kind = "segmentof"]', style: { "background-color": (n) => css("--" + n.data("hue")) || c.box, "border-width": 1, "border-color": c.panel, "corner-radius": 3, "font-size": 8.5, "font-weight": 700, color: c["accent-ink"], "text-margin-y": 0, "text-wrap": "none", "z-index": 100, events: "no" } },
-      { selector: 'node[kind = "size"]', style: { "background-color": c.panel, "background-opacity": 0.92, "border-width": 1, "border-color": c.accent, "font-size": 9.5, "font-weight": 700, "text-margin-y": 0, "corner-radius": 7, "z-index": 99, events: "no" } },
+      { selector: 'node[kind = "size"]', style: { "background-color": c.panel, "background-opacity": 0.92, "border-width": 1, "border-color": c.accent, "font-size": 9.5, "font-weight": 700, "text-margin-y": 0, "text-wrap": "none", "corner-radius": 7, "z-index": 99, events: "no" } },
     ];
   }
 
@@ -424,17 +431,18 @@ function render(root, data, options) {
   /* Zoom so that text is legible; where the whole drawing does not fit then, the packet is kept in view. */
   function frame(animate) {
     if (!cy) return;
-    const graph = graphOf(), w = canvas.clientWidth, hgt = canvas.clientHeight;
+    const drawnGraph = graphOf(), w = canvas.clientWidth, hgt = canvas.clientHeight;
+    const graph = { width: drawnGraph.width, height: drawnGraph.height + 26 }; // the packet hangs below the lowest box
     if (!w || !hgt) return;
     cy.resize();
-    const fit = Math.min((w - 24) / graph.width, (hgt - 28) / graph.height);
+    const fit = Math.min((w - 24) / graph.width, (hgt - BUTTONS - 20) / graph.height);
     const wide = Math.min(fit, 2.4);
     const level = state.zoom || Math.max(wide, narrow() ? 0.8 : 0.62);
     const p = spot();
     let x = graph.width / 2, y = graph.height / 2;
     if (graph.width * level > w - 8 && p) x = Math.min(Math.max(p.x, w / 2 / level - 10), graph.width - w / 2 / level + 10);
     if (graph.height * level > hgt - 8 && p) y = Math.min(Math.max(p.y, hgt / 2 / level - 10), graph.height - hgt / 2 / level + 10);
-    const pan = { x: w / 2 - x * level, y: hgt / 2 - y * level };
+    const pan = { x: w / 2 - x * level, y: (hgt + (graph.height * level > hgt - 8 ? 0 : BUTTONS)) / 2 - y * level };
     cy.stop();
     if (animate && !still()) cy.animate({ zoom: level, pan }, { duration: 250 }); else cy.viewport({ zoom: level, pan });
   }
@@ -513,8 +521,8 @@ function render(root, data, options) {
     updateGraph(true);
     const row = rows[state.step];
     if (row && !row.hidden) {
-      const top = row.offsetTop - list.offsetTop;
-      if (top < list.scrollTop + 30 || top + row.offsetHeight > list.scrollTop + list.clientHeight - 10) list.scrollTop = top - list.clientHeight / 3;
+      const outer = list.getBoundingClientRect(), inner = row.getBoundingClientRect();
+      if (inner.top < outer.top + 40 || inner.bottom > outer.bottom - 10) list.scrollTop += inner.top - outer.top - list.clientHeight / 3;
     }
     if (!quiet) say();
     remember();
