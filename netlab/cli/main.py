@@ -37,6 +37,7 @@ COMMANDS = {  # each a module of this folder
     "check": "Check a list of expected flows: the network's unit tests.",
     "reach": "Who reaches whom, on every port that something listens on.",
     "lint": "What is legal and most likely not meant, with its line and a way out.",
+    "graph": "The network itself, as a picture or as text.",
     "serve": "The cluster as a page: trace packets, edit policies, see the matrix.",
     "learn": "Lessons to run: predict, look, change one thing.",
     "snapshot": "Write what a node holds into files that --observed reads.",
