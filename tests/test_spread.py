@@ -37,7 +37,15 @@ def test_an_error_is_raised_here() -> None:
         spread(work, 10, 2)
 
 
-def test_a_process_that_dies_is_noticed() -> None:
+def test_a_process_that_dies_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, children = os.fork, []
+
+    def forked() -> int:
+        children.append(fork())
+        return int(children[-1])
+
+    monkeypatch.setattr(os, "fork", forked)
+
     def work(n: int) -> int:
         if n == 3:
             os._exit(1)
@@ -45,5 +53,7 @@ def test_a_process_that_dies_is_noticed() -> None:
 
     with pytest.raises(ChildProcessError, match="answers are missing"):
         spread(work, 10, 2)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)  # no child is left behind
+    assert len(children) == 2
+    for child in children:  # none is left behind
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)

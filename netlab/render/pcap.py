@@ -3,7 +3,7 @@
     Transmitted (a wire), Encapsulated and Decapsulated (a tunnel device) --> frame, interface "node-1/veth...", comment
 
 Law: what the trace says is in the frame; what it does not say has one fixed value, so that the same trace gives the same bytes:
-IP id 0 with DF, TCP sequence 1000 there and 2000 back, window 64240, a random source port is 49152, payload is zeros, frames
+IP id 0, TCP sequence 1000 there and 2000 back, window 64240, a random source port is 49152, payload is zeros, frames
 are a millisecond apart from 2020-01-01 on. scapy makes the bytes; it is imported here alone.
 """
 
@@ -212,7 +212,7 @@ def _ip(scapy: Any, header: Header, back: bool, quoted: bool = False) -> Any:
     if ":" in header.source:
         ip, size = scapy.IPv6(src=header.source, dst=header.destination, hlim=header.ttl), 40
     else:
-        ip, size = scapy.IP(src=header.source, dst=header.destination, ttl=header.ttl, id=0, flags="DF"), 20
+        ip, size = scapy.IP(src=header.source, dst=header.destination, ttl=header.ttl, id=0, flags="DF" if header.df else 0), 20
     if header.inner is not None and header.vni is None:
         return ip / _ip(scapy, header.inner, back)
     return ip / _transport(scapy, header, back, max(0, header.length - size), quoted)

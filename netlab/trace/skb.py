@@ -146,6 +146,7 @@ def header(packet: Packet, inner: Header | None = None) -> Header:
         vni=packet.vni,
         inner=inner,
         quoted=header(packet.quoted) if packet.quoted is not None else None,
+        df=packet.df or packet.family == 6,
     )
 
 

@@ -38,7 +38,8 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", rename="camel", omit_d
 
 
 class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A packet as it is on a wire. `flags` is TCP flags ("SYN,ACK") or the ICMP type in words; lengths in bytes."""
+    """A packet as it is on a wire. `flags` is TCP flags ("SYN,ACK") or the ICMP type in words; lengths in bytes; `df`:
+    Don't Fragment is set."""
 
     protocol: str
     source: str
@@ -55,6 +56,7 @@ class Header(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     vni: int | None = None
     inner: Header | None = None
     quoted: Header | None = None
+    df: bool = True
 
     def __str__(self) -> str:
         """`10.0.0.1:32768 > 10.96.0.10:53`; ports only where the protocol has them; a random source port is `*`."""
