@@ -11,6 +11,7 @@ import pytest
 
 from netlab.cli.main import main
 from netlab.kube.load import load
+from netlab.lab.crossings import predicted_crossings
 from netlab.render.pcap import capture, frames
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import Trace
@@ -93,6 +94,20 @@ def test_what_is_in_the_frames(tmp_path: Path) -> None:
     assert told(path, "frame.comment")[0][0].startswith(f"branch {number} of 3")
 
 
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: " ".join(map(str, flow)))
+def test_frames_are_what_the_lab_compares_with_the_kernel(flow: tuple[str, str, str, str | None]) -> None:
+    """`netlab lab verify --rules` holds every crossing of a device against what Linux showed there; each frame is one of them."""
+    trace = traced(*flow)
+    for number, branch in enumerate(trace.branches, 1):
+        hops = (*branch.hops, *(branch.reply.hops if branch.reply is not None else ()))
+        crossings = predicted_crossings(hops)
+        for frame in frames(trace, number):
+            where, _, device = frame.interface.rpartition("/")
+            header = frame.header
+            wanted = (device, header.protocol, header.flags, header.source, header.destination)
+            assert wanted in {(c.device, c.protocol, c.flags, c.source, c.destination) for c in crossings[where]}, frame
+
+
 def test_a_denial_ends_where_it_dies() -> None:
     found = frames(traced("canal.yaml", "api-0", "api-1:9000"))
     assert found[-1].interface == "node-2/flannel.1"
@@ -125,6 +140,7 @@ def test_the_command(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes],
         (["-w", "t.pcapng", "-o", "json"], "-w writes a capture"),
         (["-w", "t.pcapng", "--branch", "9"], "this trace has 3"),
         (["--branch", "1"], "--branch chooses"),
+        (["-w", "-q"], "a file is missing"),
     ],
 )
 def test_bad_input(

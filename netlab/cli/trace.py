@@ -60,6 +60,8 @@ def trace(
     _, tracer = open_tracer(cluster)
     if write is not None and output != "text":
         raise InputError(f"-w writes a capture, -o {output} something else", hint="ask twice, once for each")
+    if write is not None and write.startswith("-") and write != "-":
+        raise InputError(f"-w {write}: a file is missing before that", hint=f"a file of that name is ./{write}")
     if branch is not None and write is None:
         raise InputError("--branch chooses what -w writes", hint="give -w FILE, too")
     asked = request(source, destination, cluster, packet)
