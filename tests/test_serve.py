@@ -250,6 +250,7 @@ def test_a_trace_as_a_file(client: TestClient) -> None:
     assert as_page.text.startswith("<!doctype html>")
     assert 'filename="trace.html"' in as_page.headers["content-disposition"]
     assert client.get("/api/trace.pcapng", params=asked).content.startswith(b"\x0a\x0d\x0d\x0a")
+    assert client.get("/api/trace.svg", params=asked).text.startswith("<svg")
     assert client.get("/api/trace.exe", params=asked).status_code == 404
 
 

@@ -23,7 +23,7 @@ MAX_BODY = 1 << 20  # bytes of a request
 MAX_CELLS = 40_000  # of a matrix that one request may ask for
 MAX_SECONDS = 120.0  # that one matrix may take
 
-FORMS = ("json", "html", "pcapng")
+FORMS = ("json", "svg", "html", "pcapng")
 Protocol = Literal["tcp", "udp", "sctp", "icmp"]
 
 

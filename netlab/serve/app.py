@@ -33,6 +33,7 @@ from netlab.render import matrix as drawing
 from netlab.render.html import document
 from netlab.render.jsonio import dumps, to_builtins
 from netlab.render.page import page, to_json
+from netlab.render.svg import graph_svg
 from netlab.serve import api
 from netlab.serve.api import Error, Failure, ReachQuery, TraceQuery
 from netlab.serve.served import Served, Setting
@@ -248,6 +249,9 @@ def _file(served: Served, query: TraceQuery, form: str) -> Response:
     headers = {**HEADERS, "Content-Disposition": f'attachment; filename="trace.{form}"'}
     if form == "json":
         return Response(dumps(trace), media_type="application/json", headers=headers)
+    if form == "svg":
+        drawn = graph_svg(network, f"{trace.source.text} to {trace.destination.text}")
+        return Response(drawn, media_type="image/svg+xml", headers=headers)
     if form == "pcapng":
         from netlab.render.pcap import capture
 

@@ -106,7 +106,7 @@ async function runTrace() {
     if (shown) shown.destroy();
     shown = netlabPage.render(trace, answer.page, { keys: "document" });
     const plain = new URLSearchParams(Object.entries(query).filter(([, v]) => typeof v === "string"));
-    put(links, query.changes || query.without ? null : ["json", "html", "pcapng"].map((form) => h("a", { href: `/api/trace.${form}?${plain}`, download: `trace.${form}` }, ` ${form} `)));
+    put(links, query.changes || query.without ? null : ["json", "svg", "html", "pcapng"].map((form) => h("a", { href: `/api/trace.${form}?${plain}`, download: `trace.${form}` }, ` ${form} `)));
   } catch (error) {
     if (mine === asked) fail(error);
   }
