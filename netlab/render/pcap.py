@@ -212,7 +212,10 @@ def _ip(scapy: Any, header: Header, back: bool, quoted: bool = False) -> Any:
     if ":" in header.source:
         ip, size = scapy.IPv6(src=header.source, dst=header.destination, hlim=header.ttl), 40
     else:
-        ip, size = scapy.IP(src=header.source, dst=header.destination, ttl=header.ttl, id=0, flags="DF" if header.df else 0), 20
+        ip = scapy.IP(src=header.source, dst=header.destination, ttl=header.ttl, id=0, flags="DF" if header.df else 0)
+        if header.quoted is not None:
+            ip.tos = 0xC0  # internetwork control, as icmp_send() in net/ipv4/icmp.c has it
+        size = 20
     if header.inner is not None and header.vni is None:
         return ip / _ip(scapy, header.inner, back)
     return ip / _transport(scapy, header, back, max(0, header.length - size), quoted)
@@ -234,8 +237,7 @@ def _transport(scapy: Any, header: Header, back: bool, room: int, quoted: bool) 
             seq, ack = mine + (0 if syn else 1), theirs + 1 if "A" in flags else 0
             made = scapy.TCP(sport=sport, dport=header.dport, flags=flags, seq=seq, ack=ack, window=64240, options=options)
         case "UDP" if header.inner is not None:
-            six = ":" in header.source
-            made = scapy.UDP(sport=sport, dport=header.dport, **({} if six else {"chksum": 0}))
+            made = scapy.UDP(sport=sport, dport=header.dport)  # with a checksum: Linux's default, which Flannel and Calico leave
             return made / scapy.VXLAN(vni=header.vni, flags="Instance") / _frame(scapy, header.inner, back)
         case "UDP":
             made = scapy.UDP(sport=sport, dport=header.dport)
