@@ -96,7 +96,8 @@ def test_frames_are_those_of_linux(file: str, lab_environment: dict[str, str], t
         path = tmp_path / "trace.pcapng"
         path.write_bytes(capture(trace))
         wanted: dict[str, set[tuple[object, ...]]] = {}
-        for written, told in RawPcapNgReader(str(path)):
+        reader: Any = RawPcapNgReader(str(path))
+        for written, told in reader:
             wanted.setdefault(told.ifname.decode(), set()).add(layers(written))
         assert len(wanted) > 1
 
