@@ -93,6 +93,7 @@ def test_packets_that_came_through_a_bridge_know_their_ports(router_lab: Namespa
     )
     lab.batch("sender", "link set s9 up")
     lab.batch("receiver", "link set r9 up")
+    lab.wait_for_carriers("sender", "router", "receiver")
     try:
         lab.sysctl("router", {"bridge.bridge-nf-call-iptables": 1})
     except CommandError as error:

@@ -32,13 +32,25 @@ PORT = 80
 
 
 @pytest.fixture(scope="module")
-def linux() -> Iterator[Uml]:
+def installed() -> None:
     packages = [*uml.missing(), *(["ipvsadm"] if shutil.which("ipvsadm") is None else [])]
     if packages:
         reason = f"IPVS needs: apt-get install {' '.join(packages)}"
         if os.environ.get("CI") == "true" or os.environ.get("NETLAB_KERNEL") == "require":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def linux(installed: None) -> Iterator[Uml]:
+    with Uml(modules=("br_netfilter", "ip_vs")) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(installed: None) -> Iterator[Uml]:
+    """A kernel for one test alone: now and then a namespace with IPVS cannot be unmade ("unregister_netdevice: waiting for eth0
+    to become free"), and then the same kernel makes no other one, either."""
     with Uml(modules=("br_netfilter", "ip_vs")) as running:
         yield running
 
@@ -147,9 +159,9 @@ def test_others_pick_one_of_those_that_may_be(linux: Uml, tmp_path: Path, name: 
         "methods", "methods, no conntrack", "methods, masqueraded",
     ],
 )  # fmt: skip
-def test_linux_does_what_netlab_says(linux: Uml, name: str) -> None:
+def test_linux_does_what_netlab_says(fresh: Uml, name: str) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = linux.run([sys.executable, str(HERE / "ipvs_cases.py"), "6", name], env=env, timeout=300)
+    done = fresh.run([sys.executable, str(HERE / "ipvs_cases.py"), "6", name], env=env, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     report = json.loads(done.stdout)
     assert "\n".join(report["disagreements"]) == ""
@@ -159,11 +171,11 @@ def test_linux_does_what_netlab_says(linux: Uml, name: str) -> None:
 
 
 @pytest.mark.parametrize(("cluster", "flows"), [("topology", 150), ("services", 120), ("dualstack", 100), ("random-11", 120)])
-def test_clusters_in_ipvs_mode(linux: Uml, cluster: str, flows: int) -> None:
+def test_clusters_in_ipvs_mode(fresh: Uml, cluster: str, flows: int) -> None:
     files = [] if cluster == "topology" else ["-f", str(ROOT / "tests" / "data" / "kube-proxy-1.30.5" / cluster / "cluster.json")]
     argv = ["lab", "verify", *files, "--proxy-mode", "ipvs", "--kernel", "host"]
     argv += ["--flows", str(flows), "--rules", "4", "--seed", "5"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = linux.run([sys.executable, "-m", "netlab.cli.main", *argv], env=env, timeout=300)
+    done = fresh.run([sys.executable, "-m", "netlab.cli.main", *argv], env=env, timeout=300)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
     assert "0 disagree" in done.stdout.decode()
