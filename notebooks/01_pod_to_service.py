@@ -15,9 +15,9 @@ def _():
 
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
 
-    return Fraction, classroom, mo
+    return Fraction, classroom, marked, mo, opinion
 
 
 @app.cell
@@ -59,14 +59,9 @@ def _(mo, told):
 
 
 @app.cell
-def _(guess, mo, told):
+def _(guess, mo, opinion, told):
     near = told.branch("api-0")
-    answer = [
-        "A process of kube-proxy takes the connection and passes it on",
-        "A rule of iptables on web-0's own node rewrites the destination",
-        "DNS gives web-0 the address of a pod",
-    ][1]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+    said_so = opinion(guess, 1)
     mo.md(
         f"""
     ## The answer
@@ -112,14 +107,8 @@ def _(Fraction, mo, told):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

@@ -13,10 +13,10 @@ app = marimo.App(
 def _():
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
     from netlab.trace.steps import Encapsulated
 
-    return Encapsulated, classroom, mo
+    return Encapsulated, classroom, marked, mo, opinion
 
 
 @app.cell
@@ -58,16 +58,11 @@ def _(mo, told):
 
 
 @app.cell
-def _(Encapsulated, guess, mo, told):
+def _(Encapsulated, guess, mo, opinion, told):
     encap = told.steps(Encapsulated)[0]
     outer = encap.outer
     grew = outer.length - outer.inner.length
-    answer = [
-        "The node puts the whole frame into a UDP packet to the other node",
-        "The node changes the destination to the other node's address",
-        "The switch learns where every pod is",
-    ][0]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+    said_so = opinion(guess, 0)
     mo.md(
         f"""
     ## The answer
@@ -120,14 +115,8 @@ def _(mo, outer, told):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

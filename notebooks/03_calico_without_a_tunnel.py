@@ -13,10 +13,10 @@ app = marimo.App(
 def _():
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
     from netlab.trace.steps import Encapsulated, Routed
 
-    return Encapsulated, Routed, classroom, mo
+    return Encapsulated, Routed, classroom, marked, mo, opinion
 
 
 @app.cell
@@ -53,11 +53,10 @@ def _(mo, told):
 
 
 @app.cell
-def _(Encapsulated, Routed, guess, mo, told):
+def _(Encapsulated, Routed, guess, mo, opinion, told):
     wrapped = len(told.steps(Encapsulated))
     route = next(step.route for step in told.steps(Routed) if "bird" in step.route)
-    answer = ["Nothing: it floods", "Routes to each node's block of pod addresses", "The MAC of every pod"][1]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+    said_so = opinion(guess, 1)
     mo.md(
         f"""
     ## The answer
@@ -103,14 +102,8 @@ def _(Routed, mo, told):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

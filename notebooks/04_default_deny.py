@@ -13,9 +13,9 @@ app = marimo.App(
 def _():
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
 
-    return classroom, mo
+    return classroom, marked, mo, opinion
 
 
 @app.cell
@@ -64,10 +64,8 @@ def _(mo, told):
 
 
 @app.cell
-def _(back, guess, mo, told):
-    _ = None
-    answer = ["Nothing: a policy without rules does nothing", "Both are denied", "Only what goes to api is denied"][2]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+def _(back, guess, mo, opinion, told):
+    said_so = opinion(guess, 2)
     mo.md(
         f"""
     ## The answer
@@ -125,14 +123,8 @@ def _(DENY, classroom, mo):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

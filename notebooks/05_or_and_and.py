@@ -13,9 +13,9 @@ app = marimo.App(
 def _():
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
 
-    return classroom, mo
+    return classroom, marked, mo, opinion
 
 
 @app.cell
@@ -68,10 +68,8 @@ def _(mo, told):
 
 
 @app.cell
-def _(guess, mo, told):
-    _ = None
-    answer = ["Yes: the dash makes two peers, one of which is enough", "No: both have to match"][0]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+def _(guess, mo, opinion, told):
+    said_so = opinion(guess, 0)
     mo.md(
         f"""
     ## The answer
@@ -127,14 +125,8 @@ def _(OR, classroom, mo):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

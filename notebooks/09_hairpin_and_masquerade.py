@@ -10,10 +10,10 @@ app = marimo.App(width="medium", app_title="netlab 9: A pod meets itself")
 def _():
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
     from netlab.trace.steps import RuleStep
 
-    return RuleStep, classroom, mo
+    return RuleStep, classroom, marked, mo, opinion
 
 
 @app.cell
@@ -47,11 +47,10 @@ def _(mo, told):
 
 
 @app.cell
-def _(guess, mo, told):
+def _(guess, mo, opinion, told):
     itself = told.branch("api-0")
     other_end = told.branch("api-1")
-    answer = ["its own", "its node's address on the bridge", "127.0.0.1"][1]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+    said_so = opinion(guess, 1)
     mo.md(
         f"""
     ## The answer
@@ -97,14 +96,8 @@ def _(RuleStep, itself, mo):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

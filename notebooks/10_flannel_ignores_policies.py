@@ -13,10 +13,10 @@ app = marimo.App(
 def _():
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
     from netlab.trace.steps import PolicyStep
 
-    return PolicyStep, classroom, mo
+    return PolicyStep, classroom, marked, mo, opinion
 
 
 @app.cell
@@ -61,7 +61,7 @@ def _(mo, told):
 
 
 @app.cell
-def _(PolicyStep, guess, mo, told):
+def _(PolicyStep, guess, mo, opinion, told):
     said = (
         next(
             step
@@ -72,8 +72,7 @@ def _(PolicyStep, guess, mo, told):
         if hasattr(PolicyStep, "reason")
         else "flannel enforces no policies"
     )
-    answer = ["No: the API server accepted the policy", "Yes"][1]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+    said_so = opinion(guess, 1)
     mo.md(
         f"""
     ## The answer
@@ -117,14 +116,8 @@ def _(mo, other, told):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

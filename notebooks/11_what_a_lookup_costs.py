@@ -15,8 +15,9 @@ def _():
 
     from netlab.bench.count import count
     from netlab.bench.site import Load, declared, service_ip, site
+    from netlab.learn import marked, opinion
 
-    return Load, count, declared, mo, service_ip, site
+    return Load, count, declared, marked, mo, opinion, service_ip, site
 
 
 @app.cell
@@ -60,10 +61,8 @@ def _(counted, mo):
 
 
 @app.cell
-def _(counted, guess, mo):
-    _ = None
-    answer = ["1,000 and 1,000", "about 1,000 and about 15", "both about 15: rules are indexed"][1]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+def _(counted, guess, mo, opinion):
+    said_so = opinion(guess, 1)
     mo.md(
         f"""
     ## The answer
@@ -110,14 +109,8 @@ def _(counted, mo):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

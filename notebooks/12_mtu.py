@@ -13,10 +13,10 @@ app = marimo.App(
 def _():
     import marimo as mo
 
-    from netlab.learn import classroom
+    from netlab.learn import classroom, marked, opinion
     from netlab.trace.steps import MtuStep
 
-    return MtuStep, classroom, mo
+    return MtuStep, classroom, marked, mo, opinion
 
 
 @app.cell
@@ -55,10 +55,8 @@ def _(mo, told):
 
 
 @app.cell
-def _(guess, mo, small, told):
-    _ = None
-    answer = ["The node cuts them into fragments", "They are dropped, and the client is told the MTU", "They get through"][1]
-    said_so = "" if guess.value is None else "You were right. " if guess.value == answer else "You thought otherwise. "
+def _(guess, mo, opinion, small, told):
+    said_so = opinion(guess, 1)
     mo.md(
         f"""
     ## The answer
@@ -104,14 +102,8 @@ def _(mo, room):
 
 
 @app.cell
-def _(answers, checks, mo):
-    mo.md(
-        "\n".join(
-            f"- {'right' if given == options[right] else 'not so: ' + options[right]}"
-            for given, (_, options, right, _) in zip(answers.value, checks, strict=True)
-            if given is not None
-        )
-    )
+def _(answers, checks, marked, mo):
+    mo.md(marked(checks, answers.value))
     return
 
 

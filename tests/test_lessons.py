@@ -10,7 +10,7 @@ import pytest
 
 from netlab.cli import learn
 from netlab.cli.main import main
-from netlab.learn import classroom
+from netlab.learn import classroom, marked, opinion
 
 LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.py"))
 
@@ -41,6 +41,16 @@ def test_a_lesson_that_says_no_is_seen() -> None:
     assert classroom(cni="canal").trace("web-0", "api-0:9000").verdict == "delivered"
     deny = run(next(path for path in LESSONS if path.stem.startswith("04")))["DENY"]
     assert classroom(cni="canal", add=deny).trace("web-0", "api-0:9000").verdict == "dropped"
+
+
+def test_what_is_said_of_answers() -> None:
+    marimo = pytest.importorskip("marimo", reason="lessons need marimo: pip install 'netlab-k8s[notebook]'")
+    asked = ["yes", "no"]
+    assert opinion(marimo.ui.radio(asked), 1) == ""
+    assert opinion(marimo.ui.radio(asked, value="no"), 1) == "You were right. "
+    assert opinion(marimo.ui.radio(asked, value="yes"), 1) == "You thought otherwise. "
+    checks = [("a?", asked, 0, True), ("b?", asked, 0, True), ("c?", asked, 1, True)]
+    assert marked(checks, ["yes", "no", None]) == "- right\n- not so: yes"
 
 
 def test_the_widget() -> None:

@@ -6,5 +6,6 @@ Law: nothing is prepared: what a lesson shows was traced when it ran.
 """
 
 from netlab.learn.classroom import Classroom, Told, classroom
+from netlab.learn.questions import marked, opinion
 
-__all__ = ["Classroom", "Told", "classroom"]
+__all__ = ["Classroom", "Told", "classroom", "marked", "opinion"]
