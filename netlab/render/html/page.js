@@ -1,4 +1,5 @@
-/* The page: draws the value that render/page.py computes. netlabPage.render(element, data, options) -> {destroy, go, state}
+/* The page: draws the value that render/page.py computes. netlabPage.render(element, data, options) -> {destroy, go, state};
+   `h` and `replace` make elements for the page of `netlab serve`, too.
 
    Law: everything in `data` is text. Elements are made by `h` and filled with text nodes; there is no markup from strings, no eval,
    no request. What is where, what is lit, which words explain it: all that is in the data, this file only shows it. */
@@ -721,7 +722,6 @@ function render(root, data, options) {
   return api;
 }
 
-global.netlabPage = { render, current: null };
-const plain = render;
-global.netlabPage.render = (root, data, options) => (global.netlabPage.current = plain(root, data, options));
+const shared = { h, replace, current: null, render: (root, data, options) => (shared.current = render(root, data, options)) };
+global.netlabPage = shared;
 })(typeof globalThis !== "undefined" ? globalThis : this);

@@ -5,29 +5,10 @@
 (function () {
 "use strict";
 
+const { h, replace } = netlabPage;
 const setting = { proxyMode: null, cni: null, changes: "", without: [] };
 const edits = new Map(); // title of a policy -> its edited text
 let cluster = null, shown = null, asked = 0;
-
-function h(tag, attributes, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name === "value") made.value = value;
-    else made.setAttribute(name, value === true ? "" : String(value));
-  }
-  for (const child of children.flat(3)) {
-    if (child === null || child === undefined || child === false) continue;
-    made.appendChild(typeof child === "object" ? child : document.createTextNode(String(child)));
-  }
-  return made;
-}
-
-function put(element, ...children) {
-  while (element.firstChild) element.removeChild(element.firstChild);
-  for (const child of children.flat(3)) if (child) element.appendChild(child);
-}
 
 const current = () => ({ ...(setting.proxyMode ? { proxyMode: setting.proxyMode } : {}), ...(setting.cni ? { cni: setting.cni } : {}),
   ...(setting.changes ? { changes: setting.changes } : {}), ...(setting.without.length ? { without: setting.without } : {}) });
@@ -67,7 +48,7 @@ const app = h("div", { class: "netlab serve", "data-theme": "auto" }, form, h("n
 
 function fail(error) {
   problem.hidden = !error;
-  put(problem);
+  replace(problem);
   if (!error) return;
   problem.appendChild(document.createTextNode(`${error.where ? error.where + ": " : ""}${error.what || String(error)}${error.hint ? " (" + error.hint + ")" : ""}`));
 }
@@ -77,7 +58,7 @@ function go(name) {
   at = name;
   tabs.forEach((tab) => tab.setAttribute("aria-pressed", String(tab.textContent === name)));
   trace.hidden = name !== "Trace";
-  if (name === "Trace") put(view);
+  if (name === "Trace") replace(view);
   if (name === "Matrix") runMatrix();
   if (name === "Policies") drawPolicies();
 }
@@ -85,11 +66,11 @@ function go(name) {
 async function loadCluster() {
   cluster = await ask("/api/cluster", current());
   const pods = cluster.pods.map((p) => [p.endpoint, `${p.node} ${p.addresses.join(" ")}`]);
-  put(names, [...pods, ...cluster.nodes.map((n) => [`node/${n.name}`, n.addresses.join(" ")]), ["internet", "outside"]].map(([v, t]) => h("option", { value: v }, t)));
+  replace(names, [...pods, ...cluster.nodes.map((n) => [`node/${n.name}`, n.addresses.join(" ")]), ["internet", "outside"]].map(([v, t]) => h("option", { value: v }, t)));
   const ports = cluster.pods.flatMap((p) => p.ports.map((port) => [`${p.endpoint}:${port.split("/")[0]}`, port]));
-  put(targets, [...cluster.services.flatMap((s) => s.endpoints.map((e) => [e, `${s.type} ${s.addresses.join(" ")}`])), ...ports].map(([v, t]) => h("option", { value: v }, t)));
+  replace(targets, [...cluster.services.flatMap((s) => s.endpoints.map((e) => [e, `${s.type} ${s.addresses.join(" ")}`])), ...ports].map(([v, t]) => h("option", { value: v }, t)));
   for (const [select, all, own] of [[mode, cluster.proxyModes, cluster.proxyMode], [cni, cluster.cnis, cluster.cni]])
-    put(select, all.map((v) => h("option", { value: v, selected: v === own }, v)));
+    replace(select, all.map((v) => h("option", { value: v, selected: v === own }, v)));
   document.title = `netlab: ${cluster.pods.length} pods on ${cluster.nodes.length} nodes`;
 }
 
@@ -106,7 +87,7 @@ async function runTrace() {
     if (shown) shown.destroy();
     shown = netlabPage.render(trace, answer.page, { keys: "document" });
     const plain = new URLSearchParams(Object.entries(query).filter(([, v]) => typeof v === "string"));
-    put(links, query.changes || query.without ? null : ["json", "svg", "html", "pcapng"].map((form) => h("a", { href: `/api/trace.${form}?${plain}`, download: `trace.${form}` }, ` ${form} `)));
+    replace(links, query.changes || query.without ? null : ["json", "svg", "html", "pcapng"].map((form) => h("a", { href: `/api/trace.${form}?${plain}`, download: `trace.${form}` }, ` ${form} `)));
   } catch (error) {
     if (mine === asked) fail(error);
   }
@@ -122,7 +103,7 @@ async function runMatrix() {
   fail(null);
   const bar = h("progress", { max: "1", value: "0", "aria-label": "answers" });
   const count = h("p", { role: "status" }, "asking ...");
-  put(view, count, bar);
+  replace(view, count, bar);
   try {
     const answer = await ask("/api/reach", { by: "workloads", ...current() }, "application/x-ndjson");
     const reader = answer.body.getReader(), decoder = new TextDecoder();
@@ -143,7 +124,7 @@ async function runMatrix() {
     }
     if (found) drawMatrix(found);
   } catch (error) {
-    if (mine === asked) { put(view); fail(error); }
+    if (mine === asked) { replace(view); fail(error); }
   }
 }
 
@@ -154,7 +135,7 @@ function drawMatrix(found) {
     const kind = cell.answer === "?" ? "unknown" : cell.answer;
     return h("td", null, h("button", { type: "button", class: kind, title: `${name} → ${columns[m]}: ${cell.reason || cell.answer}`, onclick: () => open(cell, found.destinations[m]) }, WORDS[cell.answer] || cell.answer));
   })));
-  put(view, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Who reaches whom" },
+  replace(view, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Who reaches whom" },
     h("table", null, h("thead", null, h("tr", null, h("th", null, "from \\ to"), columns.map((c) => h("th", { scope: "col" }, h("span", null, c))))), h("tbody", null, rows))));
 }
 
@@ -187,7 +168,7 @@ function drawPolicies() {
   const button = (name, text) => h("li", null, h("button", { type: "button", onclick: () => show(name, text) }, (edits.has(name) ? "✎ " : "") + name));
   const list = h("ul", null, button("new policy", NEW), cluster.policies.map((p) => button(`${p.kind} ${p.key}`, p.yaml)));
   const named = () => cluster.policies.find((p) => `${p.kind} ${p.key}` === title);
-  put(view, h("div", { class: "policies" }, list, h("div", null, area, h("div", { class: "actions" },
+  replace(view, h("div", { class: "policies" }, list, h("div", null, area, h("div", { class: "actions" },
     h("button", { type: "button", class: "go", onclick: () => { edits.set(title, area.value); apply(); } }, "Apply"),
     h("button", { type: "button", onclick: () => { const p = named(); if (p) { setting.without.push(p.without); edits.delete(title); apply(); } } }, "Take it out"),
     h("button", { type: "button", onclick: () => { edits.clear(); setting.without = []; apply(); } }, "Discard all edits")))));
