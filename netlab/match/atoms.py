@@ -80,54 +80,40 @@ class Context:
         return Branch((ASK, 0, len(self.asked) - 1, 0), True, False)
 
 
-
 # -- building trees ----------------------------------------------------------------------------------------------------
+
+
+def _ends(tree: Tree, end: Callable[[bool | Doubt], Tree]) -> Tree:
+    """The tree with each of its ends replaced."""
+    if isinstance(tree, Branch):
+        return Branch(tree.atom, _ends(tree.yes, end), _ends(tree.no, end))
+    return end(tree)
 
 
 def negated(tree: Tree, negate: bool = True) -> Tree:
     """The tree of `!`; doubt stays doubt."""
-    if not negate or isinstance(tree, Doubt):
-        return tree
-    if isinstance(tree, Branch):
-        return Branch(tree.atom, negated(tree.yes), negated(tree.no))
-    return not tree
+    return _ends(tree, lambda end: end if isinstance(end, Doubt) else not end) if negate else tree
 
 
 def then(tree: Tree, rest: Tree) -> Tree:
     """Both hold, asked in this order: `rest` stands where `tree` is True. A doubt ends it, as a return in the twin does."""
-    if tree is True:
-        return rest
-    if isinstance(tree, Branch):
-        return Branch(tree.atom, then(tree.yes, rest), then(tree.no, rest))
-    return tree
+    return _ends(tree, lambda end: rest if end is True else end)
 
 
 def or_else(tree: Tree, rest: Tree) -> Tree:
     """One of them holds: `rest` stands where `tree` is False; a doubt stays where `rest` does not hold either."""
-    if tree is False:
-        return rest
-    if isinstance(tree, Doubt):
-        return _doubt_unless(rest, tree)
-    if isinstance(tree, Branch):
-        return Branch(tree.atom, or_else(tree.yes, rest), or_else(tree.no, rest))
-    return tree
 
+    def end(first: bool | Doubt) -> Tree:
+        if isinstance(first, Doubt):
+            return _ends(rest, lambda second: first if second is False else second)
+        return first or rest
 
-def _doubt_unless(tree: Tree, doubt: Doubt) -> Tree:
-    if tree is False:
-        return doubt
-    if isinstance(tree, Branch):
-        return Branch(tree.atom, _doubt_unless(tree.yes, doubt), _doubt_unless(tree.no, doubt))
-    return tree
+    return _ends(tree, end)
 
 
 def _and_doubt(tree: Tree, doubt: Doubt) -> Tree:
     """Doubt, where the tree does not say no."""
-    if tree is False:
-        return False
-    if isinstance(tree, Branch):
-        return Branch(tree.atom, _and_doubt(tree.yes, doubt), _and_doubt(tree.no, doubt))
-    return doubt
+    return _ends(tree, lambda end: False if end is False else doubt)
 
 
 def equal(field: int, value: int, mask: int = U32) -> Tree:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from netlab.render.chains import Run, chain_path, nat_label, nat_words, policy_words, runs, without_dead_jumps
@@ -89,7 +89,7 @@ def _ending(branch: Branch) -> str:
     return f"{branch.verdict.value}{f': {branch.reason}' if branch.reason else ''}"
 
 
-def _way(hops: Sequence[Hop], head: str, ending: str, back: bool) -> Iterator[Frame]:
+def _way(hops: Sequence[Hop], head: str, ending: str, back: bool) -> list[Frame]:
     """The frames of one direction; each tells what was decided since the one before, the last one how it ended."""
     found: list[Frame] = []
     since: list[str] = []
@@ -106,7 +106,7 @@ def _way(hops: Sequence[Hop], head: str, ending: str, back: bool) -> Iterator[Fr
     if found:
         last = found[-1]
         found[-1] = last._replace(comment="\n".join([last.comment, *(f"then {words}" for words in since), ending]))
-    yield from found
+    return found
 
 
 def _wire(hop: Hop, item: Run | AnyStep) -> tuple[str, Header] | None:
