@@ -20,12 +20,12 @@ from netlab.linux.addr import ip
 from netlab.linux.hook import Hook
 from netlab.linux.netns import Device, DeviceKind, Netns, NetnsKind
 from netlab.linux.packet import SYN, TCP, Packet
+from netlab.linux.plan import plan
 from netlab.linux.rules import Ruleset
 from netlab.linux.text.nft import read_text
 from netlab.match import nft as match
 from netlab.match.view import Chance, Undecided, View
 from netlab.render.text import one_line, render
-from netlab.trace.netfilter import plan
 from netlab.trace.query import Request, Tracer
 from netlab.trace.steps import HookStep, RuleStep, Trace
 

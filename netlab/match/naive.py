@@ -17,11 +17,11 @@ from netlab.linux.conntrack import Connection, CtState, CtView
 from netlab.linux.ipvs import Method
 from netlab.linux.matches import Match
 from netlab.linux.netns import DeviceKind, Netns, RouteType
-from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Flow, Packet
+from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Packet
 from netlab.linux.route import address_type, lookup, reverse_path_ok
-from netlab.linux.rules import Hook, Rule
+from netlab.linux.rules import Rule
 from netlab.match.ipset import UDPLITE, contains
-from netlab.match.view import Answer, Chance, Undecided, View
+from netlab.match.view import Answer, Chance, Undecided, View, packet_type, tuple_dport
 
 DCCP = 33
 _RANDOM_PORT = Undecided("the source port was chosen at random by NAT")
@@ -241,7 +241,7 @@ def _conntrack(match: m.Conntrack, view: View) -> Answer:
             return False
     for ports, negate, port in (
         (match.orig_src_port, match.not_orig_src_port, original.sport),
-        (match.orig_dst_port, match.not_orig_dst_port, _tuple_dport(original)),
+        (match.orig_dst_port, match.not_orig_dst_port, tuple_dport(original)),
         (match.repl_src_port, match.not_repl_src_port, reply.sport),
     ):
         if ports is not None and (ports.low <= port <= ports.high) is negate:
@@ -252,16 +252,11 @@ def _conntrack(match: m.Conntrack, view: View) -> Answer:
     if ports is not None:
         if connection.random_port and not (ports.low == 0 and ports.high == 65535):
             return _RANDOM_PORT
-        if (ports.low <= _tuple_dport(reply) <= ports.high) is match.not_repl_dst_port:
+        if (ports.low <= tuple_dport(reply) <= ports.high) is match.not_repl_dst_port:
             return False
     if match.expire is not None:
         return Undecided("conntrack expire: the time that a connection has left is not modelled")
     return True
-
-
-def _tuple_dport(flow: Flow) -> int:
-    """conntrack's destination port (tuple.dst.u.all): for ICMP the type in the high and the code (0 here) in the low byte."""
-    return flow.dport << 8 if flow.protocol in (ICMP, ICMPV6) else flow.dport
 
 
 def _has_status(wanted: frozenset[str], connection: Connection) -> bool:
@@ -415,27 +410,10 @@ def _mac(match: m.Mac, view: View) -> Answer:
 
 
 def _pkttype(match: m.Pkttype, view: View) -> Answer:
-    kind = _packet_type(view)
+    kind = packet_type(view)
     if kind is None:
         return Undecided("whether the frame was unicast is not known")
     return (kind == match.type) is not match.negate
-
-
-def _packet_type(view: View) -> str | None:
-    """skb->pkt_type: by the frame's destination MAC (eth_type_trans); PACKET_HOST, "unicast", for what is sent from here."""
-    if view.indev == "" and (view.local or view.hook is Hook.OUTPUT):
-        return "unicast"
-    mac = view.packet.dst_mac
-    if mac:
-        if mac.lower() == "ff:ff:ff:ff:ff:ff":
-            return "broadcast"
-        return "multicast" if int(mac[:2], 16) & 1 else "unicast"
-    address = view.packet.dst  # senders put a group's frame to the group and a broadcast's to everyone
-    if address.is_multicast:
-        return "multicast"
-    if address.family == 4 and address_type(view.netns, address) is RouteType.BROADCAST:
-        return "broadcast"
-    return "unicast"
 
 
 def _length(match: m.Length, view: View) -> bool:

@@ -25,8 +25,7 @@ from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Packet
 from netlab.linux.route import address_type, lookup
 from netlab.linux.rules import Hook
 from netlab.linux.text import nft_words as words
-from netlab.match.naive import _packet_type, _tuple_dport
-from netlab.match.view import Answer, Chance, Undecided, View
+from netlab.match.view import Answer, Chance, Undecided, View, packet_type, tuple_dport
 
 ONE: Final = Fraction(1)
 MAX_SPREAD: Final = 65536  # numgen and hashes up to this modulus are spread out value by value
@@ -281,7 +280,7 @@ def _meta(key: str, view: View) -> Part | None:
                 raise Doubt(f"device {name} is not known")
             return Part(device.index if device is not None else 0)
         case "pkttype":
-            found = _packet_type(view)
+            found = packet_type(view)
             if found is None:
                 raise Doubt("whether the frame was unicast is not known")
             return Part(_SYMBOLS["pkt_type"][found])
@@ -416,7 +415,7 @@ def _ct(expression: n.CtKey, view: View) -> Part | None:
         case "proto-dst":
             if expression.direction == "reply" and connection.random_port:
                 return Part(0, 0, _RANDOM_PORT)
-            return Part(_tuple_dport(tuple_))
+            return Part(tuple_dport(tuple_))
         case "zone":
             reply = expression.direction == "reply" if expression.direction else ct.is_reply
             given = connection.zone_direction in ("", "reply" if reply else "orig")

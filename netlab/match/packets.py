@@ -20,7 +20,7 @@ from netlab.linux.netns import Netns
 from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Flow, Packet
 from netlab.linux.rules import Hook
 from netlab.match.ipset import UDPLITE
-from netlab.match.view import View
+from netlab.match.view import View, tuple_dport
 
 U32 = 0xFFFFFFFF
 
@@ -254,13 +254,8 @@ def _fill(row: NDArray[np.uint32], view: View, names: Names) -> None:
     _words(row, Field.ORIG_DST, there.dst)
     _words(row, Field.REPL_SRC, back.src)
     _words(row, Field.REPL_DST, back.dst)
-    row[Field.ORIG_SPORT], row[Field.ORIG_DPORT] = there.sport, _tuple_dport(there)
-    row[Field.REPL_SPORT], row[Field.REPL_DPORT] = back.sport, _tuple_dport(back)
-
-
-def _tuple_dport(flow: Flow) -> int:
-    """tuple.dst.u.all: of ICMP the type in the high byte."""
-    return flow.dport << 8 if flow.protocol in (ICMP, ICMPV6) else flow.dport
+    row[Field.ORIG_SPORT], row[Field.ORIG_DPORT] = there.sport, tuple_dport(there)
+    row[Field.REPL_SPORT], row[Field.REPL_DPORT] = back.sport, tuple_dport(back)
 
 
 def _view(number: Mapping[int, int], family: int, names: Sequence[str], netns: Netns, hook: Hook) -> View:

@@ -13,9 +13,10 @@ import msgspec
 
 from netlab.linux.conntrack import CtView
 from netlab.linux.ipvs_connections import IpvsConnections
-from netlab.linux.netns import Netns
+from netlab.linux.netns import Netns, RouteType
 from netlab.linux.nft import Element
-from netlab.linux.packet import Packet
+from netlab.linux.packet import ICMP, ICMPV6, Flow, Packet
+from netlab.linux.route import address_type
 from netlab.linux.rules import Hook
 
 
@@ -68,3 +69,25 @@ class View:
     nft_changes: dict[tuple[str, str, str], dict[tuple[int, ...], Element | None]] = field(default_factory=dict)
     ipvs: bool = False  # skb->ipvs_property
     virtual: IpvsConnections | None = None  # IPVS's connections here
+
+
+def tuple_dport(flow: Flow) -> int:
+    """conntrack's destination port (tuple.dst.u.all): for ICMP the type in the high and the code (0 here) in the low byte."""
+    return flow.dport << 8 if flow.protocol in (ICMP, ICMPV6) else flow.dport
+
+
+def packet_type(view: View) -> str | None:
+    """skb->pkt_type: by the frame's destination MAC (eth_type_trans); PACKET_HOST, "unicast", for what is sent from here."""
+    if view.indev == "" and (view.local or view.hook is Hook.OUTPUT):
+        return "unicast"
+    mac = view.packet.dst_mac
+    if mac:
+        if mac.lower() == "ff:ff:ff:ff:ff:ff":
+            return "broadcast"
+        return "multicast" if int(mac[:2], 16) & 1 else "unicast"
+    address = view.packet.dst  # senders put a group's frame to the group and a broadcast's to everyone
+    if address.is_multicast:
+        return "multicast"
+    if address.family == 4 and address_type(view.netns, address) is RouteType.BROADCAST:
+        return "broadcast"
+    return "unicast"

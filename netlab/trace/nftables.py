@@ -9,7 +9,7 @@ What a NAT statement does to a connection is netfilter.py's. Sources: net/netfil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from netlab.linux import nft as n
 from netlab.linux.addr import Ip, ip, mask_of
 from netlab.linux.conntrack import CtState, CtView
-from netlab.linux.nft import Element, Expression, NftChain, NftRule, NftTable, Statement
+from netlab.linux.nft import Element, Expression, NftChain, NftRule, NftTable
 from netlab.linux.packet import SCTP, TCP, UDP
 from netlab.linux.rules import Ruleset
 from netlab.linux.targets import Dnat, Masquerade, NatRange, Netmap, Redirect, Snat
@@ -53,38 +53,7 @@ _REJECTS: Final = {
 }  # fmt: skip
 
 
-# -- what a ruleset registers ------------------------------------------------------------------------------------------
-
-
-def base_chains(ruleset: Ruleset) -> list[tuple[NftTable, NftChain]]:
-    """nft's base chains at the five hooks, in the order of the dump; a dormant table has none."""
-    return [
-        (table, chain)
-        for table in ruleset.nft_tables
-        if table.family in ("ip", "ip6", "inet") and "dormant" not in table.flags
-        for chain in table.chains.values()
-        if chain.hook is not None
-    ]
-
-
-def wants_conntrack(tables: Iterable[NftTable]) -> bool:
-    """Whether an nft rule switches connection tracking on: nft_ct.c nft_ct_get_init, nft_nat.c, nft_masq.c, nft_redir.c.
-
-    Any rule of any chain does, whether a packet can come to it or not; a nat chain alone does not, nor does `notrack`.
-    """
-    return any(
-        _needs_conntrack(statement)
-        for table in tables
-        for chain in table.chains.values()
-        for rule in chain.rules
-        for statement in rule.statements
-    )
-
-
-def _needs_conntrack(statement: Statement) -> bool:
-    if isinstance(statement, n.Nat | n.UnknownStatement):
-        return True
-    return any(isinstance(expression, n.CtKey | n.UnknownExpression) for expression in expressions_of(statement))
+# -- what is not walked -----------------------------------------------------------------------------------------------
 
 
 def ingress(ruleset: Ruleset, device: str) -> str:
