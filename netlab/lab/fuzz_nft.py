@@ -16,11 +16,22 @@ from msgspec.structs import replace
 
 from netlab.lab.fuzz_generate import BEYOND, MARKS, MASKS, OWN, PORTS, RECEIVERS, SENDERS, VIRTUAL, Maker
 from netlab.linux import nft as n
-from netlab.linux.nft import Compare, Element, NftChain, NftRule, NftSet, NftTable, SetLiteral, SetName, Statement, Value
+from netlab.linux.nft import (
+    Compare,
+    Element,
+    NftChain,
+    NftRule,
+    NftSet,
+    NftTable,
+    SetLiteral,
+    SetName,
+    Statement,
+    Value,
+    table_name,
+)
 from netlab.linux.packet import TCP, UDP
 from netlab.linux.rules import Hook, Ruleset
 from netlab.linux.text.nft import read_text, write_text
-from netlab.trace.nftables import table_name
 
 Place = tuple[str, str, int]
 

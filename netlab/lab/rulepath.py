@@ -29,6 +29,7 @@ from netlab.linux.bridge import Links
 from netlab.linux.matches import Recent
 from netlab.linux.netns import Netns
 from netlab.linux.network import Network
+from netlab.linux.nft import table_name
 from netlab.linux.packet import (
     ACK,
     ECHO_REQUEST,
@@ -45,7 +46,6 @@ from netlab.linux.rules import nft_tables
 from netlab.linux.text.nft import rule_text as nft_rule_text
 from netlab.trace.choices import Chooser, explore
 from netlab.trace.flows import Flow, predict
-from netlab.trace.nftables import table_name
 from netlab.trace.proxied import SILENCE, speak
 from netlab.trace.query import Tracer
 from netlab.trace.skb import socket_text

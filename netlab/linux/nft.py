@@ -379,3 +379,8 @@ class NftTable(msgspec.Struct, frozen=True):
     comment: str = ""
     flags: tuple[str, ...] = ()
     objects: tuple[NftObject, ...] = ()
+
+
+def table_name(table: NftTable) -> str:
+    """What steps call a table: `nft ip kube-proxy`."""
+    return f"nft {table.family} {table.name}"

@@ -16,14 +16,17 @@ from fractions import Fraction
 from itertools import product
 from typing import Final, NamedTuple
 
+from msgspec.structs import replace
+
 from netlab.linux import nft as n
-from netlab.linux.addr import Ip, ip
+from netlab.linux.addr import Ip, ip, mask_of
 from netlab.linux.conntrack import CtState
 from netlab.linux.netns import Netns, RouteType
 from netlab.linux.nft import Element, Expression, NftSet, NftTable
 from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Packet
 from netlab.linux.route import address_type, lookup
 from netlab.linux.rules import Hook
+from netlab.linux.targets import Dnat, Masquerade, NatRange, Netmap, Redirect, Snat
 from netlab.linux.text import nft_words as words
 from netlab.match.view import Answer, Chance, Undecided, View, packet_type, tuple_dport
 
@@ -887,7 +890,143 @@ def values(
     return [(share, numbers) for numbers, share in made.items()]
 
 
+# -- what statements do ------------------------------------------------------------------------------------------------
+
+_MAY_END: Final = ("quota", "ct count", "limit", "meter", '{"quota', '{"ct count', '{"meter')
+_HARMLESS: Final = ("last", '{"last', "ct helper", "ct timeout", '{"ct helper', '{"ct timeout')
+_UNSEEN_FIELDS: Final = frozenset({"dscp", "ecn", "flowlabel", "id", "checksum"})
+_REJECTS: Final = {
+    4: {
+        "net-unreachable": "net-unreachable", "host-unreachable": "host-unreachable", "prot-unreachable": "proto-unreachable",
+        "port-unreachable": "port-unreachable", "net-prohibited": "net-prohibited", "host-prohibited": "host-prohibited",
+        "admin-prohibited": "admin-prohibited", "no-route": "net-unreachable",
+    },
+    6: {
+        "no-route": "no-route", "admin-prohibited": "adm-prohibited", "addr-unreachable": "addr-unreachable",
+        "port-unreachable": "port-unreachable", "policy-fail": "policy-fail", "reject-route": "reject-route",
+        "host-unreachable": "addr-unreachable",
+    },
+}  # fmt: skip
+
+
+def may_end(statement: n.UnknownStatement) -> bool:
+    """Whether a statement may end its rule and does nothing else to the packet."""
+    return (statement.text or statement.json).startswith(_MAY_END)
+
+
+def is_harmless(statement: n.UnknownStatement) -> bool:
+    """Whether a statement does not even that."""
+    return (statement.text or statement.json).startswith(_HARMLESS)
+
+
+def decides_nothing(key: Expression) -> bool:
+    """Whether `KEY set ...` has no say in where a packet goes."""
+    if isinstance(key, n.Meta):
+        return key.key in ("nftrace", "priority", "secmark")
+    return isinstance(key, n.CtKey) and key.key in ("label", "event", "helper", "secmark")
+
+
+def is_settable(key: Expression) -> bool:
+    """Whether netlab models `KEY set ...`."""
+    return isinstance(key, n.Payload) or key == n.Meta("mark") or (isinstance(key, n.CtKey) and key.key in ("mark", "zone"))
+
+
+def written(packet: Packet, key: n.Payload, number: int) -> Packet | Undecided | None:
+    """A packet with a field of its headers set (nft_payload.c nft_payload_set_eval); None where it does not have that header."""
+    if key.protocol in ("ip", "ip6") and packet.family != _FAMILY[key.protocol]:
+        return None
+    if key.protocol in ("tcp", "udp", "sctp") and packet.protocol != _TRANSPORT[key.protocol]:
+        return None
+    ports = packet.protocol in (TCP, UDP, SCTP)
+    match key.protocol, key.field:
+        case ("ip" | "ip6"), "saddr":
+            return replace(packet, src=Ip(packet.family, number))
+        case ("ip" | "ip6"), "daddr":
+            return replace(packet, dst=Ip(packet.family, number))
+        case ("ip" | "ip6"), ("ttl" | "hoplimit"):
+            return replace(packet, ttl=number)
+        case ("tcp" | "udp" | "sctp" | "th"), "sport" if ports:
+            return replace(packet, sport=number, sport_random=False)
+        case ("tcp" | "udp" | "sctp" | "th"), "dport" if ports:
+            return replace(packet, dport=number)
+        case ("ip" | "ip6"), field if field in _UNSEEN_FIELDS:
+            return packet
+        case _:
+            return Undecided(f"{key.protocol} {key.field} set is not modelled")
+
+
+def reject_kind(statement: n.RejectStatement, table_family: str, family: int) -> str | None:
+    """How a rule rejects, in the words of iptables' REJECT (nft_reject_ipv4.c, nft_reject_ipv6.c, nft_reject_inet.c).
+
+    None where the rule does not hold for packets of the family; "tcp-reset" is for TCP alone.
+    """
+    kind, code = statement.type, statement.code
+    if not kind:
+        kind, code = words.default_reject(table_family)
+    if (kind == "icmp" and family == 6) or (kind == "icmpv6" and family == 4):
+        return None
+    if kind == "tcp reset":
+        return "tcp-reset"
+    return f"{'icmp' if family == 4 else 'icmp6'}-{_REJECTS[family].get(code, code)}"
+
+
+def is_for(statement: n.Nat, table_family: str, family: int) -> bool:
+    """Whether a NAT statement is for packets of a family (nft_nat.c nft_nat_inet_eval); it does nothing to others."""
+    return table_family != "inet" or not statement.family or _FAMILY[statement.family] == family
+
+
+def is_computed(part: Expression | None) -> bool:
+    """Whether an address or port of a NAT statement is a value by packet or chance, no range or prefix."""
+    return part is not None and not isinstance(part, n.RangeValue | n.PrefixValue)
+
+
+def nat_target(
+    statement: n.Nat, family: int, address: tuple[int, ...], port: tuple[int, ...]
+) -> Dnat | Snat | Masquerade | Redirect | Netmap | Undecided:
+    """What a NAT statement gives to nf_nat_setup_info (nft_nat.c, nft_masq.c, nft_redir.c).
+
+    Parameters
+    ----------
+    statement : Nat
+    family : int
+        Of the packet.
+    address, port : tuple of int
+        The values of what `is_computed`; `address` may have the port, too.
+    """
+    kind = "ipv4_addr" if family == 4 else "ipv6_addr"
+    low = high = port_low = port_high = None
+    if statement.prefix:
+        if not isinstance(statement.address, n.PrefixValue):
+            return Undecided("a map of prefixes is not modelled")
+        mask = mask_of(family, statement.address.length)
+        return Netmap(family, ip(statement.address.address).value & mask, mask)
+    if address:
+        low, port_low = Ip(family, address[0]), address[1] if len(address) > 1 else None
+    elif statement.address is not None:
+        span = constant(statement.address, kind, None)
+        low, high = Ip(family, span[0]), Ip(family, span[1])
+    if port:
+        port_low = port[0]
+    elif statement.port is not None:
+        port_low, port_high = constant(statement.port, "inet_service", None)
+    flags = statement.flags
+    to = NatRange(
+        low, high, port_low, port_high, random="random" in flags, random_fully="fully-random" in flags,
+        persistent="persistent" in flags,
+    )  # fmt: skip
+    match statement.kind:
+        case "dnat":
+            return Dnat(to)
+        case "snat":
+            return Snat(to)
+        case "masquerade":
+            return Masquerade(to)
+        case _:
+            return Redirect(to)
+
+
 __all__ = [
-    "Changes", "Doubt", "Part", "Verdicted", "compare_holds", "constant", "contains", "element_of", "jhash", "possible_verdicts",
-    "set_key", "value", "values", "verdicts",
+    "Changes", "Doubt", "Part", "Verdicted", "compare_holds", "constant", "contains", "decides_nothing", "element_of",
+    "is_computed", "is_for", "is_harmless", "is_settable", "jhash", "may_end", "nat_target", "possible_verdicts", "reject_kind",
+    "set_key", "value", "values", "verdicts", "written",
 ]  # fmt: skip

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import msgspec
 
 from netlab.linux.netns import Netns
-from netlab.linux.nft import NftRule, NftTable
+from netlab.linux.nft import NftRule, NftTable, table_name
 from netlab.linux.rules import Rule, Ruleset
 from netlab.render.chains import Run
-from netlab.trace.nftables import rule_text, table_name
+from netlab.trace.nftables import rule_text
 from netlab.trace.steps import is_nft
 
 LINES = 12  # before each match

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from netlab.linux import nft as n
-from netlab.linux.addr import Ip, ip, mask_of
 from netlab.linux.conntrack import CtState, CtView
-from netlab.linux.nft import Element, Expression, NftChain, NftRule, NftTable
-from netlab.linux.packet import SCTP, TCP, UDP
+from netlab.linux.nft import Element, Expression, NftChain, NftRule, NftTable, table_name
+from netlab.linux.packet import TCP
 from netlab.linux.rules import Ruleset
-from netlab.linux.targets import Dnat, Masquerade, NatRange, Netmap, Redirect, Snat
+from netlab.linux.targets import Dnat, Masquerade, Netmap, Redirect, Snat
 from netlab.linux.text import nft_words as words
 from netlab.linux.text.nft_check import expressions_of
 from netlab.match import nft as match
@@ -33,24 +32,6 @@ if TYPE_CHECKING:
     from netlab.trace.netfilter import Netfilter
 
 MAX_DEPTH: Final = 16  # NFT_JUMP_STACK_SIZE
-# Statements that may end their rule but do nothing to the packet, and those that do not even that.
-_MAY_END: Final = ("quota", "ct count", "limit", "meter", '{"quota', '{"ct count', '{"meter')
-_HARMLESS: Final = ("last", '{"last', "ct helper", "ct timeout", '{"ct helper', '{"ct timeout')
-_NO_EFFECT: Final = frozenset({"nftrace", "priority", "secmark"})
-_UNSEEN_FIELDS: Final = frozenset({"dscp", "ecn", "flowlabel", "id", "checksum"})
-
-_REJECTS: Final = {
-    4: {
-        "net-unreachable": "net-unreachable", "host-unreachable": "host-unreachable", "prot-unreachable": "proto-unreachable",
-        "port-unreachable": "port-unreachable", "net-prohibited": "net-prohibited", "host-prohibited": "host-prohibited",
-        "admin-prohibited": "admin-prohibited", "no-route": "net-unreachable",
-    },
-    6: {
-        "no-route": "no-route", "admin-prohibited": "adm-prohibited", "addr-unreachable": "addr-unreachable",
-        "port-unreachable": "port-unreachable", "policy-fail": "policy-fail", "reject-route": "reject-route",
-        "host-unreachable": "addr-unreachable",
-    },
-}  # fmt: skip
 
 
 # -- what is not walked -----------------------------------------------------------------------------------------------
@@ -63,11 +44,6 @@ def ingress(ruleset: Ruleset, device: str) -> str:
             if chain.other_hook == "ingress" and chain.rules and device in chain.device.split(","):
                 return f"nft {table.family} {table.name} {chain.name}"
     return ""
-
-
-def table_name(table: NftTable) -> str:
-    """What steps call a table: `nft ip kube-proxy`."""
-    return f"nft {table.family} {table.name}"
 
 
 # -- the walk ----------------------------------------------------------------------------------------------------------
@@ -195,9 +171,9 @@ class _Walk:
                         return outcome
                 case n.UnknownStatement(text=text, json=json):
                     said = text or json
-                    if said.startswith(_MAY_END):
+                    if match.may_end(statement):
                         self._may_end(f"{said} is not modelled")
-                    elif not said.startswith(_HARMLESS):
+                    elif not match.is_harmless(statement):
                         self._hit("not modelled")
                         return Outcome("unknown", f"{self._by()} ({said} is not modelled)", self.skb.netns.name)
         return None
@@ -287,14 +263,10 @@ class _Walk:
     def _mangle(self, statement: n.Mangle) -> Outcome | None:
         key = statement.key
         skb, view = self.skb, self.view
-        if isinstance(key, n.Meta) and key.key in _NO_EFFECT:
-            self.effects.append(f"{key.key} set")
+        if isinstance(key, n.Meta | n.CtKey) and match.decides_nothing(key):
+            self.effects.append(f"{'ct ' if isinstance(key, n.CtKey) else ''}{key.key} set")
             return None
-        if isinstance(key, n.CtKey) and key.key in ("label", "event", "helper", "secmark"):
-            self.effects.append(f"ct {key.key} set")
-            return None
-        known = isinstance(key, n.Payload) or key == n.Meta("mark") or (isinstance(key, n.CtKey) and key.key in ("mark", "zone"))
-        if not known:
+        if not match.is_settable(key):
             return self._unknown(f"{words.expression_text(key)} set is not modelled")
         found = self._value(statement.value, words.datatype(key, self.table.sets))
         if isinstance(found, Outcome):
@@ -328,30 +300,13 @@ class _Walk:
         return None
 
     def _write(self, key: n.Payload, number: int) -> Outcome | None:
-        """nft_payload.c nft_payload_set_eval: the packet changes, connection tracking does not hear of it."""
-        packet = self.view.packet
-        if key.protocol in ("ip", "ip6") and packet.family != (4 if key.protocol == "ip" else 6):
+        changed = match.written(self.view.packet, key, number)
+        if changed is None:
             raise _Ended
-        if key.protocol in ("tcp", "udp", "sctp") and packet.protocol != {"tcp": TCP, "udp": UDP, "sctp": SCTP}[key.protocol]:
-            raise _Ended
-        changed = packet
-        match key.protocol, key.field:
-            case ("ip" | "ip6"), "saddr":
-                changed = replace(packet, src=Ip(packet.family, number))
-            case ("ip" | "ip6"), "daddr":
-                changed = replace(packet, dst=Ip(packet.family, number))
-            case ("ip" | "ip6"), ("ttl" | "hoplimit"):
-                changed = replace(packet, ttl=number)
-            case ("tcp" | "udp" | "sctp" | "th"), "sport" if packet.protocol in (TCP, UDP, SCTP):
-                changed = replace(packet, sport=number, sport_random=False)
-            case ("tcp" | "udp" | "sctp" | "th"), "dport" if packet.protocol in (TCP, UDP, SCTP):
-                changed = replace(packet, dport=number)
-            case ("ip" | "ip6"), field if field in _UNSEEN_FIELDS:
-                pass
-            case _:
-                return self._unknown(f"{key.protocol} {key.field} set is not modelled")
+        if isinstance(changed, Undecided):
+            return self._unknown(changed.reason)
         self.effects.append(f"{key.protocol} {key.field} set")
-        if changed != packet:
+        if changed != self.view.packet:
             self.netfilter.rewrite(self.skb, self.view, changed)
         return None
 
@@ -401,27 +356,20 @@ class _Walk:
 
     def _reject(self, statement: n.RejectStatement) -> Outcome:
         """nft_reject_ipv4.c, nft_reject_ipv6.c, nft_reject_inet.c."""
-        family = self.view.packet.family
+        owner = match.reject_kind(statement, self.table.family, self.view.packet.family)
+        if owner is None or (owner == "tcp-reset" and self.view.packet.protocol != TCP):
+            raise _Ended  # nft makes such a rule depend on the family, or on TCP
         kind, code = statement.type, statement.code
         if not kind:
             kind, code = words.default_reject(self.table.family)
-        if (kind == "icmp" and family == 6) or (kind == "icmpv6" and family == 4):
-            raise _Ended  # nft makes such a rule depend on the family
-        if kind == "tcp reset":
-            if self.view.packet.protocol != TCP:
-                raise _Ended
-            owner, said = "tcp-reset", kind
-        else:
-            known = _REJECTS[family].get(code, code)
-            owner, said = f"{'icmp' if family == 4 else 'icmp6'}-{known}", f"{kind} {code}"
+        said = f"{kind} {code}".rstrip()
         self._hit(", ".join([f"reject with {said}", *self.effects]))
         return Outcome("rejected", self._by(), self.skb.netns.name, answer_ct=self.netfilter.attached(self.skb), owner=owner)
 
     def _nat(self, statement: n.Nat) -> Outcome | None:
         """nft_nat.c, nft_masq.c, nft_redir.c: the range of the statement, given to nf_nat_setup_info."""
-        family = self.view.packet.family
-        if self.table.family == "inet" and statement.family and statement.family != ("ip" if family == 4 else "ip6"):
-            return None  # nft_nat_inet_eval: not for this packet
+        if not match.is_for(statement, self.table.family, self.view.packet.family):
+            return None
         target = self._nat_target(statement)
         if isinstance(target, Outcome):
             return target
@@ -437,46 +385,23 @@ class _Walk:
     def _nat_target(self, statement: n.Nat) -> Dnat | Snat | Masquerade | Redirect | Netmap | Outcome:
         family = self.view.packet.family
         kind = "ipv4_addr" if family == 4 else "ipv6_addr"
-        low = high = port_low = port_high = None
-        address, port = statement.address, statement.port
-        if statement.prefix:
-            if not isinstance(address, n.PrefixValue):
-                return self._unknown("a map of prefixes is not modelled")
-            mask = mask_of(family, address.length)
-            return Netmap(family, ip(address.address).value & mask, mask)
-        if isinstance(address, n.RangeValue | n.PrefixValue):
-            span = match.constant(address, kind, self.skb.netns)
-            low, high = Ip(family, span[0]), Ip(family, span[1])
-        elif address is not None:
-            whole = kind
-            if isinstance(address, n.Lookup):
-                whole = f"{kind} . inet_service"
-            found = self._value(address, whole)
+        address: tuple[int, ...] = ()
+        port: tuple[int, ...] = ()
+        if match.is_computed(statement.address):
+            assert statement.address is not None
+            whole = f"{kind} . inet_service" if isinstance(statement.address, n.Lookup) else kind
+            found = self._value(statement.address, whole)
             if isinstance(found, Outcome):
                 return found
-            low = Ip(family, found[0])
-            port_low = found[1] if len(found) > 1 else None
-        if isinstance(port, n.RangeValue):
-            port_low, port_high = match.constant(port, "inet_service", self.skb.netns)
-        elif port is not None:
-            found = self._value(port, "inet_service")
+            address = found
+        if match.is_computed(statement.port):
+            assert statement.port is not None
+            found = self._value(statement.port, "inet_service")
             if isinstance(found, Outcome):
                 return found
-            port_low = found[0]
-        flags = statement.flags
-        span_ = NatRange(
-            low, high, port_low, port_high, random="random" in flags, random_fully="fully-random" in flags,
-            persistent="persistent" in flags,
-        )  # fmt: skip
-        match statement.kind:
-            case "dnat":
-                return Dnat(span_)
-            case "snat":
-                return Snat(span_)
-            case "masquerade":
-                return Masquerade(span_)
-            case _:
-                return Redirect(span_)
+            port = found
+        target = match.nat_target(statement, family, address, port)
+        return self._unknown(target.reason) if isinstance(target, Undecided) else target
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
