@@ -16,6 +16,7 @@ from netlab.linux.conntrack import Connection, CtState, CtView
 from netlab.linux.netns import Netns
 from netlab.linux.packet import TCP, UDP, Flow, Packet
 from netlab.linux.rules import Hook, Rule
+from netlab.match.bases import bases
 from netlab.match.program import Program
 from netlab.match.view import View
 
@@ -123,8 +124,8 @@ class Words:
 
 
 def _rules(netns: Netns, family: int) -> Iterator[Rule]:
-    ruleset = netns.rulesets.get(family)
-    for table in ruleset.tables if ruleset is not None else ():
+    tables = {id(base.table): base.table for hook in Hook for base in bases(netns, family, hook)}
+    for table in tables.values():
         for chain in table.chains.values():
             yield from chain.rules
 
@@ -133,7 +134,7 @@ def routed(rng: Random, program: Program, view: View) -> View:
     """The packet, now and then with the key of a rule of the program, so that long chains are met in their middle."""
     if rng.random() < 0.3 or program.numbering.count == 0:
         return view
-    rule = program.numbering.place(rng.randrange(program.numbering.count)).rule
+    rule = program.numbering.spot(rng.randrange(program.numbering.count)).rule
     changes: dict[str, Any] = {}
     devices: dict[str, str] = {}
     for match in rule.matches:

@@ -27,11 +27,12 @@ from netlab.linux.rules import Ruleset
 from netlab.linux.targets import Dnat, Masquerade, Netmap, Redirect, Snat
 from netlab.linux.text import ipset, iptables_save
 from netlab.match import program as program_module
+from netlab.match.bases import bases
 from netlab.match.batch import Answer, decide
 from netlab.match.packets import Packets
 from netlab.match.program import Program, compile_hook
 from netlab.match.view import View
-from netlab.match.walk import Base, Numbering, bases_at, before_conntrack, walk
+from netlab.match.walk import Base, Numbering, before_conntrack, walk
 from netlab.trace import choices
 from netlab.trace.netfilter import Netfilter
 from netlab.trace.skb import Skb
@@ -135,7 +136,7 @@ def test_the_walk_is_the_tracers(seed: int, family: int) -> None:
     maker = Maker(rng, family)
     netns = router(maker, maker.ruleset())
     for hook in Hook:
-        for base in bases_at(netns.rulesets[family], hook):
+        for base in bases(netns, family, hook):
             numbering = Numbering([base])
             for _ in range(12):
                 view = view_of(rng, maker.opening()[1], maker.opening()[1], netns, hook)
@@ -159,9 +160,6 @@ def test_the_walk_is_the_tracers(seed: int, family: int) -> None:
 
 def meet(netns: Netns, family: int, rng: Random, packets: int) -> None:
     """Random packets that speak the words of a namespace's rules, at every hook."""
-    ruleset = netns.rulesets.get(family)
-    if ruleset is None or not ruleset.tables:
-        return
     words = Words(netns, family)
     for hook in Hook:
         program = compile_hook(netns, family, hook)
@@ -179,10 +177,11 @@ def test_compiled_clusters(topology: str, everywhere: None) -> None:
             meet(netns, family, rng, 50)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_random_clusters(seed: int, everywhere: None) -> None:
+@pytest.mark.parametrize("mode", ["iptables", "nftables", "ipvs"])
+@pytest.mark.parametrize("seed", range(6))
+def test_random_clusters(seed: int, mode: str, everywhere: None) -> None:
     """Services and policies of every kind, many of them alike."""
-    cluster = random_cluster(seed, "iptables", ("flannel", "calico", "canal")[seed % 3], policies=seed % 3 > 0)
+    cluster = random_cluster(seed, mode, ("flannel", "calico", "canal")[seed % 3], policies=seed % 3 > 0)
     network = build(cluster).network
     nodes = [netns for netns in network.namespaces.values() if netns.kind is NetnsKind.NODE]
     for family in (4, 6):
@@ -230,5 +229,9 @@ def test_what_was_chosen_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert told[0] == "HOOK TABLE CHAIN RULES HOW THEY ARE FOUND"
     assert "prerouting nat KUBE-SERVICES 10 hash of dst, protocol, dport: 9; rule by rule: 1" in told
     assert "prerouting nat KUBE-SEP-734NFQNWZKE4ILBX 2 rule by rule: 2; asked packet by packet: recent" in told
-    assert main(["dump", "node-1", "program", "--proxy-mode", "nftables"]) == 0
-    assert "nftables rules are walked one packet at a time" in capsys.readouterr().err
+    assert main(["dump", "node-1", "program", "--proxy-mode", "nftables", "-q"]) == 0
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "prerouting nft ip kube-proxy services rule 1 9 hash of dst, protocol, dport: 9" in told
+    assert main(["dump", "node-1", "program", "--proxy-mode", "ipvs", "-q"]) == 0
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("input ipvs services 16 hash of dst, protocol, dport: 16") for line in told)

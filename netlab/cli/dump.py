@@ -32,7 +32,7 @@ def dump(
         str,
         Parameter(
             help=f"One of {', '.join(WHAT)}. ipvsadm is what `ipvsadm -S -n` prints, ipset what `ipset save` does; program says "
-            "how netlab's matching core finds iptables' rules."
+            "how netlab's matching core finds rules: those of iptables and nft, and IPVS's services."
         ),
     ],
     /,
@@ -73,11 +73,8 @@ def dump(
         note(cluster, f"{where} uses its node's network: this is {netns.name}")
     if (what == "ipset" and not netns.sets) or (what == "nft" and not nft_tables(netns.rulesets)):
         note(cluster, f"{netns.name}: {what} would print nothing")
-    if what == "program":
-        if nft_tables(netns.rulesets):
-            note(cluster, f"{netns.name}: its nftables rules are walked one packet at a time, the matching core has none of them")
-        if not any(ruleset.tables for ruleset in netns.rulesets.values()):
-            note(cluster, f"{netns.name}: there are no rules of iptables")
+    if what == "program" and not netns.ipvs and not any(r.tables or r.nft_tables for r in netns.rulesets.values()):
+        note(cluster, f"{netns.name}: there are no rules")
     if what in ("ipvsadm", "ipvsadm-ln") and not netns.ipvs:
         expected = netns.kind is NetnsKind.NODE and "ipvs" not in netns.origins
         why = f", kube-proxy runs in {declared.proxy.mode} mode" if expected else ""
@@ -174,7 +171,7 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
 
 
 def _program(netns: Netns, family: int) -> str:
-    """How the matching core finds the rules of iptables, chain by chain."""
+    """How the matching core finds rules, chain by chain."""
     from netlab.match.layout import layout
     from netlab.render.columns import table
 

@@ -21,6 +21,7 @@ from netlab.linux.addr import Ip
 from netlab.linux.ipvs import RealServer, VirtualService
 from netlab.linux.packet import UDP
 
+HASHING = frozenset({"dh", "sh", "mh"})  # schedulers that look at the packet
 _M32, _M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _GOLDEN = 0x61C88647  # include/linux/hash.h GOLDEN_RATIO_32
 _TABLE_BITS = 8  # CONFIG_IP_VS_{DH,SH}_TAB_BITS: buckets of dh and sh

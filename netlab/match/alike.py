@@ -19,10 +19,11 @@ from netlab.linux import matches as m
 from netlab.linux import targets as t
 from netlab.linux.rules import Chain, Rule
 from netlab.match.atoms import BITS, MASK, SPAN, U32, Atom, Branch, Tree
+from netlab.match.lowered import Inline, ToServer
 from netlab.match.packets import Field
 
 MAX_RULES = 64  # of a chain that may have its like
-NAT = (t.Dnat, t.Snat, t.Masquerade, t.Redirect, t.Netmap)
+NAT = (t.Dnat, t.Snat, t.Masquerade, t.Redirect, t.Netmap, ToServer)
 Constant = tuple[int, int]  # field, value
 _ADDRESS: dict[type, int] = {m.Source: int(Field.SRC), m.Destination: int(Field.DST)}
 _PORTS = (m.Tcp, m.Udp)
@@ -109,13 +110,14 @@ class Shapes:
         number = self._numbers.get(key)
         return self._number(key) if number is None else number, constants
 
-    def target(self, target: t.Target | None) -> tuple[object, tuple[Constant, ...], tuple[str, ...]] | None:
+    def target(self, target: t.Target | Inline | None) -> tuple[object, tuple[Constant, ...], tuple[str, ...]] | None:
         """A target's part of a shape: what is the same, constants, chains; None where its chain is like no other."""
-        if isinstance(target, t.Jump):
+        if isinstance(target, t.Jump | Inline):
             inner = self.chain(target.chain)
             if inner is None:
                 return None
-            return ("jump", target.goto, inner.number), inner.constants, (target.chain, *inner.chains)
+            kind = "inline" if isinstance(target, Inline) else "goto" if target.goto else "jump"
+            return (kind, inner.number), inner.constants, (target.chain, *inner.chains)
         return (type(target) if isinstance(target, NAT) else target), (), ()
 
     def chain(self, name: str) -> Shape | None:

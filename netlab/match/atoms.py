@@ -8,23 +8,30 @@ Law: a tree says what naive.py's function says, for every packet and in every st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from netlab.linux import matches as m
+from netlab.linux import nft as n
 from netlab.linux.addr import Ip
 from netlab.linux.conntrack import CtView
 from netlab.linux.matches import Match
 from netlab.linux.netns import Netns
-from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Packet
+from netlab.linux.nft import table_name
+from netlab.linux.packet import ACK, ICMP, ICMPV6, RST, SCTP, SYN, TCP, UDP, Packet
 from netlab.linux.rules import Hook
 from netlab.linux.sets import IpSet
+from netlab.match import lowered
 from netlab.match.ipset import _HASH_TYPES, UDPLITE, _index_of
+from netlab.match.lowered import NftMatch
+from netlab.match.members import Level, axis, ipset_levels, nft_levels
 from netlab.match.naive import _COUNTERS_KEPT, DCCP, HOLDS
 from netlab.match.packets import CT_STATES, SET_PORTS, CtFlag, Field, Flag
 from netlab.match.view import Chance, Undecided, View
 
 U32: Final = 0xFFFFFFFF
+WORDS: Final = 12  # most words of a key
 
 # Kinds of atoms, and (from DISPATCH on) of nodes that are no atoms. A field x of a packet against the operands a and b:
 MASK: Final = 0  # x & a == b
@@ -66,15 +73,23 @@ class Context:
         self.netns, self.family, self.hook, self.device = netns, family, hook, device
         self.patterns: dict[str, int] = {}  # devices by a pattern: NAME
         self.types: dict[str, int] = {}  # address types: TABLE (of "", or the device that counts)
-        self.sets: dict[tuple[str, tuple[str, ...]], int] = {}  # sets by what the packet is asked for: MEMBER
-        self.asked: list[Match] = []  # ASK
+        self.sets: dict[object, int] = {}  # sets by what the packet is asked for: MEMBER
+        self.levels: list[Callable[[], list[Level]]] = []  # of each of them, made when a node asks
+        self.asked: list[Match | NftMatch] = []  # ASK
         nobody = Packet(Ip(family, 0), Ip(family, 0), 0)
         self.blank = View(nobody, hook, netns)
 
     def number(self, table: dict[Any, int], key: object) -> int:
         return table.setdefault(key, len(table))
 
-    def ask(self, match: Match) -> Branch:
+    def member(self, key: object, levels: Callable[[], list[Level]], inside: int) -> Branch:
+        """The tree of a look-up in a set; `inside` has a bit for each answer that counts."""
+        number = self.number(self.sets, key)
+        if number == len(self.levels):
+            self.levels.append(levels)
+        return Branch((MEMBER, 0, number, inside), True, False)
+
+    def ask(self, match: Match | NftMatch) -> Branch:
         """The tree of a match that only naive.py knows."""
         self.asked.append(match)
         return Branch((ASK, 0, len(self.asked) - 1, 0), True, False)
@@ -383,7 +398,8 @@ def _contains(name: str, dims: tuple[str, ...], return_nomatch: bool, context: C
     if len(dims) < len(parts) or (context.family != ipset.family and ipset.type != "bitmap:port"):
         return False
     inside = 1 << 2 if return_nomatch and "net" in parts else 1 << 1
-    tree: Tree = Branch((MEMBER, 0, context.number(context.sets, (name, dims)), inside), True, False)
+    levels = partial(ipset_levels, context.netns, context.family, name, dims)
+    tree: Tree = context.member((name, dims), levels, inside)
     if "port" in parts and dims[parts.index("port")] == "src":
         random = then(flag(Field.FLAGS, Flag.SPORT_RANDOM), one_of(Field.PROTOCOL, SET_PORTS))
         tree = _first(then(random, Doubt(f"set {name}: port src of the packet is not known")), tree)
@@ -432,6 +448,73 @@ def _owner(match: m.Owner, context: Context) -> Tree:
     return Branch((MASK, Field.FLAGS, Flag.LOCAL, Flag.LOCAL), inside, outside)
 
 
+def _known(match: lowered.Known, context: Context) -> Tree:
+    return Doubt(match.answer.reason) if isinstance(match.answer, Undecided) else match.answer
+
+
+def _nft(match: lowered.NftMatch, context: Context) -> Tree:
+    compare, sets = match.compare, match.table.sets
+    data = compare.right
+    if isinstance(data, n.SetName | n.SetLiteral):
+        held = sets.get(data.name) if isinstance(data, n.SetName) else None
+        elements = data.elements if isinstance(data, n.SetLiteral) else held.elements if held is not None else None
+        tree = None if elements is None else _in_nft_set(match, elements, context)
+        if tree is not None:
+            return tree
+    return context.ask(match)
+
+
+def _in_nft_set(match: lowered.NftMatch, elements: Sequence[n.Element], context: Context) -> Tree | None:
+    """A look-up in a set that no rule has changed (nft.py contains); None where only that function can tell."""
+    left, netns = match.compare.left, context.netns
+    key = left.parts if isinstance(left, n.Concat) else (left,)
+    axes = [axis(part, context.family) for part in key]
+    if any(not isinstance(each, n.Counter) for element in elements for each in element.statements):
+        return None
+    levels = nft_levels(key, elements, context.family, netns, context.device)
+    if levels is None or sum(1 if each.bits <= 32 else 4 for each in axes if each is not None) > WORDS:
+        return None
+    negate = match.compare.op == "!="
+    data = match.compare.right
+    number = data.name if isinstance(data, n.SetName) else id(data)
+    tree = negated(context.member(("nft", table_name(match.table), number, key), lambda: levels, 1 << 1), negate)
+    for each in axes:
+        if each is None:
+            return None
+        if each.field == Field.SPORT:
+            random = Branch((MASK, Field.FLAGS, Flag.SPORT_RANDOM, Flag.SPORT_RANDOM), True, False)
+            tree = Branch(random.atom, context.ask(match), tree)
+        if each.protocol == 0:  # `th` reads something else where there are no ports
+            tree = _within(one_of(Field.PROTOCOL, (TCP, UDP, SCTP)), tree, context.ask(match))
+        elif each.protocol is not None:
+            tree = then(equal(Field.PROTOCOL, each.protocol), tree)
+    return tree
+
+
+def _within(tree: Tree, yes: Tree, no: Tree) -> Tree:
+    """One of two, by what a tree without doubts says."""
+    if isinstance(tree, Branch):
+        return Branch(tree.atom, _within(tree.yes, yes, no), _within(tree.no, yes, no))
+    return yes if tree else no
+
+
+def _connected(match: lowered.Connected, context: Context) -> Tree:
+    return flag(Field.CTFLAGS, CtFlag.CONNECTION)
+
+
+def _schedulable(match: lowered.Schedulable, context: Context) -> Tree:
+    opens: Tree = True if match.sloppy_tcp else equal(Field.TCP_FLAGS, SYN, SYN)
+    tcp = then(equal(Field.TCP_FLAGS, 0, RST), opens)
+    sctp: Tree = True if match.sloppy_sctp else equal(Field.TCP_FLAGS, 0, ACK)
+    other = _within(equal(Field.PROTOCOL, SCTP), sctp, equal(Field.PROTOCOL, UDP))
+    by_protocol = _within(equal(Field.PROTOCOL, TCP), tcp, other)
+    return then(negated(flag(Field.FLAGS, Flag.IPVS)), then(negated(flag(Field.FLAGS, Flag.ICMP_ERROR)), by_protocol))
+
+
+def _from_port(match: lowered.FromPort, context: Context) -> Tree:
+    return equal(Field.SPORT, match.port)
+
+
 def _twin(match: Match, context: Context) -> Tree:
     """The answer is the same for all packets."""
     answer = HOLDS[type(match)](match, context.blank)
@@ -475,16 +558,20 @@ TREES: Final[Mapping[type, Callable[[Any, Context], Tree]]] = {
     m.Mac: _ask,
     m.Ipvs: _ask,
     m.Pkttype: _ask,
+    lowered.Known: _known,
+    lowered.NftMatch: _nft,
+    lowered.Connected: _connected,
+    lowered.Schedulable: _schedulable,
+    lowered.FromPort: _from_port,
 }
-CT_MATCHES: Final = (m.Conntrack, m.State, m.Connmark)
 
 
-def tree(match: Match, context: Context) -> Tree:
+def tree(match: Match | NftMatch, context: Context) -> Tree:
     """The decision tree of a match that is no chance (`statistic`), where connection tracking has seen the packet."""
     return TREES[type(match)](match, context)
 
 
-def tree_under(match: Match, ct: CtView | None, context: Context) -> Tree:
+def tree_under(match: Match | NftMatch, ct: CtView | None, context: Context) -> Tree:
     """The same for a match on connection tracking where what it sees is no longer the packet's own, but `ct`."""
     view = View(context.blank.packet, context.hook, context.netns, ct=ct)
     answer = HOLDS[type(match)](match, view)

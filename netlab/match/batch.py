@@ -247,6 +247,9 @@ def _go_on(
     asking = waiting[wanted == -1]
     for node in np.unique(at[asking]):
         here = asking[at[asking] == node]
+        if int(node) not in program.asking:  # only the twin knows what becomes of the packet
+            at[here] = [program.outcome((), fixed=explain(program, packets, int(i))) for i in here]
+            continue
         columns = _answers(program.asking[int(node)], program, packets, here)
         for column in (YES, NO, MAYBE):
             some = here[columns == column]

@@ -13,14 +13,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange, uint32, uint64
 
-from netlab.match.atoms import ASK, BITS, MARK, MASK, NAME, SPAN, TABLE
+from netlab.match.atoms import ASK, BITS, MARK, MASK, NAME, SPAN, TABLE, WORDS
 from netlab.match.packets import Field
 
 DISPATCH = 16  # a node that finds the next rule of a chain that may hold
 CONSTANT = 17  # a node that asks whether a field is a constant of the packet's row (program.py Template)
 NODE = 8  # int32 per node: kind, field, a, b, c, yes, no, maybe
 KIND, FIELD, A, B, C, YES, NO, MAYBE = range(NODE)
-WORDS = 12  # most words of a key
 GROUP = 4 + 2 * WORDS  # int32 per group: words of a key, offset of its table, slots - 1, words of a slot; fields; masks
 UNEXPANDED = -1  # a way of the graph that nobody has gone; from -2 on down: outcomes
 _MARK, _CTMARK = int(Field.MARK), int(Field.CTMARK)

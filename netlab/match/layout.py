@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from netlab.linux.matches import Match
 from netlab.linux.netns import Netns
 from netlab.linux.rules import Hook
+from netlab.linux.text import nft_words as words
 from netlab.match.atoms import ASK, U32, Branch, Tree
+from netlab.match.lowered import NftMatch
 from netlab.match.packets import Field
 from netlab.match.program import MIN_ALIKE, ChainCode, Program, compile_hook
+
+MAX_ASKED = 1000  # rules: in longer chains nobody looks at each
 
 
 class Row(NamedTuple):
@@ -59,9 +64,14 @@ def _words(program: Program, chain: ChainCode) -> str:
         kinds = [len(found) for found in program.kinds(chain).values() if len(found) >= MIN_ALIKE]
         if kinds:
             parts.append(f"walked once for each of {len(kinds)} kinds: {sum(kinds)}")
-    asked = sorted({name for position in range(len(chain.rules)) for name in _asked(program, chain, position)})
-    if asked and len(chain.rules) <= 1000:
-        parts.append(f"asked packet by packet: {', '.join(asked)}")
+    if len(chain.rules) <= MAX_ASKED:
+        codes = [program.code(chain, position) for position in range(len(chain.rules))]
+        asked = sorted({_name(item.match) for code in codes for item in code.items if _asks(item.tree)})
+        if asked:
+            parts.append(f"asked packet by packet: {', '.join(asked)}")
+        left = sum(program.is_for_twin(code) for code in codes)
+        if left:
+            parts.append(f"packets are walked one by one from {left} of them on")
     return "; ".join(parts)
 
 
@@ -73,11 +83,9 @@ def _fields(shape: tuple[tuple[int, int], ...]) -> str:
     return ", ".join(words)
 
 
-def _asked(program: Program, chain: ChainCode, position: int) -> set[str]:
-    """The matches of a rule that only the twin knows."""
-    if len(chain.rules) > 1000:
-        return set()
-    return {type(item.match).__name__.lower() for item in program.code(chain, position).items if _asks(item.tree)}
+def _name(match: Match | NftMatch) -> str:
+    """The name of a match that only the twin knows."""
+    return words.expression_text(match.compare.left) if isinstance(match, NftMatch) else type(match).__name__.lower()
 
 
 def _asks(tree: Tree) -> bool:

@@ -17,9 +17,10 @@ from netlab.linux.conntrack import Connection, CtState, CtView
 from netlab.linux.ipvs import Method
 from netlab.linux.matches import Match
 from netlab.linux.netns import DeviceKind, Netns, RouteType
-from netlab.linux.packet import ICMP, ICMPV6, SCTP, TCP, UDP, Packet
+from netlab.linux.packet import ACK, ICMP, ICMPV6, RST, SCTP, SYN, TCP, UDP, Packet
 from netlab.linux.route import address_type, lookup, reverse_path_ok
 from netlab.linux.rules import Rule
+from netlab.match import lowered, nft
 from netlab.match.ipset import UDPLITE, contains
 from netlab.match.view import Answer, Chance, Undecided, View, packet_type, tuple_dport
 
@@ -575,6 +576,38 @@ def _unknown(match: m.UnknownMatch, view: View) -> Answer:
     return Undecided(f"match {match.module} is not modelled")
 
 
+# What lowered rules ask (lowered.py)
+
+
+def _known(match: lowered.Known, view: View) -> Answer:
+    return match.answer
+
+
+def _odds(match: lowered.Odds, view: View) -> Answer:
+    return Chance(match.probability)
+
+
+def _nft(match: lowered.NftMatch, view: View) -> Answer:
+    return nft.compare_holds(match.compare, view, match.table)
+
+
+def _connected(match: lowered.Connected, view: View) -> bool:
+    return view.ct is not None and view.ct.connection is not None and view.ct.connection.original.protocol != 0
+
+
+def _schedulable(match: lowered.Schedulable, view: View) -> bool:
+    packet = view.packet
+    if view.ipvs or packet.is_icmp_error:
+        return False
+    if packet.protocol == TCP:
+        return not packet.tcp_flags & RST and (match.sloppy_tcp or bool(packet.tcp_flags & SYN))
+    return packet.protocol == UDP or (packet.protocol == SCTP and (match.sloppy_sctp or not packet.tcp_flags & ACK))
+
+
+def _from_port(match: lowered.FromPort, view: View) -> bool:
+    return view.packet.sport == match.port
+
+
 HOLDS: Mapping[type, Callable[[Any, View], Answer]] = {
     m.Source: _source,
     m.Destination: _destination,
@@ -608,4 +641,10 @@ HOLDS: Mapping[type, Callable[[Any, View], Answer]] = {
     m.Ipvs: _ipvs,
     m.Pkttype: _pkttype,
     m.UnknownMatch: _unknown,
+    lowered.Known: _known,
+    lowered.Odds: _odds,
+    lowered.NftMatch: _nft,
+    lowered.Connected: _connected,
+    lowered.Schedulable: _schedulable,
+    lowered.FromPort: _from_port,
 }

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from netlab.linux.targets import Ct, Target
+from netlab.match.lowered import ToServer
 from netlab.match.view import nice
 
 MAX_UNDECIDED = 8  # per run, as in the tracer: more combinations of ignorance tell nobody anything
@@ -30,6 +31,7 @@ class Verdict(enum.Enum):
     REJECT = 2  # dropped, and the sender is told (`target`)
     NAT = 3  # a NAT target ended the chain; `target` says which
     UNKNOWN = 4  # a rule that netlab cannot decide, or a target that it does not model
+    IPVS = 5  # IPVS sends it to a real server; `target` says which
 
 
 class Leaf(msgspec.Struct, frozen=True):
@@ -37,7 +39,7 @@ class Leaf(msgspec.Struct, frozen=True):
 
     `rule` is the deciding rule, an index into the program's rules; -1 - N is the policy of its N-th base chain. `path` has every
     rule whose matches held, in order. `mark` and `connmark` are as they are then; `ct` the `-j CT` that took effect. `target` is
-    that of a REJECT, NAT or UNKNOWN.
+    that of a REJECT, NAT, IPVS or UNKNOWN.
     """
 
     probability: Fraction
@@ -47,7 +49,7 @@ class Leaf(msgspec.Struct, frozen=True):
     mark: int = 0
     connmark: int = 0
     ct: Ct | None = None
-    target: Target | None = None
+    target: Target | ToServer | None = None
 
 
 class Choice(NamedTuple):
@@ -104,7 +106,13 @@ def _fold(runs: Sequence[Run], depth: int) -> list[Leaf]:
             for leaf in leaves
             if choice.weight is not None
         ]
-    views = [[(leaf.probability, signature(leaf)) for leaf in leaves] for _, leaves in folded]
+    views: list[dict[object, Fraction]] = []
+    for _, leaves in folded:
+        view: dict[object, Fraction] = {}
+        for leaf in leaves:  # a chance that makes no difference is none
+            seen = signature(leaf)
+            view[seen] = view.get(seen, Fraction(0)) + leaf.probability
+        views.append(view)
     if all(view == views[0] for view in views):
         return folded[0][1]
     first = folded[0][1][0]

@@ -21,22 +21,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netlab.linux import matches as m
+from netlab.linux import nft as n
 from netlab.linux import targets as t
-from netlab.linux.addr import Ip, mask_of
+from netlab.linux.addr import Ip
 from netlab.linux.conntrack import CtState, CtView
 from netlab.linux.netns import Netns
 from netlab.linux.route import address_type
 from netlab.linux.rules import Hook, Rule, Table
+from netlab.linux.text.nft_check import expressions_of
 from netlab.match import atoms
 from netlab.match.alike import Constant, Guard, Kind, Shapes, Slot, first_of, guarded, slotted
-from netlab.match.atoms import ASK, BITS, CONNMARKED, MARK, MARKED, MASK, SPAN, U32, Atom, Branch, Context, Doubt, Tree
-from netlab.match.ipset import _index_of
-from netlab.match.kernels import CONSTANT, DISPATCH, GROUP, MAYBE, NO, NODE, UNEXPANDED, WORDS, YES, arrange, fill_table
-from netlab.match.naive import _statistic
+from netlab.match.atoms import ASK, BITS, CONNMARKED, MARK, MARKED, MASK, SPAN, U32, WORDS, Atom, Branch, Context, Doubt, Tree
+from netlab.match.bases import bases
+from netlab.match.kernels import CONSTANT, DISPATCH, GROUP, MAYBE, NO, NODE, UNEXPANDED, YES, arrange, fill_table
+from netlab.match.lower_nft import by_chance
+from netlab.match.lowered import (
+    Connected,
+    Inline,
+    Leave,
+    LoweredChain,
+    NftMatch,
+    NftStatement,
+    Odds,
+    Scheduled,
+    ToServer,
+    leads_to,
+)
+from netlab.match.naive import HOLDS
+from netlab.match.nft import set_key
 from netlab.match.outcome import MAX_RUNS, MAX_UNDECIDED, Choice, Leaf, Run, Verdict, chance, fold
 from netlab.match.packets import CtFlag, Field, Flag, Names
 from netlab.match.view import Chance
-from netlab.match.walk import Base, Numbering, bases_at, before_conntrack, source_nat, template
+from netlab.match.walk import Base, Numbering, before_conntrack, source_nat, template
 
 T = TypeVar("T")
 ONE: Final = Fraction(1)
@@ -84,7 +100,7 @@ class End(NamedTuple):
     mark: Form
     connmark: Form
     ct: t.Ct | None
-    target: t.Target | None
+    target: t.Target | ToServer | None
 
 
 class Outcome:
@@ -158,7 +174,7 @@ class Renumber:
 
     def target(self, rule: int) -> t.Target | None:
         """The target of a rule, by its number here."""
-        return self.program.numbering.place(rule).rule.target
+        return self.program.numbering.spot(rule).rule.target
 
 
 class State(NamedTuple):
@@ -195,7 +211,7 @@ START, HIT, ENTER, TARGET = -1, -2, -3, -4  # before a rule; a rule holds; befor
 class Asking(NamedTuple):
     """What an ASK needs to know beside the packet."""
 
-    match: m.Match
+    match: m.Match | NftMatch
     mark: Form
     connmark: Form
     recents: tuple[tuple[m.Recent, bool], ...]
@@ -310,13 +326,26 @@ def implied(tree: Tree) -> list[tuple[Atom, bool]]:
 class Item(NamedTuple):
     """One match of a rule, ready to be asked."""
 
-    match: m.Match
+    match: m.Match | NftMatch
     tree: Tree
     kind: int  # PLAIN, or what the walk has to look at first
 
 
-PLAIN, CHANCE, CT, RECENT, SET = range(5)
-_KINDS = {m.Statistic: CHANCE, m.Conntrack: CT, m.State: CT, m.Connmark: CT, m.Recent: RECENT, m.SetMatch: SET}
+PLAIN, CHANCE, CT, RECENT, SET, NFT, TWIN = range(7)
+_KINDS = {
+    m.Statistic: CHANCE, m.Conntrack: CT, m.State: CT, m.Connmark: CT, m.Recent: RECENT, m.SetMatch: SET, Odds: CHANCE,
+    Connected: CT,
+}  # fmt: skip
+
+
+def _kind(match: m.Match | NftMatch) -> int:
+    if not isinstance(match, NftMatch):
+        return _KINDS.get(type(match), PLAIN)
+    asked = list(expressions_of(match.compare))
+    of_ct = any(isinstance(each, n.CtKey) for each in asked)
+    if by_chance(asked) or (of_ct and not isinstance(match.compare.left, n.CtKey)):
+        return TWIN
+    return CT if of_ct else NFT
 
 
 class RuleCode:
@@ -334,8 +363,8 @@ class RuleCode:
         facts = Facts()
         recent = False
         for match in rule.matches:
-            kind = _KINDS.get(type(match), PLAIN)
-            if kind == CHANCE:
+            kind = _kind(match)
+            if kind in (CHANCE, TWIN):
                 self.items.append(Item(match, True, kind))
                 continue
             tree, count = slotted(match, atoms.tree(match, context), full, constants)
@@ -384,6 +413,8 @@ class ChainCode:
 
     def __init__(self, table: Table, name: str, first: int) -> None:
         self.table, self.name, self.rules, self.first = table, name, table.chains[name].rules, first
+        chain = table.chains[name]
+        self.lowered = chain if isinstance(chain, LoweredChain) else None
         self.codes: list[RuleCode | None] = [None] * len(self.rules)
         self.dispatch = -1  # number of its tables; -1: asked rule by rule
         self.groups: list[Group] = []
@@ -423,7 +454,9 @@ class Program:
     netns : Netns
     family : int
     bases : sequence of Base
-        In the order in which they run, all of one hook.
+        In the order in which they run.
+    hook : Hook
+        At which they do.
     max_nodes : int
         How far the graph may grow; a packet beyond it is left to the twin.
 
@@ -436,9 +469,9 @@ class Program:
         Numbers of devices, for Packets.
     """
 
-    def __init__(self, netns: Netns, family: int, bases: Sequence[Base], max_nodes: int = 4_000_000) -> None:
+    def __init__(self, netns: Netns, family: int, bases: Sequence[Base], hook: Hook, max_nodes: int = 4_000_000) -> None:
         self.netns, self.family, self.bases, self.max_nodes = netns, family, tuple(bases), max_nodes
-        self.hook = next((base.chain.hook for base in bases if base.chain.hook is not None), Hook.PREROUTING)
+        self.hook = hook
         self.numbering = Numbering(bases)
         self.names = Names(sorted(netns.devices))
         self.context = Context(netns, family, self.hook, self.names.add)
@@ -657,8 +690,8 @@ class Program:
         """The number of the chain in which a rule is, and its position there."""
         if rule < 0:
             return -1, 0
-        place = self.numbering.place(rule)
-        return self._chain_number.get((place.table, place.chain), -1), place.number - 1
+        table, chain, position = self.numbering.spot(rule)
+        return self._chain_number.get((table.name, chain.name), -1), position
 
     def relative(self, rule: int, alike: int) -> tuple[int, int]:
         """A rule of a template as (number, what of the row of constants is added to it; 0: nothing)."""
@@ -715,6 +748,12 @@ class Program:
         self._make_tables(atom)
         return node
 
+    def twin_node(self, state: State) -> int:
+        """The node that leaves the whole packet to the twin."""
+        if state.alike:
+            raise NotAlike
+        return self.test_node(state, (ASK, 0, 0, 0), None)
+
     def dispatch_node(self, state: State, chain: ChainCode) -> int:
         """The node that finds the next rule of a chain."""
         known = self._node_of.get(state)
@@ -758,6 +797,13 @@ class Program:
             known = self._chain_number[key] = len(self._chains)
             self._chains.append(ChainCode(table, name, self.numbering.first[key]))
         return known
+
+    def after(self, chain: ChainCode, position: int) -> tuple[int, int, int]:
+        """Where a rule of a chain goes on behind it (walk.py _after): chain, position, how many inline chains are left."""
+        if chain.lowered is None or chain.lowered.then is None:
+            return self.chain(chain.table, chain.name), position, 0
+        name, at = chain.lowered.then
+        return self.chain(chain.table, name), at, chain.lowered.depth
 
     def code(self, chain: ChainCode, position: int) -> RuleCode:
         found = chain.codes[position]
@@ -840,6 +886,13 @@ class Program:
             row[4 + at], row[4 + WORDS + at] = field, mask
         self.groups.add(row.astype(np.uint32).view(np.int32).reshape(1, GROUP))
 
+    @staticmethod
+    def is_for_twin(code: RuleCode) -> bool:
+        """Whether packets that come to a rule, or for which it holds, are left to the twin."""
+        target: object = code.rule.target
+        left = isinstance(target, Scheduled) or (isinstance(target, NftStatement) and not _is_simple(target))
+        return left or any(item.kind == TWIN for item in code.items)
+
     def layout(self) -> Iterator[ChainCode]:
         """Every chain that a packet may come to, and how its rules are found."""
         for base in self.bases:
@@ -853,7 +906,7 @@ class Program:
                 if not chain.seen:
                     self.choose(chain)
                 yield chain
-                waiting += [rule.target.chain for rule in reversed(chain.rules) if isinstance(rule.target, t.Jump)]
+                waiting += [inner for rule in reversed(chain.rules) if (inner := leads_to(rule)) is not None]
 
     # -- tables for atoms ----------------------------------------------------------------------------------------------
 
@@ -863,8 +916,11 @@ class Program:
             for device in list(self.context.types)[self.tables.length :]:
                 self._add_types(device)
         elif atom[0] == atoms.MEMBER:
-            for name, dims in list(self.context.sets)[self.members.length :]:
-                self._add_set(name, dims)
+            for levels in self.context.levels[self.members.length :]:
+                first = self.groups.length
+                for shape, keys, values in levels():
+                    self._add_group(shape, keys, values)
+                self.members.add(np.array([[first, self.groups.length]], np.int32))
 
     def _add_types(self, device: str) -> None:
         """What kind of address an IPv4 address is here (fib_frontend.c inet_addr_type), as intervals."""
@@ -877,36 +933,6 @@ class Program:
         kept = [at for at in range(len(lows)) if at == 0 or kinds[at] != kinds[at - 1]]
         first = self.words.add(np.array([lows[at] for at in kept] + [kinds[at] for at in kept], np.uint32))
         self.tables.add(np.array([[first, len(kept)]], np.int32))
-
-    def _add_set(self, name: str, dims: tuple[str, ...]) -> None:
-        """An ipset's levels as hash tables, the most specific first; the value is whether the element is `nomatch`."""
-        ipset = self.netns.sets[name]
-        index = _index_of(self.netns, ipset)
-        bits = 32 if self.family == 4 else 128
-        first = self.groups.length
-        for lengths, elements in index.levels:
-            shape: list[tuple[int, int]] = []
-            given = iter(lengths)
-            for part, dim in zip(index.parts, dims, strict=False):
-                side = Field.SRC if dim == "src" else Field.DST
-                if part != "port":
-                    mask = mask_of(self.family, next(given)) & index.netmask
-                    shape += [(side + word, mask >> 32 * word & U32) for word in range(bits // 32)]
-            for part, dim in zip(index.parts, dims, strict=False):
-                if part == "port":
-                    shape += [(Field.PROTOCOL, U32)] if len(index.parts) > 1 else []
-                    shape.append((Field.SET_SPORT if dim == "src" else Field.SET_DPORT, U32))
-            keys: list[tuple[int, ...]] = []
-            for element in elements:
-                key: list[int] = []
-                for length, number in zip(lengths, element, strict=False):
-                    assert isinstance(number, int)
-                    key += [(number << (bits - length)) >> 32 * word & U32 for word in range(bits // 32)]
-                for other in element[len(lengths) :]:
-                    key += other if isinstance(other, tuple) else [other]  # type: ignore[list-item]
-                keys.append(tuple(key))
-            self._add_group(shape, keys, [int(nomatch) for nomatch in elements.values()])
-        self.members.add(np.array([[first, self.groups.length]], np.int32))
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
@@ -990,7 +1016,7 @@ class _Walk:
             base = program.bases[self.stage]
             if not before_conntrack(base):
                 self.here = False
-            if base.table.name != "nat":
+            if not base.nat:
                 break
             tree = self.tree
             if tree is None:
@@ -1016,7 +1042,10 @@ class _Walk:
         if self.alike and (self.chain, self.stack) == (self.template.entry.chain, self.template.entry.stack):
             raise NotAlike  # back in the chain where each place has its own next rule
         if self.position >= len(chain.rules):
-            return self._return()
+            if chain.lowered is None or chain.lowered.then is None:
+                return self._return()
+            self._leave_inline()
+            return None
         if not chain.seen:
             program.choose(chain)
         self.indexed = False
@@ -1032,7 +1061,22 @@ class _Walk:
             self._leave()
         self.stack, (self.chain, self.position, self.facts) = self.program._stacks.last(self.stack)
         self.at = START
+        if self.alike and self.stack == self.template.entry.stack:
+            entry = self.program._chains[self.template.entry.chain]
+            if (self.chain, self.position) == self.program.after(entry, 0)[:2]:
+                self._leave()  # behind the rule whose map led into the template
         return None
+
+    def _leave_inline(self) -> None:
+        """To the rule behind the one that an inline chain is a part of."""
+        program = self.program
+        if self.alike and (self.chain, self.stack) == (self.template.entry.chain, self.template.entry.stack):
+            self._leave()
+        chain = program._chains[self.chain]
+        self.chain, self.position, depth = program.after(chain, self.position)
+        for _ in range(depth):
+            self.facts = program._fact_lists.last(self.facts)[0]
+        self.at = START
 
     def _policy(self) -> int | None:
         rule = -1 - self.stage
@@ -1043,11 +1087,11 @@ class _Walk:
     def _passed(self, rule: int) -> int | None:
         """The packet has passed a base chain."""
         self.stage += 1
+        if self.stage == len(self.program.bases):
+            return self._end(Verdict.ACCEPT, rule, None)
         if self.alike:
             self._leave()
             self.chain = self.position = self.stack = self.facts = 0
-        if self.stage == len(self.program.bases):
-            return self._end(Verdict.ACCEPT, rule, None)
         self.at, self.tree = ENTER, None
         return None
 
@@ -1081,9 +1125,10 @@ class _Walk:
         tree = self.tree
         while self.at < len(items):
             item = items[self.at]
+            if item.kind == TWIN or (item.kind == NFT and self.sets and _set_of(item.match) in self.sets):
+                return self.program.twin_node(self.state(self.at, None))
             if item.kind == CHANCE:
-                assert isinstance(item.match, m.Statistic)
-                answer = _statistic(item.match, self.program.context.blank)
+                answer = HOLDS[type(item.match)](item.match, self.program.context.blank)
                 if answer is False:
                     self._skip()
                     return None
@@ -1172,7 +1217,7 @@ class _Walk:
         end = End((), Verdict.UNKNOWN, rule, (), none, none, None, None)
         return self.program.outcome((end,), whole=True, alike=self.alike)
 
-    def _end(self, verdict: Verdict, rule: int, target: t.Target | None) -> int | None:
+    def _end(self, verdict: Verdict, rule: int, target: t.Target | ToServer | None) -> int | None:
         """This run has ended; the next one begins, or all have."""
         program = self.program
         path = program._paths.all(self.path)
@@ -1197,20 +1242,44 @@ class _Walk:
             self.path = program._paths.add(self.path, number)
         else:
             self.passed.append(number)
-        target = chain.rules[self.position].target
+        target: object = chain.rules[self.position].target
+        if isinstance(target, NftStatement):
+            if isinstance(target.statement, n.Notrack) and before_conntrack(program.bases[self.stage]):
+                target = _NOTRACK
+            elif target.plain and isinstance(target.statement, n.SetChange):
+                self.sets |= {str(set_key(target.table, target.statement.set))}
+                target = None
+            else:
+                return program.twin_node(self.state(HIT, None))
+        if isinstance(target, Scheduled):
+            return program.twin_node(self.state(HIT, None))
         own = self._is_own()
         self.position += 1
         self.at = START
         match target:
             case t.Jump(chain=name, goto=goto):
                 if not goto:
-                    self.stack = program._stacks.add(self.stack, (self.chain, self.position, self.facts))
+                    chain_, position, depth = program.after(chain, self.position)
+                    facts = self.facts
+                    for _ in range(depth):
+                        facts = program._fact_lists.last(facts)[0]
+                    self.stack = program._stacks.add(self.stack, (chain_, position, facts))
                 self.facts = program._fact_lists.add(self.facts, (self.chain, self.position - 1))
                 table = program.bases[self.stage].table
                 following = program.chain(table, name)
                 if following in self.template.chains and not own:
                     raise NotAlike  # into a chain of one place from a rule that is everybody's
                 self.chain, self.position = following, 0
+            case Inline(chain=name):
+                self.facts = program._fact_lists.add(self.facts, (self.chain, self.position - 1))
+                following = program.chain(program.bases[self.stage].table, name)
+                if following in self.template.chains and not own:
+                    raise NotAlike
+                self.chain, self.position = following, 0
+            case Leave():
+                self._leave_inline()
+            case ToServer():
+                return self._end(Verdict.IPVS, number, target)
             case t.Return():
                 return self._return()
             case t.Accept():
@@ -1259,8 +1328,8 @@ class _Walk:
         self.at, self.tree = START, None
         if not found:
             return None
-        if isinstance(target, t.Ct):
-            self.ct, self.here = target, True
+        if isinstance(target, t.Ct | NftStatement):
+            self.ct, self.here = target if isinstance(target, t.Ct) else _NOTRACK, True
         elif isinstance(target, t.SetConnmark):
             if target.action == "set":
                 self.connmark = self.connmark.set(target.value, target.ctmask)
@@ -1269,6 +1338,21 @@ class _Walk:
             else:
                 self.mark = self.mark.masked(~target.nfmask & U32).xor(self.connmark.masked(target.ctmask))
         return None
+
+
+_NOTRACK: Final = t.Ct(notrack=True)
+
+
+def _is_simple(target: NftStatement) -> bool:
+    """Whether the graph knows what a statement does."""
+    return target.plain or isinstance(target.statement, n.Notrack)
+
+
+def _set_of(match: m.Match | NftMatch) -> str:
+    """The set of nft that a match looks into, "" for none."""
+    if isinstance(match, NftMatch) and isinstance(match.compare.right, n.SetName):
+        return str(set_key(match.table, match.compare.right.name))
+    return ""
 
 
 def _of_form(form: Form, mask: int, value: int) -> tuple[bool | None, Atom]:
@@ -1296,10 +1380,9 @@ def _asks_nat(hook: Hook | None) -> Tree:
 
 
 def compile_hook(netns: Netns, family: int, hook: Hook, tables: Sequence[str] = ()) -> Program:
-    """The iptables chains of a namespace at one hook; `tables` picks some by name.
+    """What the packets of a family meet in a namespace at one hook; `tables` picks some by name (bases.py).
 
-    A program ends with the first NAT target: at OUTPUT, the filter chain behind it sees another packet and is another program.
+    A program ends with the first NAT target or real server: at OUTPUT, the filter chain behind it sees another packet and is
+    another program.
     """
-    ruleset = netns.rulesets.get(family)
-    bases = bases_at(ruleset, hook, tables) if ruleset is not None else ()
-    return Program(netns, family, bases)
+    return Program(netns, family, bases(netns, family, hook, tables), hook)

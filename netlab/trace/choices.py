@@ -143,7 +143,13 @@ def _combine(
         position = stop
     if choice.weights is not None:
         return [Weighted(w.probability * choice.weights[i], w.outcome) for i, group in groups for w in group]
-    views = [[(w.probability, signature(w.outcome)) for w in group] for _, group in groups]
+    views: list[dict[object, Fraction]] = []
+    for _, group in groups:
+        view: dict[object, Fraction] = {}
+        for w in group:  # a chance that makes no difference is none
+            seen = signature(w.outcome)
+            view[seen] = view.get(seen, Fraction(0)) + w.probability
+        views.append(view)
     if all(view == views[0] for view in views):
         return groups[0][1]
     return [Weighted(Fraction(1), unknown(groups[0][1][0].outcome, choice.label))]

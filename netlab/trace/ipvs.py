@@ -17,11 +17,20 @@ from msgspec.structs import replace
 
 from netlab.linux.addr import Ip
 from netlab.linux.conntrack import CtState, CtView
-from netlab.linux.ipvs import Method, RealServer, VirtualService
+from netlab.linux.ipvs import (
+    FTP,
+    FTP_DATA,
+    Method,
+    RealServer,
+    VirtualService,
+    service_text,
+    unmodelled,
+    unprivileged,
+)
 from netlab.linux.ipvs_connections import IpvsConnection, IpvsConnections
 from netlab.linux.ipvs_schedulers import Asked, Scheduled, schedule
 from netlab.linux.netns import Netns, RouteType
-from netlab.linux.packet import ACK, ICMP, ICMPV6, IPIP, RST, SCTP, SYN, TCP, UDP, Packet, protocol_name
+from netlab.linux.packet import ACK, ICMP, ICMPV6, IPIP, RST, SCTP, SYN, TCP, UDP, Packet
 from netlab.linux.rules import Hook
 from netlab.linux.text.ipvsadm import write_save
 from netlab.match.view import View, nice
@@ -29,11 +38,8 @@ from netlab.trace.choices import Chooser
 from netlab.trace.skb import Outcome, Skb
 from netlab.trace.steps import AnyStep, IpvsStep, Natted
 
-FTP, FTP_DATA, FIRST_UNPRIVILEGED = 21, 20, 1024
 METHODS = {Method.MASQUERADE: "masquerade", Method.TUNNEL: "tunnel", Method.ROUTE: "direct route"}
 _PROTOCOLS = frozenset({TCP, UDP, SCTP})
-# Sysctls (net.ipv4.vs.*) whose other values are not modelled, with the value that is: they matter for new connections.
-_MODELLED = {"drop_packet": 0, "drop_entry": 0, "secure_tcp": 0, "backup_only": 0, "schedule_icmp": 0}
 
 
 class Transmitter(Protocol):
@@ -182,11 +188,9 @@ class Ipvs:
         service = find_service(netns, packet)
         if service is None:
             return None
-        for name, modelled in _MODELLED.items():
-            if netns.sysctl(f"ipv4.vs.{name}", modelled) != modelled:
-                return Outcome("unknown", f"net.ipv4.vs.{name}={netns.sysctl(f'ipv4.vs.{name}')} is not modelled", netns.name)
-        if service.engine:
-            return Outcome("unknown", f"IPVS persistence engine {service.engine} is not modelled", netns.name)
+        unknown = unmodelled(netns, service)
+        if unknown:
+            return Outcome("unknown", unknown, netns.name)
         if packet.sport == FTP_DATA:
             return None
         table = self.connections(netns)
@@ -318,17 +322,13 @@ def find_service(netns: Netns, packet: Packet) -> VirtualService | None:
             return service
     named = [s for s in services if not s.fwmark and (s.protocol, s.ip) == (packet.protocol, packet.dst)]
     ports = [packet.dport]
-    if packet.protocol == TCP and (packet.dport == FTP_DATA or packet.dport >= _unprivileged(netns)):
+    if packet.protocol == TCP and (packet.dport == FTP_DATA or packet.dport >= unprivileged(netns)):
         ports.append(FTP)
     for port in (*ports, 0):
         for service in named:
             if service.port == port:
                 return service
     return None
-
-
-def _unprivileged(netns: Netns) -> int:
-    return netns.sysctl("ipv4.ip_unprivileged_port_start", FIRST_UNPRIVILEGED)
 
 
 def _template(service: VirtualService, packet: Packet) -> tuple[int, Ip, int, Ip | int]:
@@ -341,10 +341,3 @@ def _template(service: VirtualService, packet: Packet) -> tuple[int, Ip, int, Ip
     if service.fwmark:
         return 0, network, 0, service.fwmark
     return packet.protocol, network, 0, packet.dst
-
-
-def service_text(service: VirtualService) -> str:
-    """`10.96.0.10:53/udp`, `fwmark 7`."""
-    if service.fwmark or service.ip is None:
-        return f"fwmark {service.fwmark}"
-    return f"{service.ip.port(service.port)}/{protocol_name(service.protocol)}"
