@@ -291,6 +291,24 @@ def _new(found: dict[str, Any]) -> float:
     return float(row["measured"]["median"])
 
 
+def other_modes(services: int, count: int) -> None:
+    """The same services as nft's verdict maps (PREROUTING) and in IPVS (OUTPUT)."""
+    print(f"\nthe same {services:,} services in kube-proxy's other modes, uniform:")
+    for engine, hook, tables in (("nftables", Hook.PREROUTING, ["nft ip kube-proxy"]), ("ipvs", Hook.OUTPUT, ["ipvs"])):
+        held = site(declared(Load(3), services), engine).namespaces[NODE]
+        begin = time.perf_counter()
+        program = compile_hook(held, 4, hook, tables)
+        packets = packets_of(program, *trace(services, count, 1))
+        answer = decide(program, packets)
+        ready = time.perf_counter() - begin
+        few = range(0, count, count // 20)
+        if any(answer.leaves(i) != explain(program, packets, i) for i in few):
+            raise SystemExit("core and twin disagree")
+        times = [timed(lambda: decide(program, packets)) / count for _ in range(ROUNDS)]  # noqa: B023
+        twin = [timed(lambda: explain(program, packets, i)) for i in few]  # noqa: B023
+        row(engine, spread(times), f"the twin {spread(twin, 1e6, 'us')}", f"compiled and first answered in {ready:.1f} s")
+
+
 def growth(count: int) -> None:
     times = {}
     for services in (1_000, 10_000, 50_000):
@@ -371,6 +389,7 @@ def main() -> None:
     )
     start()
     decisions(asked.services, asked.packets, not asked.no_kernel)
+    other_modes(asked.services, asked.packets)
     calico(not asked.no_kernel)
     growth(asked.packets)
     compiling(10_000, 3)

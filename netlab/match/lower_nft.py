@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from itertools import product
 from typing import Final, NamedTuple
 
@@ -95,8 +96,14 @@ def by_chance(expressions: Iterable[Expression]) -> bool:
     return any(isinstance(each, n.Numgen | n.Hashed) for each in expressions)
 
 
+@cache
+def _odds(of: int) -> Odds:
+    return Odds(Fraction(1, of))
+
+
 def _is_chance(statement: Statement) -> bool:
-    return isinstance(statement, n.Compare) and by_chance(expressions_of(statement))
+    plain = not isinstance(statement, n.Compare) or isinstance(statement.left, n.Payload | n.Meta)
+    return not plain and by_chance(expressions_of(statement))
 
 
 class _Lowering:
@@ -241,6 +248,10 @@ class _Lowering:
 
     def _vmap(self, statement: n.Vmap) -> list[Rule]:
         as_it_is = [rule((), NftStatement(statement, self.nft))]
+        if isinstance(statement.key, n.Numgen) and isinstance(statement.data, n.SetLiteral):
+            shared = self._shared(statement.key, statement.data)
+            if shared is not None:
+                return shared
         if is_constant(statement.key):
             found = nft.verdicts(statement, self.blank, self.nft)
             if isinstance(found, Undecided):
@@ -263,6 +274,17 @@ class _Lowering:
             if isinstance(element.data, n.Verdict)
         ]
         return made or [rule((Known(False),), None)]
+
+    def _shared(self, key: n.Numgen, data: n.SetLiteral) -> list[Rule] | None:
+        """`numgen random mod N vmap { 0 : A, 1 : B, ... }`, a different verdict for each number, as kube-proxy writes it."""
+        count = key.modulus
+        verdicts = [each.data for each in data.elements if isinstance(each.data, n.Verdict) and not each.statements]
+        if key.offset or len(verdicts) != len(data.elements) or len(set(verdicts)) != count:
+            return None
+        if [each.key for each in data.elements] != [n.Value(number) for number in range(count)]:
+            return None
+        odds = [() if left == 1 else (_odds(left),) for left in range(count, 0, -1)]
+        return [rule(when, verdict_target(verdict, of_map=True)) for when, verdict in zip(odds, verdicts, strict=True)]
 
     def _mangle(self, statement: n.Mangle) -> tuple[list[LoweredMatch], LoweredTarget]:
         """When a statement sets something, and what."""
@@ -334,6 +356,11 @@ class _Lowering:
 
     def _cases(self, expression: Expression, kind: str) -> list[Case] | None:
         """What a value may be, one after the other; None where only the packet can tell."""
+        if isinstance(expression, n.Value):
+            try:
+                return [Case((), (nft.constant(expression, kind, self.netns)[0],))]
+            except nft.Doubt:
+                return None
         if is_constant(expression):
             found = nft.values(expression, self.blank, self.nft, kind)
             if isinstance(found, Undecided):
