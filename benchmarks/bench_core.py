@@ -2,8 +2,8 @@
 
     pytest benchmarks/bench_core.py --benchmark-columns=min,median,rounds
 
-Half a minute; --benchmark-save=NAME and --benchmark-compare keep and compare runs. A row is one call, for the core a batch. Makers
-are those of the other benchmarks. Law: only what the twin says, too, is timed; what stands beside the core is in ratios.py.
+Half a minute; --benchmark-save=NAME and --benchmark-compare keep and compare runs. A row is one call, for the core a batch. The
+makers are those of the other benchmarks. Law: every answer that is timed is looked at; what stands beside the core is in ratios.py.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def calico() -> tuple[Program, Packets]:
 
 @cache
 def firewall() -> tuple[Program, Packets]:
-    """1,000 rules of somebody's own in FORWARD: prefixes of any length, ranges of ports, negations; packets between their hosts."""
+    """1,000 rules of somebody's own in FORWARD: any prefixes, ranges of ports, negations; packets between their hosts."""
     rng, count = Random(1), 1_000
 
     def net() -> tuple[int, int]:
