@@ -3,7 +3,7 @@
     pytest benchmarks/bench_core.py --benchmark-columns=min,median,rounds
 
 Half a minute; --benchmark-save=NAME and --benchmark-compare keep and compare runs. A row is one call, for the core a batch. The
-makers are those of the other benchmarks. Law: every answer that is timed is looked at; what stands beside the core is in ratios.py.
+makers are those of the other benchmarks. Law: answers that are timed are looked at. What stands beside the core is in ratios.py.
 """
 
 from __future__ import annotations
