@@ -17,14 +17,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_proxy import asked, fastest
 
 from netlab.dataplane.proxy import iptables, ipvs, nftables
+from netlab.kube.cluster import Cluster
 from netlab.linux.text import ipset, iptables_save, ipvsadm, nft
 
 
-def main() -> None:
-    read, runs = asked(__doc__)
+def dumps(read: Cluster) -> list[tuple[str, str, Callable[[str], object]]]:
+    """What each tool prints on the first node: its name, the text, who reads it."""
     tables = nftables.compile_ruleset(read, "node-0", 4).nft_tables
     family = ipvs.compile_family(read, "node-0", 4)
-    dumps: list[tuple[str, str, Callable[[str], object]]] = [
+    return [
         ("nft list ruleset", nft.write_text(tables), nft.read_text),
         ("nft -j list ruleset", nft.write_json(tables), nft.read_json),
         (
@@ -35,7 +36,11 @@ def main() -> None:
         ("ipset save", ipset.write(family.sets), ipset.parse),
         ("ipvsadm -S -n", ipvsadm.write_save(family.services), ipvsadm.parse),
     ]
-    for name, text, parse in dumps:
+
+
+def main() -> None:
+    read, runs = asked(__doc__)
+    for name, text, parse in dumps(read):
         seconds = fastest(runs, lambda parse=parse, text=text: parse(text))  # type: ignore[misc]
         print(f"{name:20} {len(text) / 1e6:5.1f} MB  {seconds:5.2f} s")
 

@@ -258,11 +258,10 @@ def kernel_words(found: dict[str, Any], core: float) -> str:
     return f"{what}: {walk:,.0f} ns: {walk / core / 1e9:,.0f}x the core's"
 
 
-def calico(with_kernel: bool) -> None:
-    """Felix's filter table at FORWARD, for a pod under 500 policies of which the last one allows."""
+def calico_packets(count: int) -> tuple[Program, Packets]:
+    """Felix's filter table at FORWARD, and packets of a pod under 500 policies of which the last one allows."""
     held = site(declared(Load(1, 500), 1), "iptables-legacy").namespaces[NODE]
     program = compile_hook(held, 4, Hook.FORWARD, ["filter"])
-    count = 300_000
     rng = np.random.default_rng(5)
     device = next(name for name in held.devices if name.startswith("cali"))
     packets = Packets.of_fields(
@@ -270,6 +269,13 @@ def calico(with_kernel: bool) -> None:
         sport=rng.integers(1024, 65_000, count), ctstate=1, ctflags=int(CtFlag.CONNECTION),
         indev=program.names.add(device), outdev=program.names.add("out0"),
     )  # fmt: skip
+    return program, packets
+
+
+def calico(with_kernel: bool) -> None:
+    """What a pod's policies cost."""
+    count = 300_000
+    program, packets = calico_packets(count)
     answer = decide(program, packets)
     if answer.leaves(0) != explain(program, packets, 0):
         raise SystemExit("core and twin disagree")

@@ -37,6 +37,7 @@ def view_of(rng: Random, packet: Packet, other: Packet, netns: Netns, hook: Hook
     fields: dict[str, Any] = {
         "indev": rng.choice(devices) if hook in _IN or (hook is Hook.POSTROUTING and often(70)) else "",
         "outdev": rng.choice(devices) if hook in _OUT else "",
+        "attached": often(20),
         "local": hook is Hook.OUTPUT or (hook is Hook.POSTROUTING and often(50)),
     }
     if often(10):

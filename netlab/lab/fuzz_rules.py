@@ -43,6 +43,7 @@ from netlab.trace.walker import Walk, reply_to
 Place = tuple[str, str, int]  # table, chain, number of a rule
 MAX_ANSWERS = 6  # packets that the router makes because of one packet
 MAX_BRANCHES = 3000
+MAX_DRAWN = 30  # branches, once NAT has drawn a port in one that does not fit: they may differ in nothing else
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -150,11 +151,11 @@ class _Differs(Exception):
     """The branch under way does not fit what Linux did."""
 
 
-class _Unknown(Exception):
+class Unknown(Exception):
     """netlab does not know what becomes of the packet."""
 
 
-class _Router(Walk):
+class Router(Walk):
     """A walk that stays in the router: what is hit and what leaves is written down, the wires lead nowhere."""
 
     def __init__(self, links: Links, chooser: Chooser) -> None:
@@ -190,7 +191,7 @@ class _Router(Walk):
             out = self._receive(Skb(sent.packet, router), WIRES[sent.at][0])
         for _ in range(MAX_ANSWERS):
             if out.kind == "unknown":
-                raise _Unknown(out.reason)
+                raise Unknown(out.reason)
             if out.netns != ROUTER:
                 break
             if out.answer is not None:
@@ -212,26 +213,28 @@ class Judgement(msgspec.Struct, frozen=True):
     difference: str = ""
 
 
-def judge(links: Links, packets: Sequence[Sent], seen: Sequence[Seen]) -> Judgement:
-    """Compare a conversation with the branch of netlab's that fits it best.
+def judge(
+    links: Links, packets: Sequence[Sent], seen: Sequence[Seen], router: Callable[[Links, Chooser], Router] = Router
+) -> Judgement:
+    """Compare a conversation with the branch of netlab's that fits it best; `router` makes the router for each branch.
 
     Raises
     ------
-    _Unknown
+    Unknown
         Where netlab does not say what becomes of a packet.
     """
     best: Judgement | None = None
+    drawn = False
     script: list[int] = []
-    for _ in range(MAX_BRANCHES):
+    for tried in range(MAX_BRANCHES):
         chooser = Chooser(script)
-        walk = _Router(links, chooser)
+        walk = router(links, chooser)
         found = Judgement(len(packets))
         for number, (sent, real) in enumerate(zip(packets, seen, strict=True)):
             predicted = walk.play(sent)
             text = difference(predicted, real)
-            if text and walk.draws_ports():
-                raise _Unknown("NAT chose a port at random")
             if text:
+                drawn |= walk.draws_ports()
                 found = Judgement(number, text)
                 break
             if any(packet.sport_random for _, packet in predicted.wire):
@@ -245,10 +248,12 @@ def judge(links: Links, packets: Sequence[Sent], seen: Sequence[Seen]) -> Judgem
         last = len(made) - 1
         while last >= 0 and made[last].index + 1 >= made[last].count:
             last -= 1
+        if drawn and (last < 0 or tried >= MAX_DRAWN):
+            raise Unknown("NAT chose a port at random")
         if last < 0:
             return best
         script = [choice.index for choice in made[:last]] + [made[last].index + 1]
-    raise _Unknown("too many branches")
+    raise Unknown("too many branches")
 
 
 def difference(predicted: Seen, real: Seen) -> str:
@@ -461,7 +466,7 @@ def _one_ruleset(report: FuzzReport, bench: Bench, maker: Maker, conversations: 
             if found.difference:
                 found = judge(links, sent, play(bench, sent))
                 report.unsteady += not found.difference
-        except (_Unknown, TooManyChoices):
+        except (Unknown, TooManyChoices):
             report.unknown += len(sent)
             continue
         report.packets += found.agreed + bool(found.difference)
@@ -528,7 +533,7 @@ def judged(bench: Bench, case: Case) -> Judgement | None:
     bench.load(case.rules, case.sets)
     try:
         return judge(links, case.packets, play(bench, case.packets))
-    except (_Unknown, TooManyChoices):
+    except (Unknown, TooManyChoices):
         return None
 
 

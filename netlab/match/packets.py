@@ -79,6 +79,7 @@ class Flag(enum.IntFlag):
     IPVS = 8
     SRC_MAC = 16  # the address is known
     DST_MAC = 32
+    ATTACHED = 64
 
 
 class CtFlag(enum.IntFlag):
@@ -224,7 +225,7 @@ def _fill(row: NDArray[np.uint32], view: View, names: Names) -> None:
         row[field] = value
     for bit, is_set in (
         (Flag.SPORT_RANDOM, packet.sport_random), (Flag.LOCAL, view.local), (Flag.ICMP_ERROR, packet.is_icmp_error),
-        (Flag.IPVS, view.ipvs), (Flag.SRC_MAC, packet.src_mac), (Flag.DST_MAC, packet.dst_mac),
+        (Flag.IPVS, view.ipvs), (Flag.ATTACHED, view.attached), (Flag.SRC_MAC, packet.src_mac), (Flag.DST_MAC, packet.dst_mac),
     ):  # fmt: skip
         flags |= bit if is_set else Flag(0)
     row[Field.FLAGS] = flags
@@ -301,6 +302,7 @@ def _view(number: Mapping[int, int], family: int, names: Sequence[str], netns: N
     return View(
         packet, hook, netns, names[number[Field.INDEV]], names[number[Field.OUTDEV]], names[number[Field.PHYSIN]],
         names[number[Field.PHYSOUT]], ct, bool(flags & Flag.LOCAL), ipvs=bool(flags & Flag.IPVS),
+        attached=bool(flags & Flag.ATTACHED),
     )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ _KEYS: Final = frozenset(
     [*range(Field.SRC, Field.SRC + 4), *range(Field.DST, Field.DST + 4), Field.PROTOCOL, Field.DPORT, Field.ICMP,
      Field.INDEV, Field.OUTDEV, Field.PHYSIN, Field.PHYSOUT]
 )  # fmt: skip
+_ATTACHED: Final = (MASK, Field.FLAGS, Flag.ATTACHED, Flag.ATTACHED)
 
 
 class Form(NamedTuple):
@@ -1176,7 +1177,7 @@ class _Walk:
                 seen = CtView(CtState.UNTRACKED) if self.ct.notrack else template(self.program.family)
                 return atoms.tree_under(item.match, seen, self.program.context)
             if before_conntrack(base):
-                return atoms.tree_under(item.match, None, self.program.context)
+                return Branch(_ATTACHED, item.tree, atoms.tree_under(item.match, None, self.program.context))
             if self.ct is not None and self.ct.notrack:
                 return atoms.tree_under(item.match, CtView(CtState.UNTRACKED), self.program.context)
         if item.kind == SET and self.sets:
@@ -1313,10 +1314,10 @@ class _Walk:
         if isinstance(target, t.Ct):
             if self.ct is not None:
                 return False
-            return True if hidden else atoms.equal(Field.CTSTATE, 0)
-        if hidden or untracked:
-            return False
-        return atoms.flag(Field.CTFLAGS, CtFlag.CONNECTION)
+            unseen = atoms.equal(Field.CTSTATE, 0)
+            return Branch(_ATTACHED, unseen, True) if hidden else unseen
+        connected = atoms.flag(Field.CTFLAGS, CtFlag.CONNECTION)
+        return False if untracked else Branch(_ATTACHED, connected, False) if hidden else connected
 
     def _target_asks(self) -> int | None:
         assert self.tree is not None

@@ -53,6 +53,8 @@ class View:
     (br_netfilter). `recent` holds (list name, address) pairs that the walk has added; lists start empty. `local` says that
     a socket of this namespace sent the packet (for `owner`). `changed_sets` names sets that `-j SET` changed on the way;
     `nft_changes` has per nft set (family, table, name) what rules added to it (an Element) or took away (None), by key.
+    `attached`: the packet came to the hook with its `ct` (back through lo, or an answer made here), so that the chains before
+    connection tracking see that.
     """
 
     packet: Packet
@@ -69,6 +71,7 @@ class View:
     nft_changes: dict[tuple[str, str, str], dict[tuple[int, ...], Element | None]] = field(default_factory=dict)
     ipvs: bool = False  # skb->ipvs_property
     virtual: IpvsConnections | None = None  # IPVS's connections here
+    attached: bool = False  # skb->_nfct is set when the hook begins
 
 
 def tuple_dport(flow: Flow) -> int:

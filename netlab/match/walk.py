@@ -3,8 +3,8 @@
     base chains in the kernel's order (bases.py) -> ip_tables.c ipt_do_table for each -> leaves (outcome.py)
 
 Law: the answer is that of trace/netfilter.py for the same chains; it only leaves out the steps. What conntrack says of the packet
-is given with the View; a chain before conntrack does not see it. The nat table is asked for a new connection alone
-(nf_nat_core.c nf_nat_inet_fn), and a NAT target is the end: behind it the packet is another one.
+is given with the View; a chain before conntrack sees it only where it came with the packet (`attached`). The nat table is asked
+for a new connection alone (nf_nat_core.c nf_nat_inet_fn), and a NAT target is the end: behind it the packet is another one.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class _Walk:
     def run(self) -> Leaf:
         rule = -1
         for number, base in enumerate(self.bases):
-            self.attached = None if before_conntrack(base) else self._tracked()
+            self.attached = None if before_conntrack(base) and not self.view.attached else self._tracked()
             if self.attached is not None or self.ct is None or not before_conntrack(base):
                 self.view.ct = self.attached
             if base.nat and not asks_nat(self.attached, base.chain.hook, self.view.packet.is_icmp_error):
