@@ -26,7 +26,6 @@ from netlab.linux.network import Network
 from netlab.linux.nft import NftChain, NftRule, NftTable, SetLiteral, SetName, Statement
 from netlab.linux.packet import Packet
 from netlab.linux.rules import Chain, Rule, Table
-from netlab.linux.text.nft_check import expressions_of
 from netlab.match.naive import holds
 from netlab.match.view import View
 from netlab.trace.choices import Chooser, explore
@@ -155,4 +154,4 @@ class _Tally:
     def nft_statement(self, view: View, table: NftTable, statement: Statement) -> None:
         if isinstance(statement, n.SetChange):
             self.probes += 1
-        self.probes += sum(isinstance(expression, SetName | SetLiteral) for expression in expressions_of(statement))
+        self.probes += sum(isinstance(expression, SetName | SetLiteral) for expression in n.expressions_of(statement))

@@ -9,7 +9,8 @@ not model is an Unknown* that keeps its text. Statements run from left to right;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import msgspec
 
@@ -384,3 +385,47 @@ class NftTable(msgspec.Struct, frozen=True):
 def table_name(table: NftTable) -> str:
     """What steps call a table: `nft ip kube-proxy`."""
     return f"nft {table.family} {table.name}"
+
+
+# Expressions that name no set and have no others in them.
+PLAIN_EXPRESSIONS: Final = frozenset({Meta, Payload, RawPayload, CtKey, Fib, Numgen, Value, PrefixValue})
+
+
+def expressions_of(statement: Statement) -> Iterator[Expression]:
+    """All expressions of a statement, those inside of others too."""
+    tops: tuple[Expression | None, ...]
+    match statement:
+        case Compare(left=left, right=right):
+            tops = (left, right)
+        case Vmap(key=key, data=data):
+            tops = (key, data)
+        case Mangle(key=key, value=value):
+            tops = (key, value)
+        case Nat(address=address, port=port):
+            tops = (address, port)
+        case SetChange(element=element):
+            tops = (element.key, None if isinstance(element.data, Verdict) else element.data)
+        case _:
+            return
+    pending = [top for top in tops if top is not None]
+    while pending:
+        expression = pending.pop()
+        yield expression
+        if type(expression) in PLAIN_EXPRESSIONS:
+            continue
+        match expression:
+            case Hashed(of=of) if of is not None:
+                pending.append(of)
+            case RangeValue(low=low, high=high):
+                pending += (low, high)
+            case ListValue(parts=parts) | Concat(parts=parts):
+                pending += parts
+            case Binary(left=left, right=right):
+                pending += (left, right)
+            case SetLiteral(elements=elements):
+                for element in elements:
+                    pending.append(element.key)
+                    if element.data is not None and not isinstance(element.data, Verdict):
+                        pending.append(element.data)
+            case Lookup(key=key, data=data):
+                pending += (key, data)

@@ -16,7 +16,6 @@ from netlab.linux.netns import Netns
 from netlab.linux.nft import NftChain, NftTable, Statement
 from netlab.linux.rules import Chain, Hook, Ruleset, Table
 from netlab.linux.targets import Ct, Dnat, Masquerade, Netmap, Redirect, SetConnmark, Snat, UnknownTarget
-from netlab.linux.text.nft_check import expressions_of
 
 _CONNTRACK_TARGETS = frozenset({Dnat, Snat, Masquerade, Redirect, Netmap, SetConnmark, UnknownTarget})
 _CONNTRACK_MATCHES = frozenset({Conntrack, State, Connmark, UnknownMatch})
@@ -147,4 +146,4 @@ def nft_wants_conntrack(tables: Iterable[NftTable]) -> bool:
 def _needs_conntrack(statement: Statement) -> bool:
     if isinstance(statement, n.Nat | n.UnknownStatement):
         return True
-    return any(isinstance(expression, n.CtKey | n.UnknownExpression) for expression in expressions_of(statement))
+    return any(isinstance(expression, n.CtKey | n.UnknownExpression) for expression in n.expressions_of(statement))

@@ -24,7 +24,6 @@ from netlab.linux.nft import Element, Expression, NftTable, Statement, table_nam
 from netlab.linux.packet import SCTP, TCP, UDP, Packet
 from netlab.linux.rules import Chain, Hook, Rule
 from netlab.linux.text import nft_words as words
-from netlab.linux.text.nft_check import expressions_of
 from netlab.match import nft
 from netlab.match.lowered import (
     Connected,
@@ -45,6 +44,7 @@ from netlab.match.view import Undecided, View
 
 U32: Final = 0xFFFFFFFF
 _ONE: Final = Fraction(1)
+_MANY: Final = 32  # values of a map for each of which the rest of a rule is written out
 _ROOM: Final = 64  # elements that a set must have room for before a packet's own additions cannot fill it
 _PORTS: Final = {TCP: m.Tcp, UDP: m.Udp, SCTP: m.Sctp}
 _TRANSPORT: Final = {"tcp": TCP, "udp": UDP, "sctp": SCTP}
@@ -103,7 +103,7 @@ def _odds(of: int) -> Odds:
 
 def _is_chance(statement: Statement) -> bool:
     plain = not isinstance(statement, n.Compare) or isinstance(statement.left, n.Payload | n.Meta)
-    return not plain and by_chance(expressions_of(statement))
+    return not plain and by_chance(n.expressions_of(statement))
 
 
 class _Lowering:
@@ -206,6 +206,8 @@ class _Lowering:
                 return self._nat(statement)
             case n.UnknownStatement(text=text, json=json):
                 return [rule((), t.UnknownTarget(text or json))]
+            case n.Mangle(key=n.Meta(key="mark"), value=value) if (cases := self._of_many(value, rest)) is not None:
+                return [rule(when, self._into([rule((), t.SetMark(number)), *self._block(rest)])) for when, number in cases]
             case n.Mangle():
                 when, target = self._mangle(statement)
             case _:
@@ -306,6 +308,15 @@ class _Lowering:
             if isinstance(key, n.CtKey) and key.key == "mark" and not value:
                 return [], t.SetConnmark("save", nfmask=kept)
         return [], NftStatement(statement, self.nft)
+
+    def _of_many(self, value: Expression, rest: Sequence[Statement]) -> list[tuple[tuple[LoweredMatch, ...], int]] | None:
+        """The marks that a map or chance may give, and when; None where that is the twin's, or the rest of the rule long."""
+        if not isinstance(value, n.Lookup) and not by_chance([value]):
+            return None
+        cases = self._cases(value, "mark")
+        if cases is None or (len(cases) > _MANY and not all(isinstance(each, n.Counter) for each in rest)):
+            return None
+        return [(case.matches, case.numbers[0]) for case in cases if case.numbers is not None] or [((Known(False),), 0)]
 
     def _affine(self, value: Expression) -> tuple[str, int, int] | None:
         """A value as (x & kept) ^ flipped: (what x is: "", "mark" or "ct mark", kept, flipped); None where it is none."""
@@ -518,6 +529,8 @@ class _Lowering:
             if left == n.Payload("tcp", "flags"):
                 return [m.Tcp(flags=(low, 0), not_flags=op == "in")]
             return None
+        if left == n.CtKey("mark") and op in ("==", "!=") and low == high:
+            return [Connected(), m.Connmark(low, U32, op == "!=")]
         if isinstance(left, n.Fib | n.CtKey):
             return self._one_of(left, _comparison(op, low, high))
         negate = op == "!="
@@ -600,6 +613,8 @@ class _Lowering:
         match of:
             case n.Meta(key="mark"):
                 return [m.Mark(low, mask, negate)]
+            case n.CtKey(key="mark"):
+                return [Connected(), m.Connmark(low, mask, negate)]
             case n.Payload(protocol="tcp", field="flags"):
                 return [m.Tcp(flags=(mask, low), not_flags=negate)]
             case n.Payload(protocol=("ip" | "ip6") as protocol, field=("saddr" | "daddr") as field):

@@ -28,7 +28,6 @@ from netlab.linux.conntrack import CtState, CtView
 from netlab.linux.netns import Netns
 from netlab.linux.route import address_type
 from netlab.linux.rules import Hook, Rule, Table
-from netlab.linux.text.nft_check import expressions_of
 from netlab.match import atoms
 from netlab.match.alike import Constant, Guard, Kind, Shapes, Slot, first_of, guarded, slotted
 from netlab.match.atoms import ASK, BITS, CONNMARKED, MARK, MARKED, MASK, SPAN, U32, WORDS, Atom, Branch, Context, Doubt, Tree
@@ -50,7 +49,7 @@ from netlab.match.lowered import (
 from netlab.match.naive import HOLDS
 from netlab.match.nft import set_key
 from netlab.match.outcome import MAX_RUNS, MAX_UNDECIDED, Choice, Leaf, Run, Verdict, chance, fold
-from netlab.match.packets import CtFlag, Field, Flag, Names
+from netlab.match.packets import CT_STATES, CtFlag, Field, Flag, Names
 from netlab.match.view import Chance
 from netlab.match.walk import Base, Numbering, before_conntrack, source_nat, template
 
@@ -342,9 +341,10 @@ _KINDS = {
 def _kind(match: m.Match | NftMatch) -> int:
     if not isinstance(match, NftMatch):
         return _KINDS.get(type(match), PLAIN)
-    asked = list(expressions_of(match.compare))
+    asked = list(n.expressions_of(match.compare))
     of_ct = any(isinstance(each, n.CtKey) for each in asked)
-    if by_chance(asked) or (of_ct and not isinstance(match.compare.left, n.CtKey)):
+    of_packet = any(isinstance(each, n.Meta | n.Payload | n.RawPayload | n.Fib) for each in asked)
+    if by_chance(asked) or (of_ct and of_packet):
         return TWIN
     return CT if of_ct else NFT
 
@@ -1245,9 +1245,10 @@ class _Walk:
             self.passed.append(number)
         target: object = chain.rules[self.position].target
         if isinstance(target, NftStatement):
-            if isinstance(target.statement, n.Notrack) and before_conntrack(program.bases[self.stage]):
-                target = _NOTRACK
-            elif target.plain and isinstance(target.statement, n.SetChange):
+            if isinstance(target.statement, n.Notrack):
+                self.at, self.tree = TARGET, self._applies(_NOTRACK, of_nft=True)
+                return None
+            if target.plain and isinstance(target.statement, n.SetChange):
                 self.sets |= {str(set_key(target.table, target.statement.set))}
                 target = None
             else:
@@ -1307,14 +1308,16 @@ class _Walk:
                 pass
         return None
 
-    def _applies(self, target: t.SetConnmark | t.Ct) -> Tree:
-        """Whether a target that looks at the packet's connection does anything."""
+    def _applies(self, target: t.SetConnmark | t.Ct, of_nft: bool = False) -> Tree:
+        """Whether a target that looks at the packet's connection does anything; Doubt: only the twin knows what."""
         hidden = before_conntrack(self.program.bases[self.stage])
         untracked = not hidden and self.ct is not None and self.ct.notrack and not self.here
         if isinstance(target, t.Ct):
             if self.ct is not None:
                 return False
             unseen = atoms.equal(Field.CTSTATE, 0)
+            if of_nft:  # nft_ct.c nft_notrack_eval goes on where the packet is INVALID
+                unseen = Branch((BITS, Field.CTSTATE, 1, 0), True, Branch(_INVALID, Doubt("notrack"), False))
             return Branch(_ATTACHED, unseen, True) if hidden else unseen
         connected = atoms.flag(Field.CTFLAGS, CtFlag.CONNECTION)
         return False if untracked else Branch(_ATTACHED, connected, False) if hidden else connected
@@ -1324,6 +1327,8 @@ class _Walk:
         found = self._asked(self.tree)
         if isinstance(found, int) and not isinstance(found, bool):
             return found
+        if isinstance(found, Doubt):
+            return self.program.twin_node(self.state(HIT, None))
         target = self.program._chains[self.chain].rules[self.position].target
         self.position += 1
         self.at, self.tree = START, None
@@ -1342,6 +1347,7 @@ class _Walk:
 
 
 _NOTRACK: Final = t.Ct(notrack=True)
+_INVALID: Final = (BITS, Field.CTSTATE, 1 << CT_STATES.index(CtState.INVALID), 0)
 
 
 def _is_simple(target: NftStatement) -> bool:

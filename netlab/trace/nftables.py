@@ -22,7 +22,6 @@ from netlab.linux.packet import TCP
 from netlab.linux.rules import Ruleset
 from netlab.linux.targets import Dnat, Masquerade, Netmap, Redirect, Snat
 from netlab.linux.text import nft_words as words
-from netlab.linux.text.nft_check import expressions_of
 from netlab.match import nft as match
 from netlab.match.view import Chance, Undecided, View, nice
 from netlab.trace.skb import Outcome, Skb
@@ -448,7 +447,7 @@ def rule_text(rule: NftRule, table: NftTable) -> str:
         if isinstance(statement, n.Counter) and not statement.name:
             parts.append("counter")
             continue
-        if any(isinstance(e, n.UnknownExpression) and not e.text for e in expressions_of(statement)):
+        if any(isinstance(e, n.UnknownExpression) and not e.text for e in n.expressions_of(statement)):
             parts.append("(an expression that is not modelled)")
             continue
         parts.append(words.statement_text(statement, table.family, table.sets))

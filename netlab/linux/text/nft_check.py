@@ -5,7 +5,7 @@ Law: whatever the kernel would refuse to load is one InputError that says where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from netlab.errors import InputError, did_you_mean
@@ -15,8 +15,6 @@ from netlab.linux.nft import Expression, NftSet, NftTable, Statement
 from netlab.refs import Ref
 
 _CHECKED: Final = ("ipv4_addr", "ipv6_addr", "inet_service")
-# Expressions that name no set and have no others in them.
-_NAMELESS: Final = frozenset({n.Meta, n.Payload, n.RawPayload, n.CtKey, n.Fib, n.Numgen, n.Value, n.PrefixValue})
 
 
 def check_tables(tables: Iterable[NftTable], file: str = "-", set_lines: dict[tuple[str, str, str], int] | None = None) -> None:
@@ -39,7 +37,7 @@ def check_tables(tables: Iterable[NftTable], file: str = "-", set_lines: dict[tu
         for chain in table.chains.values():
             for rule in chain.rules:
                 for statement in rule.statements:
-                    if type(statement) is n.Compare and type(statement.left) in _NAMELESS and type(statement.right) in _NAMELESS:
+                    if type(statement) is n.Compare and {type(statement.left), type(statement.right)} <= n.PLAIN_EXPRESSIONS:
                         continue
                     _check_statement(statement, table, rule.ref or Ref(file, path=f"{table.family} {table.name} {chain.name}"))
 
@@ -98,7 +96,7 @@ def _check_statement(statement: Statement, table: NftTable, ref: Ref) -> None:
         return
     if isinstance(statement, n.SetChange):
         _check_name(statement.set, table, ref)
-    for expression in expressions_of(statement):
+    for expression in n.expressions_of(statement):
         if isinstance(expression, n.SetName):
             _check_name(expression.name, table, ref)
         elif isinstance(expression, n.SetLiteral):
@@ -111,43 +109,3 @@ def _check_name(name: str, table: NftTable, ref: Ref) -> None:
     if name not in table.sets:
         what = f"a rule names set {name}, which table {table.family} {table.name} does not have"
         raise InputError(what, ref, did_you_mean(name, table.sets) or "is the dump complete?")
-
-
-def expressions_of(statement: Statement) -> Iterator[Expression]:
-    """All expressions of a statement, those inside of others too."""
-    tops: tuple[Expression | None, ...]
-    match statement:
-        case n.Compare(left=left, right=right):
-            tops = (left, right)
-        case n.Vmap(key=key, data=data):
-            tops = (key, data)
-        case n.Mangle(key=key, value=value):
-            tops = (key, value)
-        case n.Nat(address=address, port=port):
-            tops = (address, port)
-        case n.SetChange(element=element):
-            tops = (element.key, None if isinstance(element.data, n.Verdict) else element.data)
-        case _:
-            return
-    pending = [top for top in tops if top is not None]
-    while pending:
-        expression = pending.pop()
-        yield expression
-        if type(expression) in _NAMELESS:
-            continue
-        match expression:
-            case n.Hashed(of=of) if of is not None:
-                pending.append(of)
-            case n.RangeValue(low=low, high=high):
-                pending += (low, high)
-            case n.ListValue(parts=parts) | n.Concat(parts=parts):
-                pending += parts
-            case n.Binary(left=left, right=right):
-                pending += (left, right)
-            case n.SetLiteral(elements=elements):
-                for element in elements:
-                    pending.append(element.key)
-                    if element.data is not None and not isinstance(element.data, n.Verdict):
-                        pending.append(element.data)
-            case n.Lookup(key=key, data=data):
-                pending += (key, data)
