@@ -149,7 +149,7 @@ def compiled(maps: Mapping[str, int]) -> dict[str, bytes]:
 
 def checksum(data: bytes) -> int:
     """RFC 1071; 0 over data that holds its own."""
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
