@@ -1,10 +1,10 @@
 """An eBPF load balancer in the kernel beside the matching core: service, endpoint and DNAT of a packet, for the same services.
 
-    python benchmarks/bench_ebpf.py [--services 30000] [--packets 1000000] [--runs 2000000]          (root and clang; a minute)
+    python benchmarks/bench_ebpf.py [--services 30000] [--packets 1000000] [--runs 2000000] [--rounds 5]     (root and clang)
 
 service_balancer.bpf.c is loaded with bpf(2) and run by BPF_PROG_TEST_RUN: on one processor, packet after packet, the JIT's code.
-From its time that of a program is subtracted which only writes a service's address into the packet. Contenders take turns, five
-rounds. Law: figures are told where all packets that were looked at went to an endpoint of their service, checksums and all.
+From its time that of a program is subtracted which only writes a service's address into the packet. Contenders take turns.
+Law: figures are told where all packets that were looked at went to an endpoint of their service, checksums and all.
 """
 
 from __future__ import annotations
@@ -284,6 +284,7 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=30_000)
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     if platform.machine() not in SYSCALL:
         raise SystemExit(f"the number of bpf(2) on {platform.machine()} is not known here")
@@ -311,7 +312,7 @@ def main() -> None:
     def tell(name: str, seconds: float) -> None:
         rows.setdefault(name, []).append(seconds)
 
-    for _ in range(ROUNDS):
+    for _ in range(asked.rounds):
         for kind, (some, choice) in kinds.items():
             maps.fill("choices", np.zeros(1, NUMBER), np.array([choice], CHOICE))
             for count in (1, threads):
@@ -322,7 +323,7 @@ def main() -> None:
                 tell(f"{kind}, {count}: core", timed(lambda: decide(program, some)) / asked.packets)  # noqa: B023
                 spent = timed(lambda: translation.decided(program, some)) / asked.packets  # noqa: B023
                 tell(f"{kind}, {count}: core, one endpoint drawn", spent)
-    print(f"\nservices, processors: contender; nanoseconds a packet, minimum / median of {ROUNDS} rounds in turn")
+    print(f"\nservices, processors: contender; nanoseconds a packet, minimum / median of {asked.rounds} rounds in turn")
     for name, times in rows.items():
         kind, _, who = name.partition(": ")
         row(name, spread(times), f"{ratio(rows[kind + ': eBPF'], times)}" if who.startswith("core") else "")
