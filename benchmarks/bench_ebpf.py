@@ -210,7 +210,7 @@ def compiled_core(services: int) -> Program:
 
 
 @numba.njit(parallel=True)
-def translate(rows, first, count, ends, destinations, ports):  # type: ignore[no-untyped-def]
+def translate(rows, places, ends, destinations, ports):  # type: ignore[no-untyped-def]
     """Draw an endpoint for each packet (xorshift64, as cheap as the kernel's own) and write it down."""
     for block in numba.prange(64):
         x = np.uint64(block + 1) * np.uint64(0x9E3779B97F4A7C15)
@@ -218,8 +218,8 @@ def translate(rows, first, count, ends, destinations, ports):  # type: ignore[no
             x ^= x << np.uint64(13)
             x ^= x >> np.uint64(7)
             x ^= x << np.uint64(17)
-            row = rows[i]
-            end = ends[np.uint64(first[row]) + ((x >> np.uint64(32)) * np.uint64(count[row]) >> np.uint64(32))]
+            place = places[rows[i]]
+            end = ends[(place >> np.uint64(8)) + ((x >> np.uint64(32)) * (place & np.uint64(0xFF)) >> np.uint64(32))]
             destinations[i], ports[i] = end >> np.uint64(16), end & np.uint64(0xFFFF)
 
 
@@ -229,17 +229,16 @@ class Translation:
     def __init__(self, program: Program, services: int) -> None:
         every = packets_of(program, *trace(services, services, 1, "all distinct"))
         answer = decide(program, every)
-        self.first = np.zeros(int(answer.row.max()) + 1, np.uint32)
-        self.count = np.zeros_like(self.first)
+        self.places = np.zeros(int(answer.row.max()) + 1, np.uint64)  # where a service's ends begin << 8 | how many
         ends: list[int] = []
         for index in range(len(every)):
             leaves = answer.leaves(index)
             targets = [leaf.target.to for leaf in leaves if isinstance(leaf.target, Dnat)]
             if len(targets) != len(leaves):
                 raise SystemExit("a service without endpoints")
-            if len({leaf.probability for leaf in leaves}) != 1 or self.count[answer.row[index]]:
+            if len({leaf.probability for leaf in leaves}) != 1 or self.places[answer.row[index]]:
                 raise SystemExit("endpoints that are not equally likely, or two services with one row")
-            self.first[answer.row[index]], self.count[answer.row[index]] = len(ends), len(leaves)
+            self.places[answer.row[index]] = len(ends) << 8 | len(leaves)
             ends += [to.low.value << 16 | to.port_low for to in targets if to.low is not None and to.port_low is not None]
         self.ends = np.array(ends, np.uint64)
 
@@ -247,7 +246,7 @@ class Translation:
         """Every packet's new destination and port."""
         answer: Answer = decide(program, packets)
         destinations, ports = np.empty(len(packets), np.uint32), np.empty(len(packets), np.uint16)
-        translate(answer.row, self.first, self.count, self.ends, destinations, ports)
+        translate(answer.row, self.places, self.ends, destinations, ports)
         return destinations, ports
 
 
