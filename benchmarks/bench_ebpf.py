@@ -1,10 +1,10 @@
 """An eBPF load balancer in the kernel beside the matching core: service, endpoint and DNAT of a packet, for the same services.
 
-    python benchmarks/bench_ebpf.py [--services 30000] [--packets 1000000] [--runs 2000000]          (root and clang; a minute)
+    python benchmarks/bench_ebpf.py [--services 30000] [--packets 1000000] [--runs 2000000] [--rounds 5]     (root and clang)
 
 service_balancer.bpf.c is loaded with bpf(2) and run by BPF_PROG_TEST_RUN: on one processor, packet after packet, the JIT's code.
-From its time that of a program is subtracted which only writes a service's address into the packet. Contenders take turns, five
-rounds. Law: figures are told where all packets that were looked at went to an endpoint of their service, checksums and all.
+From its time that of a program is subtracted which only writes a service's address into the packet. Contenders take turns.
+Law: figures are told where all packets that were looked at went to an endpoint of their service, checksums and all.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def compiled(maps: Mapping[str, int]) -> dict[str, bytes]:
 
 def checksum(data: bytes) -> int:
     """RFC 1071; 0 over data that holds its own."""
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -210,7 +210,7 @@ def compiled_core(services: int) -> Program:
 
 
 @numba.njit(parallel=True)
-def translate(rows, first, count, ends, destinations, ports):  # type: ignore[no-untyped-def]
+def translate(rows, places, ends, destinations, ports):  # type: ignore[no-untyped-def]
     """Draw an endpoint for each packet (xorshift64, as cheap as the kernel's own) and write it down."""
     for block in numba.prange(64):
         x = np.uint64(block + 1) * np.uint64(0x9E3779B97F4A7C15)
@@ -218,8 +218,8 @@ def translate(rows, first, count, ends, destinations, ports):  # type: ignore[no
             x ^= x << np.uint64(13)
             x ^= x >> np.uint64(7)
             x ^= x << np.uint64(17)
-            row = rows[i]
-            end = ends[np.uint64(first[row]) + ((x >> np.uint64(32)) * np.uint64(count[row]) >> np.uint64(32))]
+            place = places[rows[i]]
+            end = ends[(place >> np.uint64(8)) + ((x >> np.uint64(32)) * (place & np.uint64(0xFF)) >> np.uint64(32))]
             destinations[i], ports[i] = end >> np.uint64(16), end & np.uint64(0xFFFF)
 
 
@@ -229,17 +229,16 @@ class Translation:
     def __init__(self, program: Program, services: int) -> None:
         every = packets_of(program, *trace(services, services, 1, "all distinct"))
         answer = decide(program, every)
-        self.first = np.zeros(int(answer.row.max()) + 1, np.uint32)
-        self.count = np.zeros_like(self.first)
+        self.places = np.zeros(int(answer.row.max()) + 1, np.uint64)  # where a service's ends begin << 8 | how many
         ends: list[int] = []
         for index in range(len(every)):
             leaves = answer.leaves(index)
             targets = [leaf.target.to for leaf in leaves if isinstance(leaf.target, Dnat)]
             if len(targets) != len(leaves):
                 raise SystemExit("a service without endpoints")
-            if len({leaf.probability for leaf in leaves}) != 1 or self.count[answer.row[index]]:
+            if len({leaf.probability for leaf in leaves}) != 1 or self.places[answer.row[index]]:
                 raise SystemExit("endpoints that are not equally likely, or two services with one row")
-            self.first[answer.row[index]], self.count[answer.row[index]] = len(ends), len(leaves)
+            self.places[answer.row[index]] = len(ends) << 8 | len(leaves)
             ends += [to.low.value << 16 | to.port_low for to in targets if to.low is not None and to.port_low is not None]
         self.ends = np.array(ends, np.uint64)
 
@@ -247,7 +246,7 @@ class Translation:
         """Every packet's new destination and port."""
         answer: Answer = decide(program, packets)
         destinations, ports = np.empty(len(packets), np.uint32), np.empty(len(packets), np.uint16)
-        translate(answer.row, self.first, self.count, self.ends, destinations, ports)
+        translate(answer.row, self.places, self.ends, destinations, ports)
         return destinations, ports
 
 
@@ -284,6 +283,7 @@ def main() -> None:
     parser.add_argument("--services", type=int, default=30_000)
     parser.add_argument("--packets", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     if platform.machine() not in SYSCALL:
         raise SystemExit(f"the number of bpf(2) on {platform.machine()} is not known here")
@@ -311,7 +311,7 @@ def main() -> None:
     def tell(name: str, seconds: float) -> None:
         rows.setdefault(name, []).append(seconds)
 
-    for _ in range(ROUNDS):
+    for _ in range(asked.rounds):
         for kind, (some, choice) in kinds.items():
             maps.fill("choices", np.zeros(1, NUMBER), np.array([choice], CHOICE))
             for count in (1, threads):
@@ -322,7 +322,7 @@ def main() -> None:
                 tell(f"{kind}, {count}: core", timed(lambda: decide(program, some)) / asked.packets)  # noqa: B023
                 spent = timed(lambda: translation.decided(program, some)) / asked.packets  # noqa: B023
                 tell(f"{kind}, {count}: core, one endpoint drawn", spent)
-    print(f"\nservices, processors: contender; nanoseconds a packet, minimum / median of {ROUNDS} rounds in turn")
+    print(f"\nservices, processors: contender; nanoseconds a packet, minimum / median of {asked.rounds} rounds in turn")
     for name, times in rows.items():
         kind, _, who = name.partition(": ")
         row(name, spread(times), f"{ratio(rows[kind + ': eBPF'], times)}" if who.startswith("core") else "")

@@ -71,7 +71,6 @@ class Core:
     def ask(self, view: View, base: Base, chooser: Chooser) -> Asked:
         """One packet in one base chain."""
         program = self.program(view, (base.table.name,))
-        view = dataclasses.replace(view, ct=_copied(view.ct), attached=before_conntrack(base) and view.ct is not None)
         packets = Packets.of([view], program.names)
         answer = decide(program, packets)
         leaves = answer.leaves(0)
@@ -127,7 +126,11 @@ class _Netfilter(Netfilter):
         return outcome
 
     def _chain(self, skb: Skb, view: View, table: Table, base: Chain) -> Outcome | None:
-        asked = self.core.ask(view, Base(table, base), self.chooser)
+        came = skb.ct if skb.ct is not None else skb.template  # with the packet
+        seen = dataclasses.replace(view, ct=_copied(view.ct))
+        if before_conntrack(Base(table, base)):
+            seen = dataclasses.replace(view, ct=_copied(came), attached=came is not None)
+        asked = self.core.ask(seen, Base(table, base), self.chooser)
         self.asked.append(asked)
         leaf, where = asked.leaf, skb.netns.name
 

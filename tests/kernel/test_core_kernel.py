@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from random import Random
 
+import numba
 import pytest
 from core_router import Core
 from msgspec.structs import replace
@@ -35,6 +36,15 @@ from netlab.trace.choices import TooManyChoices
 
 BITS = (0x1, 0x2, 0x4000, 0x8000)  # all that the fuzzer's marks have
 RULESETS, CONVERSATIONS = 24, 30
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Batches of one packet are not worth waiting for a second processor."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 class ReadingMaker(Maker):
