@@ -2,9 +2,9 @@
 
     make("fw", 10_000, seed) --> rules: uint32[n, 5, 2]      trace("new cells", rules, count, seed) --> packets: uint32[5, count]
 
-A rule is a low and a high bound (both inside) for source, destination, source port, destination port and protocol; addresses are
-prefixes; the first rule that holds decides, and the last one holds always. Nothing here comes from ClassBench itself: the flavours
-have its well known features (which fields are wild, how long prefixes are, which ports), as the tables below say.
+A rule is a low and a high bound (both inside) for source, destination, source port, destination port and protocol; addresses
+are prefixes; the first rule that holds decides, and the last one holds always. Nothing here comes from ClassBench itself: the
+flavours have its well known features (which fields are wild, how long prefixes are, which ports), as the tables below say.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ U32: Final = 0xFFFFFFFF
 SRC, DST, SPORT, DPORT, PROTOCOL = range(5)
 FULL: Final = np.array([U32, U32, 65535, 65535, 255], np.uint32)
 ANY, HIGH, EXACT, RANGE = range(4)  # of ports: all, from 1024 on, one, some others
-WELL_KNOWN: Final = np.array([80, 443, 53, 22, 25, 21, 123, 110, 143, 161, 389, 445, 1433, 3306, 5432, 6379, 8080, 8443, 9090, 1521])
+WELL_KNOWN: Final = np.array(
+    [80, 443, 53, 22, 25, 21, 123, 110, 143, 161, 389, 445, 1433, 3306, 5432, 6379, 8080, 8443, 9090, 1521]
+)
 TRACES: Final = ("uniform flows", "Zipf flows", "adversarial", "new cells")
 FLOWS: Final = 50_000  # that are repeated
 
@@ -114,9 +116,9 @@ def _draw(rng: Generator, like: Flavour, nets: NDArray[np.uint32], count: int) -
 def trace(law: str, rules: NDArray[np.uint32], count: int, seed: int) -> NDArray[np.uint32]:
     """Packets of new flows or of repeated ones: uint32[5, count].
 
-    `uniform flows`, `Zipf flows`: FLOWS flows, made from rules all over the list, one in twenty from none, repeated. `adversarial`:
-    just beside a rule of the last tenth, and so mostly deep in the list. `new cells`: no two packets in the same cell, that is, with
-    the same answers to all bounds of all rules; fewer than `count` where there are not as many.
+    `uniform flows`, `Zipf flows`: FLOWS flows, made from rules all over the list, one in twenty from none, repeated.
+    `adversarial`: just beside a rule of the last tenth, and so mostly deep in the list. `new cells`: no two packets in the same
+    cell, that is, with the same answers to all bounds of all rules; fewer than `count` where there are not as many.
     """
     rng = np.random.default_rng([seed, len(rules), *law.encode()])
     if law in ("uniform flows", "Zipf flows"):
