@@ -43,10 +43,13 @@ ROOT = Path(__file__).parent.parent
 NAT = (Dnat, Snat, Masquerade, Redirect, Netmap)
 
 
-@pytest.fixture(params=["tables as they pay", "tables everywhere"])
+@pytest.fixture(params=["tables as they pay", "tables everywhere", "cuts everywhere"])
 def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short chains get hash tables, too."""
-    if request.param == "tables everywhere":
+    """Short chains get hash tables, or are cut, too."""
+    if request.param == "cuts everywhere":
+        monkeypatch.setattr(program_module, "MIN_CUT", 1)
+        monkeypatch.setattr(program_module, "MAX_ASKED", -1)
+    if request.param != "tables as they pay":
         monkeypatch.setattr(program_module, "MIN_CHAIN", 1)
         monkeypatch.setattr(program_module, "MIN_GROUP", 1)
         monkeypatch.setattr(program_module, "MIN_ALIKE", 1)

@@ -210,7 +210,8 @@ def _arrays(program: Program, packets: Packets, graph: Arranged | None = None) -
     nodes, children = (program.nodes.array, program.children.array) if graph is None else (graph.nodes, graph.children)
     return (
         packets.columns, packets.row_of, nodes, children, program.child_rows.array, program.constants.array, program.groups.array,
-        program.dispatches.array, program.members.array, program.tables.array, program.words.array, program.patterns(),
+        program.dispatches.array, program.members.array, program.tables.array, program.words.array, program.cells,
+        program.patterns(),
     )  # fmt: skip
 
 

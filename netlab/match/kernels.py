@@ -14,7 +14,8 @@ import numpy as np
 from numba import njit, prange, uint32, uint64
 
 from netlab.match.atoms import ASK, BITS, MARK, MASK, NAME, SPAN, TABLE, WORDS
-from netlab.match.packets import Field
+from netlab.match.cuts import MAX_DIMS, find, find_one
+from netlab.match.packets import Field, Flag
 
 DISPATCH = 16  # a node that finds the next rule of a chain that may hold
 CONSTANT = 17  # a node that asks whether a field is a constant of the packet's row (program.py Template)
@@ -22,7 +23,8 @@ NODE = 8  # int32 per node: kind, field, a, b, c, yes, no, maybe
 KIND, FIELD, A, B, C, YES, NO, MAYBE = range(NODE)
 GROUP = 4 + 2 * WORDS  # int32 per group: words of a key, offset of its table, slots - 1, words of a slot; fields; masks
 UNEXPANDED = -1  # a way of the graph that nobody has gone; from -2 on down: outcomes
-_MARK, _CTMARK = int(Field.MARK), int(Field.CTMARK)
+_MARK, _CTMARK, _FLAGS = int(Field.MARK), int(Field.CTMARK), int(Field.FLAGS)
+_RANDOM = int(Flag.SPORT_RANDOM)
 _BLOCK = 1024  # packets that one thread takes at a time
 _FEW = 8  # packets at a node, to go on one by one
 _KINDS = 4  # ways behind a DISPATCH that are gone together
@@ -89,8 +91,14 @@ def _from(words, first, many, start):
 
 
 @njit(inline="always")
-def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unindexed, i):
-    """The first rule from `start` on that a group has for the packet; `unindexed` where none comes before that one."""
+def _in_doubt(columns, row_of, dispatches, dispatch, i):
+    """Whether the packet's source port is not known, and the rules ask for it."""
+    return dispatches[dispatch, 3] > 0 and _at(columns, row_of, _FLAGS, i) & uint32(_RANDOM) != 0
+
+
+@njit(inline="always")
+def _next_rule(columns, row_of, groups, dispatches, words, cells, dispatch, start, unindexed, i):
+    """The first rule from `start` on that a group or the cuts have for the packet; `unindexed` where none is before that."""
     found = unindexed
     for group in range(dispatches[dispatch, 0], dispatches[dispatch, 1]):
         at = _probe(columns, row_of, groups, words, group, i)
@@ -103,6 +111,10 @@ def _next_rule(columns, row_of, groups, dispatches, words, dispatch, start, unin
             rule = _from(words, rule, np.int64(many), start)
         if start <= rule < found:
             found = rule
+    base = dispatches[dispatch, 2]
+    if base >= 0:
+        in_doubt = _in_doubt(columns, row_of, dispatches, dispatch, i)
+        found = np.int64(find_one(cells, base, columns, row_of, i, start, found, in_doubt))
     return found
 
 
@@ -153,8 +165,9 @@ def _holds(columns, row_of, nodes, groups, members, tables, words, names, node, 
 
 @njit(inline="always")
 def _step(
-    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row
-):
+    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, cells, names, node, i,
+    row,
+):  # fmt: skip
     """Where one packet goes from a node: (the way, what is behind it, its row of constants). An ASK has no way: -1.
 
     A way is a number: NODE * node + column for the ways of a node, -2 - index for an entry of `children`.
@@ -164,9 +177,12 @@ def _step(
     if kind == DISPATCH:
         start = nodes[node, uint64(A)]
         rule = _next_rule(
-            columns, row_of, groups, dispatches, words, nodes[node, uint64(FIELD)], start, np.int64(nodes[node, uint64(C)]), i
-        )
+            columns, row_of, groups, dispatches, words, cells, nodes[node, uint64(FIELD)], start,
+            np.int64(nodes[node, uint64(C)]), i,
+        )  # fmt: skip
         index = np.int64(nodes[node, uint64(B)]) + rule - start
+        if _in_doubt(columns, row_of, dispatches, nodes[node, uint64(FIELD)], i):
+            index += dispatches[nodes[node, uint64(FIELD)], 3] - start + 1
         new = child_rows[uint64(index)]
         return -2 - index, children[uint64(index)], new if new >= 0 else row
     if kind == ASK:
@@ -193,6 +209,7 @@ def _alone(
     members,
     tables,
     words,
+    cells,
     names,
     node,
     i,
@@ -215,6 +232,7 @@ def _alone(
             members,
             tables,
             words,
+            cells,
             names,
             node,
             i,
@@ -242,6 +260,7 @@ def _dispatch(
     groups,
     dispatches,
     words,
+    cells,
     node,
     packets,
     low,
@@ -251,6 +270,8 @@ def _dispatch(
     rows,
     keys,
     hashes,
+    places,
+    points,
 ):
     """What is behind a DISPATCH for some packets, into behind[0]; `rows` and, where nobody has been, `ways` follow.
 
@@ -292,8 +313,18 @@ def _dispatch(
                         behind[1, j] = rule
                     break
                 slot = (slot + uint64(1)) & slots
+    base, doubts = dispatches[dispatch, 2], dispatches[dispatch, 3] > 0 and row_of[_FLAGS] != 0
+    if base >= 0:
+        if doubts:
+            for j in range(low, high):
+                i = packets[j]
+                if _in_doubt(columns, row_of, dispatches, dispatch, i):  # the cuts then find nothing that is before this one
+                    behind[1, j] = find_one(cells, base, columns, row_of, i, start, behind[1, j], True)
+        find(cells, base, columns, row_of, packets, low, high, start, behind, keys, places, points)
     for j in range(low, high):
         index = uint64(first + behind[1, uint64(j)] - start)
+        if doubts and _in_doubt(columns, row_of, dispatches, dispatch, packets[uint64(j)]):
+            index += uint64(dispatches[dispatch, 3] - start + 1)
         child = children[index]
         behind[0, uint64(j)] = child
         i = uint64(packets[uint64(j)])
@@ -318,8 +349,9 @@ def _settle(child, node, packets, low, high, at, heads, depth):
 
 @njit(parallel=True, cache=True, nogil=True)
 def walk(
-    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, at, ways, rows
-):
+    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, cells, names, at, ways,
+    rows,
+):  # fmt: skip
     """All packets from where they are to an outcome, or to a node where they have to wait.
 
     Parameters
@@ -332,12 +364,17 @@ def walk(
         By child: where its constants begin; -1: those that the packet has.
     constants : uint32[*]
     groups : int32[*, GROUP]
-    dispatches, members : int32[*, 2]
+    dispatches : int32[*, 4]
+        First group, and the one behind the last; where the cuts begin in `cells`, -1: there are none; the number of rules of a
+        chain whose cuts ask for source ports, else 0: behind that many children are those for packets whose port is in doubt.
+    members : int32[*, 2]
         First group, and the one behind the last.
     tables : int32[*, 2]
         Offset in `words` of the bounds, and their number; the classes stand behind them.
     words : uint32[*]
         Tables, lists of rules, bounds.
+    cells : uint32[*]
+        cuts.py.
     names : uint8[patterns, devices]
     at : int32[n]
         In: the node of each packet. Out: -2 - outcome, or the node where it waits.
@@ -352,7 +389,8 @@ def walk(
         packets = np.empty(_BLOCK, np.int32)  # those that are at one node lie side by side
         others = np.empty(_BLOCK, np.int32)
         behind = np.empty((2, _BLOCK), np.int32)
-        keys, hashes = np.empty((WORDS, _BLOCK), np.uint32), np.empty(_BLOCK, np.uint64)
+        keys, hashes = np.empty((max(WORDS, MAX_DIMS), _BLOCK), np.uint32), np.empty(_BLOCK, np.uint64)
+        places, points = np.empty((2, _BLOCK), np.int32), np.empty((2, _BLOCK), np.uint32)
         heads = np.empty((_BLOCK, 3), np.int32)  # of packets at one node: the node, the first, the one after the last
         total = 0
         for i in range(first, min(count, first + _BLOCK)):
@@ -376,13 +414,22 @@ def walk(
                 for j in range(low, high):
                     _alone(
                         columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words,
-                        names, node, packets[j], at, ways, rows,
+                        cells, names, node, packets[j], at, ways, rows,
                     )  # fmt: skip
             elif kind == DISPATCH:
                 _dispatch(
-                    columns, row_of, nodes, children, child_rows, groups, dispatches, words, node, packets, low, high, behind,
-                    ways, rows, keys, hashes,
+                    columns, row_of, nodes, children, child_rows, groups, dispatches, words, cells, node, packets, low, high,
+                    behind, ways, rows, keys, hashes, places, points,
                 )  # fmt: skip
+                kept = low
+                for j in range(low, high):  # those that end here
+                    i = packets[j]
+                    child = behind[0, j]
+                    at[i] = node if child == UNEXPANDED else child
+                    packets[kept] = i
+                    behind[0, kept] = child
+                    kept += np.int64(child >= 0)
+                high = kept
                 for _ in range(_KINDS):  # those that go the same way together
                     if low == high:
                         break
@@ -404,17 +451,10 @@ def walk(
                     depth = _settle(child, node, packets, low, middle, at, heads, depth)
                     low = middle
                 for j in range(low, high):
-                    i = packets[j]
-                    child = behind[0, j]
-                    if child < UNEXPANDED:
-                        at[i] = child
-                    elif child == UNEXPANDED:
-                        at[i] = node
-                    else:
-                        _alone(
-                            columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words,
-                            names, child, i, at, ways, rows,
-                        )  # fmt: skip
+                    _alone(
+                        columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words,
+                        cells, names, behind[0, j], packets[j], at, ways, rows,
+                    )  # fmt: skip
             else:
                 yes, no = nodes[node, YES], nodes[node, NO]
                 middle = low
@@ -452,8 +492,9 @@ def walk(
 
 @njit(cache=True)
 def follow(
-    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, names, node, i, row, ways
-):
+    columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, cells, names, node, i,
+    row, ways,
+):  # fmt: skip
     """One packet from a node on, its ways written down: (where it ends or waits, its row of constants, how many ways).
 
     `ways` is int64[*]; where it is too short the packet waits.
@@ -472,6 +513,7 @@ def follow(
             members,
             tables,
             words,
+            cells,
             names,
             node,
             i,

@@ -57,6 +57,10 @@ def layout(netns: Netns, family: int) -> Iterator[Row]:
 
 def _words(program: Program, chain: ChainCode) -> str:
     parts = [f"hash of {_fields(group.shape)}: {group.rules}" for group in chain.groups]
+    if chain.cut is not None:
+        trees = "tree" if chain.cut.trees == 1 else "trees"
+        fields = _fields(tuple((field, U32) for field in chain.cut.fields))
+        parts.append(f"cuts of {fields}: {chain.cut.rules} in {chain.cut.trees} {trees}, {_size(chain.cut.size)}")
     rest = len(chain.unindexed) if chain.dispatch >= 0 else len(chain.rules)
     if rest:
         parts.append(f"rule by rule: {rest}")
@@ -73,6 +77,10 @@ def _words(program: Program, chain: ChainCode) -> str:
         if left:
             parts.append(f"packets are walked one by one from {left} of them on")
     return "; ".join(parts)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def _fields(shape: tuple[tuple[int, int], ...]) -> str:

@@ -32,6 +32,8 @@ from netlab.match import atoms
 from netlab.match.alike import Constant, Guard, Kind, Shapes, Slot, first_of, guarded, slotted
 from netlab.match.atoms import ASK, BITS, CONNMARKED, MARK, MARKED, MASK, SPAN, U32, WORDS, Atom, Branch, Context, Doubt, Tree
 from netlab.match.bases import bases
+from netlab.match.boxes import Box, both, bounds, of_tree
+from netlab.match.cuts import classify
 from netlab.match.kernels import CONSTANT, DISPATCH, GROUP, MAYBE, NO, NODE, UNEXPANDED, YES, arrange, fill_table
 from netlab.match.lower_nft import by_chance
 from netlab.match.lowered import (
@@ -60,6 +62,9 @@ MIN_GROUP = 4  # rules that ask for the same fields, to be worth a table of thei
 MIN_ALIKE = 4  # rules of one kind, to be walked as one
 MAX_TEMPLATE = 500  # nodes
 MAX_GROUPS = 40  # tables of one chain; what fits into none is asked rule by rule
+MIN_CUT = 24  # rules of a chain that is cut
+MAX_ASKED = 24  # rules asked one by one, from which on a chain is cut instead; a table counts as FEW_RULES
+FEW_RULES = 4
 
 # What a key of a chain's tables may be made of: what never changes on the way, and is never in doubt
 _KEYS: Final = frozenset(
@@ -401,12 +406,36 @@ class RuleCode:
         rest = [Item(item.match, tree, item.kind) for item, tree in plain]
         self.rest = [item for item in rest if item.tree is not True or item.kind != PLAIN]
 
+    def boxes(self, drawn: bool = False) -> tuple[list[Box], list[Item]]:
+        """Outside of which boxes the rule surely does not hold, and what is left to ask inside."""
+        found: list[Box] = [{}]
+        left: list[Item] = []
+        for at, item in enumerate(self.items):
+            if item.kind == RECENT:  # from here on asking has consequences
+                return found, left + self.items[at:]
+            parts, exact = of_tree(item.tree, drawn) if item.kind == PLAIN else ([{}], False)
+            joined = both(found, parts)
+            if joined is None or not exact:
+                left.append(item)
+            if joined is not None:
+                found = joined
+        return found, left
+
 
 class Group(NamedTuple):
     """Rules that ask for the same fields under the same masks: one hash table."""
 
     shape: tuple[tuple[int, int], ...]  # (field, mask)
     rules: int
+
+
+class Cut(NamedTuple):
+    """Rules that are found by cutting their fields (cuts.py)."""
+
+    fields: tuple[int, ...]
+    rules: int
+    trees: int
+    size: int  # bytes
 
 
 class ChainCode:
@@ -421,6 +450,8 @@ class ChainCode:
         self.groups: list[Group] = []
         self.unindexed: list[int] = []  # rules that no table finds
         self.found = [False] * len(self.rules)  # which rules a table finds
+        self.cut: Cut | None = None
+        self.boxed = [False] * len(self.rules)  # which rules the cuts find
         self.key_of: dict[int, tuple[tuple[int, int], ...]] = {}  # of a rule that a table finds: its (field, mask)
         self.seen = False
 
@@ -480,7 +511,8 @@ class Program:
         self.passed: dict[int, tuple[int, ...]] = {}  # by way: rules that held on it, and were certain
         self.asking: dict[int, Asking] = {}  # by node
         self.nodes, self.children = Pool(np.int32, NODE), Pool(np.int32)
-        self.groups, self.dispatches = Pool(np.int32, GROUP), Pool(np.int32, 2)
+        self.groups, self.dispatches = Pool(np.int32, GROUP), Pool(np.int32, 4)
+        self.cells = np.zeros(0, np.uint32)
         self.members, self.tables, self.words = Pool(np.int32, 2), Pool(np.int32, 2), Pool(np.uint32)
         self.table = np.zeros((11, 0), np.int64)  # what batch.py knows of each outcome
         self._patterns = np.zeros((0, 0), np.uint8)
@@ -558,15 +590,17 @@ class Program:
             self.nodes.array[node, column] = child
         else:
             index = -2 - way
-            position = state.position + index - int(self.nodes.array[node, 3])
             chain = self._chains[state.chain]
+            in_doubt, offset = divmod(index - int(self.nodes.array[node, 3]), len(chain.rules) - state.position + 1)
+            position = state.position + offset
             if node not in self._shared and not state.alike and not state.position:
                 self._shared.add(node)
                 self._share(node, state, chain)
                 if self.children.array[index] != UNEXPANDED:
                     return
             if position < len(chain.rules):
-                child, passed = self._run(state._replace(position=position, at=0, indexed=chain.found[position]))
+                indexed = chain.found[position] or (chain.boxed[position] and not in_doubt)
+                child, passed = self._run(state._replace(position=position, at=0, indexed=indexed))
             else:
                 child, passed = self._run(state._replace(position=position))
             self.children.array[index] = child
@@ -763,13 +797,14 @@ class Program:
         start, end = state.position, len(chain.rules)
         if state.alike and state.chain in self.templates[state.alike].chains:
             raise NotAlike  # its tables are those of one place
-        first = self.children.extend(end - start + 1)
+        count = (end - start + 1) * (2 if self.dispatches.array[chain.dispatch, 3] else 1)
+        first = self.children.extend(count)
         self.children.array[first : self.children.length] = UNEXPANDED
-        self.child_rows.extend(end - start + 1)
+        self.child_rows.extend(count)
         self.child_rows.array[first : self.child_rows.length] = -1
         row = [DISPATCH, chain.dispatch, start, first, chain.next_unindexed(start), UNEXPANDED, UNEXPANDED, UNEXPANDED]
         node = self._add_node(state, row)
-        self._spans[node] = end - start + 1
+        self._spans[node] = count
         return node
 
     def _add_node(self, state: State, row: Sequence[int]) -> int:
@@ -822,27 +857,54 @@ class Program:
         keys = self._keys(chain)
         shapes = Counter(tuple(sorted(key)) for key in keys if 0 < len(key) <= WORDS)
         large = [shape for shape, count in shapes.most_common(MAX_GROUPS) if count >= MIN_GROUP]
-        if not large:
+        shape_of = _shapes_of(keys, large)
+        rest = [position for position, shape in enumerate(shape_of) if not shape]
+        boxes: list[tuple[Box, int]] = []
+        if len(rest) + FEW_RULES * len(large) > MAX_ASKED and len(chain.rules) >= MIN_CUT:
+            large = [shape for shape in large if 2 * shapes[shape] >= len(chain.rules)]
+            shape_of = _shapes_of(keys, large)
+            rest, boxes = self._boxed(chain, [position for position, shape in enumerate(shape_of) if not shape])
+        if not large and not boxes:
             return
-        members: dict[tuple[tuple[int, int], ...], list[int]] = {shape: [] for shape in large}
-        by_size = sorted(large, key=len, reverse=True)
-        for position, key in enumerate(keys):
-            shape = tuple(sorted(key))
-            if shape not in members:  # one that asks for less will do: what is left is asked when the rule was found
-                shape = next((other for other in by_size if all(part in key for part in other)), ())
-            if shape:
-                members[shape].append(position)
+        first = self.groups.length
+        for shape in large:
+            positions = [position for position, other in enumerate(shape_of) if other == shape]
+            chain.groups.append(Group(shape, len(positions)))
+            self._add_group(shape, [tuple(keys[p][part] for part in shape) for p in positions], positions)
+            for position in positions:
                 chain.found[position], chain.key_of[position] = True, shape
                 code = chain.codes[position]
                 if code is not None:
                     code.use_key(shape)
+        chain.unindexed = rest
+        cut, doubts = self._add_cuts(chain, boxes) if boxes else (-1, 0)
+        chain.dispatch = self.dispatches.add(np.array([[first, self.groups.length, cut, doubts]], np.int32))
+
+    def _boxed(self, chain: ChainCode, positions: Sequence[int]) -> tuple[list[int], list[tuple[Box, int]]]:
+        """Which of some rules no box confines, and the boxes of the others."""
+        rest: list[int] = []
+        found: list[tuple[Box, int]] = []
+        for position in positions:
+            code = self.code(chain, position)
+            boxes, left = code.boxes()
+            if all(boxes) and boxes:
+                found += [(box, position) for box in boxes]
+                chain.boxed[position], code.rest = True, left
             else:
-                chain.unindexed.append(position)
-        first = self.groups.length
-        for shape, positions in members.items():
-            chain.groups.append(Group(shape, len(positions)))
-            self._add_group(shape, [tuple(keys[p][part] for part in shape) for p in positions], positions)
-        chain.dispatch = self.dispatches.add(np.array([[first, self.groups.length]], np.int32))
+                rest.append(position)
+        return rest, found
+
+    def _add_cuts(self, chain: ChainCode, boxes: Sequence[tuple[Box, int]]) -> tuple[int, int]:
+        """Trees for boxes: where they begin in `cells`; how many rules the chain has if a drawn source port matters, else 0."""
+        drawn = [(box, at) for at, cut in enumerate(chain.boxed) if cut for box in self.code(chain, at).boxes(drawn=True)[0]]
+        fields = sorted({field for box, _ in [*boxes, *drawn] for field in box})
+        closed = [not self.code(chain, position).rest and _ends_chain(chain.rules[position].target) for _, position in boxes]
+        doubtful = drawn != boxes
+        self.cells, grown = classify(
+            bounds(boxes, fields), np.array(closed, np.uint8), bounds(drawn if doubtful else [], fields), fields, self.cells
+        )
+        chain.cut = Cut(tuple(fields), sum(chain.boxed), grown.trees, grown.size)
+        return grown.base, len(chain.rules) if doubtful else 0
 
     def _keys(self, chain: ChainCode) -> list[dict[tuple[int, int], int]]:
         """What each rule of a chain surely asks: by (field, mask) the number. Of rules that are alike one is looked at."""
@@ -1360,6 +1422,34 @@ def _set_of(match: m.Match | NftMatch) -> str:
     if isinstance(match, NftMatch) and isinstance(match.compare.right, n.SetName):
         return str(set_key(match.table, match.compare.right.name))
     return ""
+
+
+def _shapes_of(
+    keys: Sequence[dict[tuple[int, int], int]], large: Sequence[tuple[tuple[int, int], ...]]
+) -> list[tuple[tuple[int, int], ...]]:
+    """Of each rule the shape of the table that finds it; () where none does."""
+    by_size = sorted(large, key=len, reverse=True)
+    known = {shape: shape for shape in large}
+    found = []
+    for key in keys:
+        shape = tuple(sorted(key))
+        if shape not in known:  # one that asks for less will do: what is left is asked when the rule was found
+            known[shape] = next((other for other in by_size if all(part in key for part in other)), ())
+        found.append(known[shape])
+    return found
+
+
+def _ends_chain(target: t.Target | None) -> bool:
+    """Whether a packet for which the rule holds is done with the rule's chain."""
+    match target:
+        case t.Jump(goto=goto):
+            return goto
+        case t.Accept() | t.Drop() | t.Reject() | t.Return() | t.Tproxy() | t.UnknownTarget():
+            return True
+        case t.Dnat() | t.Snat() | t.Masquerade() | t.Redirect() | t.Netmap():
+            return True
+        case _:
+            return False
 
 
 def _of_form(form: Form, mask: int, value: int) -> tuple[bool | None, Atom]:

@@ -1,0 +1,144 @@
+/* DPDK's librte_acl on a file of rules and a file of packets, on one thread: built and run by benchmarks/bench_acl.py.
+
+       dpdk_acl RULES PACKETS RESULTS ALGORITHM MAX_SIZE BURST
+
+   RULES are uint32[n][5][2] (benchmarks/acl_rules.py), PACKETS uint32[5][count], RESULTS int32[count]: the first rule that holds.
+   Prints how long building took, in ns, and the bytes in use; then classifies the trace once for each line on stdin and prints the
+   nanoseconds. Memory is the process' own: no huge pages, no devices. */
+#include <arpa/inet.h>
+#include <rte_acl.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct packet { uint8_t protocol, none[3]; uint32_t src, dst; uint16_t sport, dport; };
+
+static const struct rte_acl_field_def fields[] = {
+    {RTE_ACL_FIELD_TYPE_BITMASK, 1, 0, 0, 0},
+    {RTE_ACL_FIELD_TYPE_MASK, 4, 1, 1, 4},
+    {RTE_ACL_FIELD_TYPE_MASK, 4, 2, 2, 8},
+    {RTE_ACL_FIELD_TYPE_RANGE, 2, 3, 3, 12},
+    {RTE_ACL_FIELD_TYPE_RANGE, 2, 4, 3, 14},
+};
+RTE_ACL_RULE_DEF(acl_rule, 5);
+
+static void *whole(const char *name, size_t *size)
+{
+    FILE *file = fopen(name, "rb");
+    if (!file || fseek(file, 0, SEEK_END))
+        exit(2);
+    *size = ftell(file);
+    rewind(file);
+    void *data = malloc(*size);
+    if (fread(data, 1, *size, file) != *size)
+        exit(2);
+    fclose(file);
+    return data;
+}
+
+static int64_t now(void)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    return at.tv_sec * 1000000000LL + at.tv_nsec;
+}
+
+static int fail(const char *what, int error)
+{
+    printf("failed %s: %s\n", what, strerror(error < 0 ? -error : error));
+    return 1;
+}
+
+int main(int count, char **given)
+{
+    if (count != 7)
+        return 2;
+    char *eal[] = {given[0], "--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "--log-level=critical", "-m", "12288",
+                   "--lcores", "0@(0-1)", "--force-max-simd-bitwidth=512"};
+    if (rte_eal_init(11, eal) < 0)
+        return fail("rte_eal_init", rte_errno);
+
+    size_t size;
+    const uint32_t(*rules)[5][2] = whole(given[1], &size);
+    const uint32_t number = size / sizeof *rules;
+    const uint32_t *columns = whole(given[2], &size);
+    const size_t many = size / 20;
+
+    struct rte_acl_param param = {"rules", SOCKET_ID_ANY, RTE_ACL_RULE_SZ(5), number};
+    struct rte_acl_ctx *acl = rte_acl_create(&param);
+    if (!acl)
+        return fail("rte_acl_create", rte_errno);
+    for (uint32_t n = 0; n < number; n++) {
+        struct acl_rule rule = {.data = {.category_mask = 1, .priority = RTE_ACL_MAX_PRIORITY - n, .userdata = n + 1}};
+        rule.field[0].value.u8 = rules[n][4][0];
+        rule.field[0].mask_range.u8 = rules[n][4][0] == rules[n][4][1] ? 255 : 0;
+        for (int f = 0; f < 2; f++) {
+            const uint32_t span = rules[n][f][1] - rules[n][f][0];
+            rule.field[1 + f].value.u32 = rules[n][f][0];
+            rule.field[1 + f].mask_range.u32 = span == UINT32_MAX ? 0 : 32 - __builtin_popcount(span);
+            rule.field[3 + f].value.u16 = rules[n][2 + f][0];
+            rule.field[3 + f].mask_range.u16 = rules[n][2 + f][1];
+        }
+        const int error = rte_acl_add_rules(acl, (struct rte_acl_rule *)&rule, 1);
+        if (error)
+            return fail("rte_acl_add_rules", error);
+    }
+    struct rte_acl_config config = {.num_categories = 1, .num_fields = 5, .max_size = strtoull(given[5], 0, 10)};
+    memcpy(config.defs, fields, sizeof fields);
+    const int64_t begin = now();
+    int error = rte_acl_build(acl, &config);
+    const int64_t built = now() - begin;
+    if (error)
+        return fail("rte_acl_build", error);
+    const char *name = given[4];
+    const enum rte_acl_classify_alg algorithm = !strcmp(name, "avx512x32") ? RTE_ACL_CLASSIFY_AVX512X32
+                                                : !strcmp(name, "avx512x16") ? RTE_ACL_CLASSIFY_AVX512X16
+                                                : !strcmp(name, "avx2")      ? RTE_ACL_CLASSIFY_AVX2
+                                                : !strcmp(name, "sse")       ? RTE_ACL_CLASSIFY_SSE
+                                                                             : RTE_ACL_CLASSIFY_SCALAR;
+    error = rte_acl_set_ctx_classify(acl, algorithm);
+    if (error)
+        return fail("rte_acl_set_ctx_classify", error);
+
+    struct packet *packets = calloc(many, sizeof *packets);
+    const uint8_t **data = malloc(many * sizeof *data);
+    uint32_t *results = malloc(many * sizeof *results);
+    memset(results, 0, many * sizeof *results);
+    for (size_t n = 0; n < many; n++) {
+        packets[n].src = htonl(columns[n]);
+        packets[n].dst = htonl(columns[many + n]);
+        packets[n].sport = htons(columns[2 * many + n]);
+        packets[n].dport = htons(columns[3 * many + n]);
+        packets[n].protocol = columns[4 * many + n];
+        data[n] = (const uint8_t *)&packets[n];
+    }
+    struct rte_malloc_socket_stats heap = {0};
+    rte_malloc_get_socket_stats(0, &heap);
+    printf("built %lld %zu\n", (long long)built, heap.heap_allocsz_bytes);
+    fflush(stdout);
+
+    const size_t burst = strtoull(given[6], 0, 10);
+    char line[64];
+    for (int first = 1; fgets(line, sizeof line, stdin); first = 0) {
+        const int64_t from = now();
+        for (size_t n = 0; n < many; n += burst)
+            rte_acl_classify(acl, data + n, results + n, many - n < burst ? many - n : burst, 1);
+        const int64_t took = now() - from;
+        if (first) {
+            FILE *file = fopen(given[3], "wb");
+            for (size_t n = 0; n < many; n++) {
+                const int32_t rule = (int32_t)results[n] - 1;
+                if (!file || !fwrite(&rule, 4, 1, file))
+                    return fail("writing results", 5);
+            }
+            fclose(file);
+        }
+        printf("%lld\n", (long long)took);
+        fflush(stdout);
+    }
+    return 0;
+}
