@@ -366,7 +366,7 @@ class _Asking:
         key = self._like(question)
         found = self.traced.get(key) if key is not None else None
         if found is None:
-            trace = self.tracer.trace(question.request)
+            trace = self.ways.trace(question) if self.ways is not None else self.tracer.trace(question.request)
             found = read(self.tracer, trace, question.target if question.target_pod else "")
             if key is not None and (found.verdict is Verdict.DELIVERED or found.denied is not None):
                 self.traced[key] = found

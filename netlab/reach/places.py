@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from typing import TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +21,7 @@ from netlab.dataplane.build import DEFAULT_CLIENTS
 from netlab.dataplane.cni.bgp import node_ip
 from netlab.dataplane.proxy.endpoints import PROTOCOLS, Backend, ProxiedPort, proxied_ports
 from netlab.kube.objects import Node, Pod, Service
-from netlab.linux.addr import Ip, Prefix
+from netlab.linux.addr import Ip, Prefix, mask_of
 from netlab.trace.query import Tracer
 
 _BGP = ("projectcalico.org/RouteReflectorClusterID", "projectcalico.org/ASNumber")
@@ -49,9 +48,6 @@ class Shape(msgspec.Struct, frozen=True):
     ends: tuple[tuple[Ip, int, str], ...] = ()
 
 
-Owned: TypeAlias = tuple[str, int]  # a node, and which of its networks
-
-
 class Places:
     """The Places of a tracer's pods, and the Shapes of its services."""
 
@@ -65,17 +61,14 @@ class Places:
         own = [*cluster.pod_cidrs, *cluster.service_cidrs, *cluster.fabric.prefixes]
         self.prefixes = list(dict.fromkeys([*pools, *ranges, *options, *own]))
         self.claims = Counter(self._claims())
-        uses_cidrs = cluster.cni.name in ("flannel", "canal") or proxy.detect_local_mode == "NodeCIDR"
-        self.networks: dict[str, tuple[Prefix, ...]] = {
-            name: (*(node.pod_cidrs if uses_cidrs else ()), *cluster.calico.blocks.get(name, ()))
+        self.uses_cidrs = cluster.cni.name in ("flannel", "canal") or proxy.detect_local_mode == "NodeCIDR"
+        networks = {
+            name: (*(node.pod_cidrs if self.uses_cidrs else ()), *cluster.calico.blocks.get(name, ()))
             for name, node in cluster.nodes.items()
         }
-        self.regular = not _overlap(self.networks)
-        self.owners: dict[tuple[int, int, int], list[Owned]] = {}
-        for name, nets in self.networks.items():
-            for n, net in enumerate(nets):
-                self.owners.setdefault((net.family, net.length, net.value), []).append((name, n))
-        self.lengths = sorted({(family, length) for family, length, _ in self.owners})
+        self.regular = not _overlap(networks)
+        self.owners = {net: name for name, nets in networks.items() for net in nets}
+        self.lengths = sorted({(net.family, net.length) for net in self.owners})
         self.speaks_bgp = cluster.calico.backend == "bird" and (
             bool(cluster.calico.peers)
             or not cluster.calico.mesh
@@ -120,8 +113,7 @@ class Places:
             tuple(segment.name if segment is not None else "" for segment in segments),
             tuple(self._within(address) for address in node.external_ips),
             tuple(None if address is None else node.internal_ips.index(address) for address in speaks),
-            tuple((net.family, net.length) for net in node.pod_cidrs),
-            tuple((net.family, net.length, self._within(net.address)) for net in self.networks[node.name]),
+            tuple((net.family, net.length) for net in node.pod_cidrs) if self.uses_cidrs else (),
             tuple((kind, self._within(address), self._owned(address, node.name)) for kind, address in tunnels),
             calico.felix_of(node.name),
             tuple(node.annotations.get(key) for key in _MACS),
@@ -134,18 +126,19 @@ class Places:
         return address.family, tuple(n for n, _ in inside), tuple(ends)
 
     def _owned(self, address: Ip, node: str) -> tuple[object, ...] | None:
-        """Which of its node's networks an address is of, and whether at an edge there (the second is a bridge's); None where it
-        is of another node's."""
+        """Of what networks of its node an address is, and whether at an edge (the second is a bridge's); None where it is of
+        another node's."""
         found: list[object] = []
         for family, length in self.lengths:
             if family != address.family:
                 continue
-            net = Prefix(family, address.value >> (address.bits - length) << (address.bits - length), length)
-            for name, n in self.owners.get((family, length, net.value), ()):
-                if name != node:
-                    return None
+            net = Prefix(family, address.value & mask_of(family, length), length)
+            owner = self.owners.get(net)
+            if owner == node:
                 first, last = address.value - net.value, net.value + net.size - 1 - address.value
-                found.append((n, min(first, 2), last == 0))
+                found.append((length, self._within(net.address), min(first, 2), last == 0))
+            elif owner is not None:
+                return None
         return tuple(found)
 
     # -- pods ----------------------------------------------------------------------------------------------------------

@@ -119,6 +119,7 @@ class Ways:
             self.bare = Tracer(replace(cluster, policies={}, policy_objects=PolicyObjects()))
         self.by_node = cluster.proxy.mode in ("ipvs", "userspace")  # there a trace of a service names the node
         self._ways: dict[Hashable, _Way | None] = {}
+        self._stopped: set[Hashable] = set()  # ways whose first pair did not get to the end
         self._learned: dict[Hashable, _Learned | None] = {}
         self._numbers: dict[Hashable, int] = {}
         self._standing = frozenset(tracer.standing)
@@ -157,10 +158,10 @@ class Ways:
         if ends is None:
             return None
         key = self._key(question, ends)
-        way = self._ways[key] if key in self._ways else self._walk(key, question, ends)
+        way = self._walk(key, question, ends)
         if way is not None and way.local:
             key = (key, ends.source.node, ends.target.node)
-            way = self._ways[key] if key in self._ways else self._walk(key, question, ends)
+            way = self._walk(key, question, ends)
         judged = None if way is None else self._judged(way, ends)
         if way is None or judged is None:
             return None
@@ -178,7 +179,7 @@ class Ways:
         assert ends is not None
         if said.words is Words.TRACE:
             target = question.target if question.target_pod else ""
-            return read(self.tracer, self._trace(question), target).reason
+            return read(self.tracer, self.trace(question), target).reason
         first = next(n for n in self._order(said.way, said.verdicts, ends) if said.verdicts[n] is not Verdict.DELIVERED)
         flow = self._flow(said.way.steps[first], ends)
         return denial(self.index, flow, decide(self.index, flow))
@@ -231,10 +232,16 @@ class Ways:
         return sender, ends.target.like, relation, listens, port, protocol, question.family
 
     def _walk(self, key: Hashable, question: Question, ends: _Ends) -> _Way | None:
-        """Trace the way; with policies, if they let everything pass."""
-        trace = self._trace(question)
-        if trace.verdict is not Verdict.DELIVERED and self.policed is not None:
+        """The way of a key: its first pair's with policies, if they let everything pass; else its second pair's without them."""
+        if key in self._ways:
+            return self._ways[key]
+        if key in self._stopped:
             trace = self.bare.trace(question.request)
+        else:
+            trace = self.trace(question)
+            if trace.verdict is not Verdict.DELIVERED and self.policed is not None:
+                self._stopped.add(key)
+                return None
         way = self._ways[key] = self._made(trace, ends)
         return way
 
@@ -331,7 +338,7 @@ class Ways:
 
     def _learn(self, way: _Way, judged: tuple[Judged, ...], question: Question, ends: _Ends) -> _Learned | None:
         """Ask the tracer; None where it does not say what is foretold: what policies deny dropped, all else as without them."""
-        trace = self._trace(question)
+        trace = self.trace(question)
         answer = read(self.tracer, trace, question.target if question.target_pod else "")
         verdicts = [Verdict.DROPPED if not j.allowed else s.branch.verdict for s, j in zip(way.steps, judged, strict=True)]
         if len(way.steps) == 1 and way.steps[0].branch.verdict is not Verdict.DELIVERED:
@@ -351,7 +358,7 @@ class Ways:
         )
         return learned if foretold == replace(answer, denied=None) else None
 
-    def _trace(self, question: Question) -> Trace:
+    def trace(self, question: Question) -> Trace:
         """Ask with policies; what was asked last is still known."""
         request = question.request
         if self._last is None or self._last[0] != request:
