@@ -9,9 +9,10 @@ only where the trace dropped the packet in silence and a policy denies it.
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from netlab.dataplane.policy import words
-from netlab.dataplane.policy.index import PolicyIndex
+from netlab.dataplane.policy.index import EGRESS, PolicyIndex
 from netlab.dataplane.policy.semantics import Decision, Flow, Half, Says
 from netlab.refs import Ref
 from netlab.trace.policysteps import ENGINES, judged
@@ -87,12 +88,17 @@ def denying(decision: Decision) -> tuple[Decider, ...]:
 
 
 def denial(index: PolicyIndex, flow: Flow, decision: Decision) -> str:
-    """Why the first direction is not allowed; "" where policies allow both."""
+    """Why the first direction is not allowed, for the ends of `flow`, which may be others than were judged, if no rule tells them
+    apart; "" where policies allow both."""
     half = _closed(decision)
-    return "" if half is None else f"{words.selection(index, half)}; {words.verdict(index, flow, half, decision)}"
+    if half is None:
+        return ""
+    half = replace(half, end=flow.source if half.direction == EGRESS else flow.destination)
+    return f"{words.selection(index, half)}; {words.verdict(index, flow, half, decision)}"
 
 
 def _closed(decision: Decision) -> Half | None:
+    """The first direction that policies do not allow."""
     halves = (decision.egress, decision.ingress)
     return next((half for half in halves if half.says is not Says.ALLOWED and half.selected), None)
 

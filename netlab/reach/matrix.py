@@ -223,10 +223,10 @@ def ask(
 
 
 class _End(msgspec.Struct, frozen=True):
-    """Who sends, or what is asked, as the tracer reads it; `pod` and `service` are keys, "" where it is none. Pods of one
-    `number` are alike to the network and to policies, but for their `node`."""
+    """Who sends, or what is asked, as the tracer reads it without the port; `pod` and `service` are keys, "" where it is none.
+    Pods of one `number` are alike to the network and to policies, but for their `node`."""
 
-    text: str
+    name: str
     pod: str = ""
     service: str = ""
     number: int = -1
@@ -246,6 +246,13 @@ class _Joint(msgspec.Struct, frozen=True):
 _Asked = list[tuple[_End, _End, _Joint]]
 
 
+class _Known(msgspec.Struct):
+    """What is said of classes of pairs in one column; in those of `local` it is said of each pair of nodes."""
+
+    joints: dict[Hashable, _Joint] = msgspec.field(default_factory=dict)
+    local: set[Hashable] = msgspec.field(default_factory=set)
+
+
 class _Asking:
     """A tracer, and what it has said: a pair like one that was asked has the same answer (ways.py)."""
 
@@ -254,27 +261,27 @@ class _Asking:
         self.ways = Ways(tracer) if alike and Ways.hold(tracer) else None
         self.classes = Classes(tracer) if alike and self.ways is None else None
         self.traced: dict[Hashable, Pair] = {}
-        self._known: dict[Column, dict[Hashable, _Joint]] = {}
-        self._local: dict[Column, set[Hashable]] = {}  # classes in which it is told of each pair of nodes
-        self._senders: dict[Group, list[_End]] = {}
-        self._targets: dict[tuple[Column, Group], list[_End]] = {}
+        self._known: dict[Column, _Known] = {}
+        self._pods: dict[str, _End] = {}
 
     # -- who and whom --------------------------------------------------------------------------------------------------
 
     def pairs(self, source: Group, column: Column, group: Group) -> list[tuple[_End, _End]]:
         """The pairs of a cell; a pod and itself only where that is the only one."""
-        if source not in self._senders:
-            self._senders[source] = [self._pod(key, _pod(key)) for key in source.pods] or [_End(source.name)]
-        if (column, group) not in self._targets:
-            found = [self._pod(key, f"{_pod(key)}:{column.port}") for key in group.pods]
-            service = column.name.replace("/svc/", "/") if column.kind == "service" else ""
-            self._targets[column, group] = found or [_End(f"{column.name}:{column.port}", service=service)]
-        every = [(s, t) for s in self._senders[source] for t in self._targets[column, group]]
+        service = column.name.replace("/svc/", "/") if column.kind == "service" else ""
+        senders = [self._pod(key) for key in source.pods] or [_End(source.name)]
+        targets = [self._pod(key) for key in group.pods] or [_End(column.name, service=service)]
+        every = [(s, t) for s in senders for t in targets]
         return [(s, t) for s, t in every if not s.pod or s.pod != t.pod] or every[:1]
 
-    def _pod(self, key: str, text: str) -> _End:
-        node = self.tracer.cluster.pods[key].node_name
-        return _End(text, key, number=-1 if self.ways is None else self.ways.number(key), node=node)
+    def _pod(self, key: str) -> _End:
+        found = self._pods.get(key)
+        if found is None:
+            namespace, _, name = key.partition("/")
+            node = self.tracer.cluster.pods[key].node_name
+            number = -1 if self.ways is None else self.ways.number(key)
+            found = self._pods[key] = _End(f"{namespace}/pod/{name}", key, "", number, node)
+        return found
 
     def _families(self, sender: _End, target: _End) -> tuple[int | None, ...]:
         """The families in which a pair is asked: all that a pod shares with a pod or service; None: the tracer chooses."""
@@ -295,23 +302,27 @@ class _Asking:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def joint(self, column: Column, sender: _End, target: _End) -> _Joint:
-        """What is said of a pair."""
+    def asked(self, source: Group, column: Column, group: Group) -> _Asked:
+        """The pairs of a cell, and what is said of each."""
+        known = self._known.get(column)
+        if known is None:
+            known = self._known[column] = _Known()
+        return [(s, t, self._joint(known, column, s, t)) for s, t in self.pairs(source, column, group)]
+
+    def _joint(self, known: _Known, column: Column, sender: _End, target: _End) -> _Joint:
         key = self._class(sender, target)
-        if key is None:
-            return self._ask(column, sender, target)
-        known, local = self._known.setdefault(column, {}), self._local.setdefault(column, set())
-        if key in local:
+        if key in known.local:
             key = key, sender.node, target.node
-        found = known.get(key)
-        if found is None:
-            found = self._ask(column, sender, target)
-            said = [part for _, part in found.parts if isinstance(part, Said)]
-            if len(said) == len(found.parts):
-                if any(part.local for part in said) and key not in local:
-                    local.add(key)
-                    key = key, sender.node, target.node
-                known[key] = found
+        found = known.joints.get(key)
+        if found is not None:
+            return found
+        found = self._ask(column, sender, target)
+        said = [part for _, part in found.parts if isinstance(part, Said)]
+        if key is not None and len(said) == len(found.parts):
+            if any(part.local for part in said) and key not in known.local:
+                known.local.add(key)
+                key = key, sender.node, target.node
+            known.joints[key] = found
         return found
 
     def _class(self, sender: _End, target: _End) -> Hashable:
@@ -323,7 +334,7 @@ class _Asking:
         if not target.pod:
             return (sender.number, sender.node) if sender.pod else None
         if not sender.pod:
-            return sender.text, target.number, target.node
+            return sender.name, target.number, target.node
         return sender.number, target.number, sender.node == target.node
 
     def _ask(self, column: Column, sender: _End, target: _End) -> _Joint:
@@ -359,7 +370,7 @@ class _Asking:
         else:
             assert self.ways is not None
             reached = self.ways.reached(said, _question(column, sender, target, family))
-        return Outcome(sender.text, _asked_by(target, family), said.verdict.value, reached)
+        return Outcome(sender.name, _asked_by(column, target, family), said.verdict.value, reached)
 
     def _trace(self, question: Question) -> Pair:
         """Ask one pair; what was delivered, or denied by policies, holds for one that is like it, in words of its own."""
@@ -398,13 +409,13 @@ class _Asking:
 
 
 def _question(column: Column, sender: _End, target: _End, family: int | None) -> Question:
-    return Question(
-        sender.text, target.text, column.protocol, column.port, sender.pod, target.pod, target.service, family
-    )
+    asked = f"{target.name}:{column.port}"
+    return Question(sender.name, asked, column.protocol, column.port, sender.pod, target.pod, target.service, family)
 
 
-def _asked_by(target: _End, family: int | None) -> str:
-    return target.text if family is None else f"{target.text}{_OVER}{family}"
+def _asked_by(column: Column, target: _End, family: int | None) -> str:
+    asked = f"{target.name}:{column.port}"
+    return asked if family is None else f"{asked}{_OVER}{family}"
 
 
 def _row(asking: _Asking, source: Group, destinations: Sequence[tuple[Column, Group]]) -> Row:
@@ -412,18 +423,13 @@ def _row(asking: _Asking, source: Group, destinations: Sequence[tuple[Column, Gr
     assumptions: dict[str, None] = {}
     not_modelled: dict[str, None] = {}
     for column, group in destinations:
-        asked = [(s, t, asking.joint(column, s, t)) for s, t in asking.pairs(source, column, group)]
+        asked = asking.asked(source, column, group)
         row.append(_cell(asking, source.name, column, asked))
         for joint in {id(joint): joint for _, _, joint in asked}.values():
             for _, said in joint.parts:
                 assumptions.update(dict.fromkeys(said.assumptions))
                 not_modelled.update(dict.fromkeys(said.not_modelled))
     return Row(tuple(row), tuple(assumptions), tuple(not_modelled))
-
-
-def _pod(key: str) -> str:
-    namespace, _, name = key.partition("/")
-    return f"{namespace}/pod/{name}"
 
 
 def _cell(asking: _Asking, source: str, column: Column, asked: _Asked) -> Cell:

@@ -29,10 +29,10 @@ _MACS = ("projectcalico.org/VXLANTunnelMACAddr", "projectcalico.org/VXLANTunnelM
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a pod stands: `like` is equal for pods that no route or rule tells apart; `shared`: whether others may be like it.
+    """Where a pod stands: pods of one number `like` no route or rule tells apart; `shared`: whether others may be like it.
     `listens`: protocols and ports of its sockets."""
 
-    like: Hashable
+    like: int
     node: str
     shared: bool
     families: tuple[int, ...]
@@ -40,10 +40,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A service's port as one node sees it: `like` is equal for services that its rules treat alike; `ends` are the endpoints by
+    """A service's port as one node sees it: those of one number `like` the node's rules treat alike; `ends` are the endpoints by
     address and port, in kube-proxy's order, each with its pod ("" where it is none that others are like)."""
 
-    like: Hashable
+    like: int
     address: Ip | None
     ends: tuple[tuple[Ip, int, str], ...] = ()
 
@@ -74,7 +74,8 @@ class Places:
             or not cluster.calico.mesh
             or any(key in node.annotations for node in cluster.nodes.values() for key in _BGP)
         )
-        self.kinds = {name: self._kind(node) for name, node in cluster.nodes.items()}
+        self._numbers: dict[Hashable, int] = {}
+        self.kinds = {name: self._number(self._kind(node)) for name, node in cluster.nodes.items()}
         self._places: dict[str, Place] = {}
         self._shapes: dict[Hashable, Shape] = {}
         self._behind: dict[str, frozenset[Ip]] = {}
@@ -93,6 +94,10 @@ class Places:
         for tunnels in cluster.calico.tunnels.values():
             yield from dict.fromkeys(address for _, address in tunnels)
         yield from (*cluster.fabric.gateways, *DEFAULT_CLIENTS)
+
+    def _number(self, what: Hashable) -> int:
+        """Equal things have one number: what is compared often is a nest of tuples."""
+        return self._numbers.setdefault(what, len(self._numbers))
 
     # -- nodes and addresses -------------------------------------------------------------------------------------------
 
@@ -154,15 +159,15 @@ class Places:
         where = pod.node_name if pod.host_network else pod.key
         families = tuple(address.family for address in pod.ips)
         if pod.node_name not in self.kinds or where not in self.network.namespaces:
-            return Place(pod.key, pod.node_name, False, families, frozenset())
+            return Place(self._number(pod.key), pod.node_name, False, families, frozenset())
         listeners = self.network.namespaces[where].listeners
         listens = frozenset((listener.protocol, listener.port) for listener in listeners)
         owned = [self._owned(address, pod.node_name) for address in pod.ips]
         alone = pod.host_network or pod.terminating or not listens or None in owned
         if alone or not self.regular or any(self.claims[address] > 1 for address in pod.ips):
-            return Place(pod.key, pod.node_name, False, families, listens)
+            return Place(self._number(pod.key), pod.node_name, False, families, listens)
         like = self.kinds[pod.node_name], tuple(map(self._within, pod.ips)), tuple(owned)
-        return Place(like, pod.node_name, True, families, listens)
+        return Place(self._number(like), pod.node_name, True, families, listens)
 
     # -- services ------------------------------------------------------------------------------------------------------
 
@@ -186,6 +191,10 @@ class Places:
     def _home(self, pod: str | None) -> str:
         return self.cluster.pods[pod].node_name if pod is not None and pod in self.cluster.pods else ""
 
+    def unlike(self, *what: Hashable) -> Shape:
+        """The Shape of a service that is like no other."""
+        return Shape(self._number(("service", *what)), None)
+
     def service(self, service: Service, port: int, protocol: str, family: int, node: str) -> Shape:
         """The Shape of a port of a service on a node, in one family."""
         here = node if node in self.nodes_of(service.key) else ""
@@ -196,7 +205,7 @@ class Places:
         return found
 
     def _shape(self, service: Service, port: int, protocol: str, family: int, node: str) -> Shape:
-        itself = Shape(("service", service.key, port, protocol, family, node), None)
+        itself = self.unlike(service.key, port, protocol, family, node)
         if self.cluster.proxy.mode == "userspace":
             return itself
         one = replace(self.cluster, services={service.key: service})
@@ -218,7 +227,7 @@ class Places:
             use.any,
         )
         ends = ((b.ip, b.port, key if (key := self._pod_of(b)) and self.pod(key).shared else "") for b in every)
-        return Shape(like, seen.cluster_ip, tuple(ends))
+        return Shape(self._number(like), seen.cluster_ip, tuple(ends))
 
     def _pod_of(self, backend: Backend) -> str:
         """The pod that an endpoint says it is, if it has the address."""

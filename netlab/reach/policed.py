@@ -11,7 +11,7 @@ endpoints: these see tunnels, which are left out of the key.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 
 import msgspec
 
@@ -25,20 +25,17 @@ from netlab.reach.answers import Decider, allowing, denying
 
 class Judged(msgspec.Struct, frozen=True):
     """A decision as a cell needs it: `allowed` may be delivered, `open` depends on what the dialect leaves open; `by` are the
-    rules that allow, `against` the first direction that denies."""
+    rules that allow, `against` the first direction that denies. `sign` is what decides about a packet's way."""
 
     allowed: bool
     open: bool
     by: tuple[Decider, ...]
     against: tuple[Decider, ...]
-
-    @property
-    def sign(self) -> Hashable:
-        """What decides about a packet's way."""
-        return self.allowed, self.open, tuple(d.direction for d in self.against)
+    sign: tuple[bool, str]
+    decision: Decision | None = None
 
 
-FREE = Judged(True, False, (), ())
+FREE = Judged(True, False, (), (), (True, ""))
 
 
 class Policed:
@@ -53,8 +50,9 @@ class Policed:
         self._count = 0
         self._mark()
         self._classes: dict[str, int] = {}
+        self._called: dict[Ip, int] = {}
         self._numbers: dict[Hashable, int] = {}
-        self._known: dict[Hashable, Judged] = {}
+        self.known: dict[Hashable, Judged] = {}
 
     def of(self, pod: Pod) -> int:
         """The class of a pod."""
@@ -73,20 +71,28 @@ class Policed:
             found = self._classes[pod.key] = self._numbers.setdefault(sign, len(self._numbers))
         return found
 
-    def core(self, flow: Flow, service: Ip | None, own_node: bool) -> Hashable:
-        """What policies may ask of a connection beside the classes of its ends; `service` is the address that was called, if it
-        was a service's; `own_node`: whether both ends are on one node."""
-        called = None if service is None else tuple(self._services.get(service, (service,)))
+    def core(self, flow: Flow, source: bool) -> int:
+        """The number of what policies may ask of a connection beside the classes of its ends (with the `source` itself where that
+        stands for nobody else), and the service that was called."""
         sent = None if flow.sent_to is None else (flow.sent_to, flow.sent_port)
-        fixed = [end if end is not None and end.node else None for end in (flow.source, flow.seen)]
-        what = flow.protocol, flow.port, flow.sport, flow.icmp_type, flow.source.ip.family
-        return what, called, sent, flow.seen, own_node if any(fixed) else None
+        who = flow.source if source else flow.source.ip.family
+        sign = flow.protocol, flow.port, flow.sport, flow.icmp_type, who, flow.seen, sent
+        return self._numbers.setdefault(sign, len(self._numbers))
 
-    def judge(self, key: Hashable, flow: Callable[[], Flow], enforced: bool) -> Judged:
-        """What is said to a connection; connections of one key have one answer."""
-        found = self._known.get(key)
+    def called(self, service: Ip | None) -> int:
+        """The class of the service's address that was called; -1: none."""
+        if service is None:
+            return -1
+        found = self._called.get(service)
         if found is None:
-            found = self._known[key] = _judged(decide(self.index, flow()), enforced)
+            marks = self._services.get(service)
+            sign: Hashable = service if marks is None else tuple(marks)
+            found = self._called[service] = self._numbers.setdefault(sign, len(self._numbers))
+        return found
+
+    def judge(self, key: Hashable, flow: Flow, enforced: bool) -> Judged:
+        """What is said to a connection, and to all connections of its key."""
+        found = self.known[key] = _judged(decide(self.index, flow), enforced)
         return found
 
     # -- what rules can tell apart -------------------------------------------------------------------------------------
@@ -139,4 +145,6 @@ class Policed:
 
 def _judged(decision: Decision, enforced: bool) -> Judged:
     says, is_open = decision.says, bool(decision.open) or decision.says is Says.UNDEFINED
-    return Judged(says is Says.ALLOWED or not enforced, is_open and enforced, allowing(decision), denying(decision))
+    allowed, against = says is Says.ALLOWED or not enforced, denying(decision)
+    sign = allowed, against[0].direction if against else ""
+    return Judged(allowed, is_open and enforced, allowing(decision), against, sign, decision)

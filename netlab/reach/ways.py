@@ -18,7 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from netlab.dataplane.policy.index import End
-from netlab.dataplane.policy.semantics import Flow, decide
+from netlab.dataplane.policy.semantics import Decision, Flow
 from netlab.kube.objects import Pod, Service
 from netlab.kube.policies import PolicyObjects
 from netlab.linux.packet import PROTOCOL_NUMBERS
@@ -30,7 +30,7 @@ from netlab.trace.query import Request, Tracer, overall
 from netlab.trace.skb import socket_text
 from netlab.trace.steps import Branch, Trace, Verdict
 
-_NOWHERE = Place("", "", False, (), frozenset())
+_NOWHERE = Place(-1, "", False, (), frozenset())
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -64,6 +64,7 @@ class _Step(msgspec.Struct, frozen=True):
     branch: Branch
     flow: Flow | None
     end: int
+    core: int = 0  # what policies may ask of it, but for its ends
 
 
 class _Way(msgspec.Struct, frozen=True):
@@ -74,7 +75,8 @@ class _Way(msgspec.Struct, frozen=True):
 
 
 class Said(msgspec.Struct, frozen=True):
-    """What holds for all pairs of a class; `verdicts` are those of the Way's branches. `local`: for these nodes alone."""
+    """What holds for all pairs of a class; `verdicts` are those of the Way's branches. `local`: for these nodes alone. `first` is
+    the branch that the reason speaks of (-1: the first in order, all being alike), `decision` what policies say to it."""
 
     verdict: Verdict
     policies: tuple[Decider, ...]
@@ -84,6 +86,8 @@ class Said(msgspec.Struct, frozen=True):
     way: _Way
     verdicts: tuple[Verdict, ...]
     local: bool = False
+    first: int = -1
+    decision: Decision | None = None
 
 
 class _Learned(msgspec.Struct, frozen=True):
@@ -122,6 +126,7 @@ class Ways:
         self._stopped: set[Hashable] = set()  # ways whose first pair did not get to the end
         self._learned: dict[Hashable, _Learned | None] = {}
         self._numbers: dict[Hashable, int] = {}
+        self._enforced = {family: enforces(cluster, family) for family in (4, 6)}
         self._standing = frozenset(tracer.standing)
         self._last: tuple[Request, Trace] | None = None  # asked with policies
 
@@ -180,9 +185,9 @@ class Ways:
         if said.words is Words.TRACE:
             target = question.target if question.target_pod else ""
             return read(self.tracer, self.trace(question), target).reason
-        first = next(n for n in self._order(said.way, said.verdicts, ends) if said.verdicts[n] is not Verdict.DELIVERED)
-        flow = self._flow(said.way.steps[first], ends)
-        return denial(self.index, flow, decide(self.index, flow))
+        assert said.decision is not None
+        first = said.first if said.first >= 0 else self._order(said.way, said.verdicts, ends)[0]
+        return denial(self.index, self._flow(said.way.steps[first], ends), said.decision)
 
     def reached(self, said: Said, question: Question) -> tuple[str, ...]:
         """The endpoints that a pair reaches."""
@@ -216,17 +221,17 @@ class Ways:
         families = [f for f in source.families if question.family in (None, f)]
         family = next((a.family for a in service.cluster_ips if a.family in families), None)
         if family is None or service.headless or source.node not in self.places.kinds:
-            return Shape(("service", service.key, question.family, source.node), None)
+            return self.places.unlike(service.key, question.family, source.node)
         return self.places.service(service, question.port, question.protocol, family, source.node)
 
     def _key(self, question: Question, ends: _Ends) -> Hashable:
         """Pairs of one key have the same way."""
         protocol, port = question.protocol, question.port
         if ends.shape is not None:
-            return ends.source.like, ends.shape.like, port, protocol, question.family
+            return "service", ends.source.like, ends.shape.like, port, protocol, question.family
         if not question.target_pod:
             return ends.source.like, ends.source.node, question.target, protocol, question.family
-        sender = ends.source.like if question.source_pod else question.sender
+        sender: Hashable = ends.source.like if question.source_pod else question.sender
         listens = (PROTOCOL_NUMBERS[protocol.lower()], port) in ends.target.listens
         relation = ends.source.node == ends.target.node if question.source_pod else ends.target.node
         return sender, ends.target.like, relation, listens, port, protocol, question.family
@@ -266,7 +271,9 @@ class Ways:
                     return None
                 if called is not None and flow.service not in (None, called):
                     return None
-            steps.append(_Step(branch, flow, end))
+            fixed = not ends.source.shared or ends.source_pod is None
+            core = self.policed.core(flow, fixed) if self.policed is not None and flow is not None else 0
+            steps.append(_Step(branch, flow, end, core))
         ended = [step.end for step in steps if step.end >= 0]
         if len(ended) != len(set(ended)):
             return None
@@ -283,26 +290,22 @@ class Ways:
         if self.policed is None:
             return (FREE,) * len(way.steps)
         found = []
+        source = self.policed.of(ends.source_pod) if ends.source.shared and ends.source_pod is not None else -1
         for step in way.steps:
-            said = FREE if step.flow is None else self._judge(self.policed, step, ends)
+            said = FREE if step.flow is None else self._judge(self.policed, source, step, step.flow, ends)
             is_sure = said.allowed or (step.branch.verdict is Verdict.DELIVERED and said.against) or len(way.steps) == 1
             if said.open or not is_sure:
                 return None
             found.append(said)
         return tuple(found)
 
-    def _judge(self, policed: Policed, step: _Step, ends: _Ends) -> Judged:
-        assert step.flow is not None
-        flow = step.flow
-        source: Hashable = flow.source
-        if ends.source.shared and ends.source_pod is not None:
-            source = policed.of(ends.source_pod)
+    def _judge(self, policed: Policed, source: int, step: _Step, flow: Flow, ends: _Ends) -> Judged:
         target: Hashable = flow.destination
         node = ends.target.node
         if ends.shape is not None:
-            key = ends.shape.ends[step.end][2] if step.end >= 0 else ""
-            if key:
-                pod = self.cluster.pods[key]
+            there = ends.shape.ends[step.end][2] if step.end >= 0 else ""
+            if there:
+                pod = self.cluster.pods[there]
                 target, node = policed.of(pod), pod.node_name
             elif step.end < 0 and ends.shape.address is not None:
                 target = ends.shape.address
@@ -311,9 +314,10 @@ class Ways:
         called = flow.service
         if called is not None and ends.shape is not None and ends.shape.address is not None:
             called = ends.shape.address
-        core = policed.core(flow, called, ends.source.node == node)
-        enforced = enforces(self.cluster, flow.source.ip.family)
-        return policed.judge((core, source, target), lambda: self._flow(step, ends), enforced)
+        who = flow.seen or flow.source
+        own = who.node == node if who.node else None  # the node that runs a pod always reaches it
+        key = step.core, source, target, policed.called(called), own
+        return policed.known.get(key) or policed.judge(key, self._flow(step, ends), self._enforced[flow.source.ip.family])
 
     def _flow(self, step: _Step, ends: _Ends) -> Flow:
         """A Way's connection with the ends of this pair."""
@@ -346,7 +350,7 @@ class Ways:
         names = ends.source.node, self._called(question, ends)
         learned = _Learned(tuple(verdicts), answer.assumptions, answer.not_modelled, names)
         said = self._said(way, learned, judged, question, ends)
-        if not self._is_nameless(learned, question, ends):
+        if not self._is_nameless(learned, question, ends) or not self._is_judged(trace, way, ends):
             return None
         foretold = Pair(
             said.verdict,
@@ -365,13 +369,23 @@ class Ways:
             self._last = request, self.tracer.trace(request)
         return self._last[1]
 
+    def _is_judged(self, trace: Trace, way: _Way, ends: _Ends) -> bool:
+        """Whether the connections that policies judge are those of the Way: an engine may see one before it is translated."""
+        if self.policed is None:
+            return True
+        asked = Asked(PROTOCOL_NUMBERS[trace.protocol.lower()], ends.source_pod)
+        flows = [flow for branch in trace.branches if (flow := connection(branch, self.index, asked)) is not None]
+        foretold = [self._flow(step, ends) for step in way.steps if step.flow is not None]
+        return {_sockets(flow) for flow in flows} == {_sockets(flow) for flow in foretold}
+
     def _said(
         self, way: _Way, learned: _Learned, judged: tuple[Judged, ...], question: Question, ends: _Ends
     ) -> Said:
         verdicts = learned.verdicts
         policies: dict[Decider, None] = {}
-        words = Words.NONE
-        order = self._order(way, verdicts, ends) if len(set(judged)) > 1 or len(set(verdicts)) > 1 else range(len(verdicts))
+        words, first = Words.NONE, -1
+        is_one = len(verdicts) == 1 or (len(set(verdicts)) == 1 and all(each is judged[0] for each in judged))
+        order = (0,) if is_one else self._order(way, verdicts, ends)
         for n in order:
             match verdicts[n]:
                 case Verdict.DELIVERED:
@@ -383,9 +397,12 @@ class Ways:
                     policies.update(dict.fromkeys(judged[n].against))
             if words is Words.NONE:
                 by_policy = verdicts[n] is Verdict.DROPPED and judged[n].against
-                words = Words.POLICY if by_policy else Words.TRACE
+                words, first = Words.POLICY if by_policy else Words.TRACE, n
         texts = self._renamed(learned, question, ends)
-        return Said(overall(verdicts), tuple(policies), texts, learned.not_modelled, words, way, verdicts, way.local)
+        decision = judged[first].decision if words is Words.POLICY else None
+        known = learned.not_modelled
+        first = -1 if is_one else first
+        return Said(overall(verdicts), tuple(policies), texts, known, words, way, verdicts, way.local, first, decision)
 
     def _order(self, way: _Way, verdicts: tuple[Verdict, ...], ends: _Ends) -> list[int]:
         """The branches in the order in which this pair's own trace would have them."""
@@ -431,6 +448,10 @@ class Ways:
         if not (self.by_node and question.service):
             names += [learned.names[0], ends.target.node]
         return not any(_with_names(text, {name: ""}) != text for text in texts for name in names if name)
+
+
+def _sockets(flow: Flow) -> Hashable:
+    return flow.source, flow.destination, flow.port, flow.service, flow.sent_to
 
 
 def _with_names(text: str, names: dict[str, str]) -> str:
