@@ -124,7 +124,7 @@ class Places:
             tuple(node.annotations.get(key) for key in _MACS),
         )
 
-    def _within(self, address: Ip) -> Hashable:
+    def _within(self, address: Ip) -> tuple[Hashable, ...]:
         """In which of the cluster's prefixes an address is, and whether it is the first or last one there."""
         inside = [(n, p) for n, p in enumerate(self.prefixes) if address in p]
         ends = [n for n, p in inside if p.size > 1 and address in (p.nth(0), p.nth(p.size - 1))]
@@ -141,7 +141,7 @@ class Places:
             owner = self.owners.get(net)
             if owner == node:
                 first, last = address.value - net.value, net.value + net.size - 1 - address.value
-                found.append((length, self._within(net.address), min(first, 2), last == 0))
+                found.append((length, self._within(net.address)[:2], (min(first, 2), last == 0) if self.uses_cidrs else ()))
             elif owner is not None:
                 return None
         return tuple(found)

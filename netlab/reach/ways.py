@@ -109,6 +109,15 @@ class _Ends(msgspec.Struct, frozen=True):
     target_pod: Pod | None
 
 
+class _Heard(msgspec.Struct, frozen=True):
+    """What a trace with policies said of a pair; `sockets` are the ends of the connections that policies judged."""
+
+    question: Question
+    ends: _Ends
+    answer: Pair
+    sockets: frozenset[Hashable]
+
+
 class Ways:
     """What was asked so far."""
 
@@ -123,7 +132,7 @@ class Ways:
             self.bare = Tracer(replace(cluster, policies={}, policy_objects=PolicyObjects()))
         self.by_node = cluster.proxy.mode in ("ipvs", "userspace")  # there a trace of a service names the node
         self._ways: dict[Hashable, _Way | None] = {}
-        self._stopped: set[Hashable] = set()  # ways whose first pair did not get to the end
+        self._stopped: dict[Hashable, _Heard] = {}  # ways whose first pair did not get to the end
         self._learned: dict[Hashable, _Learned | None] = {}
         self._numbers: dict[Hashable, int] = {}
         self._enforced = {family: enforces(cluster, family) for family in (4, 6)}
@@ -167,12 +176,15 @@ class Ways:
         if way is not None and way.local:
             key = (key, ends.source.node, ends.target.node)
             way = self._walk(key, question, ends)
-        judged = None if way is None else self._judged(way, ends)
-        if way is None or judged is None:
+        return None if way is None else self._told(key, way, question, ends)
+
+    def _told(self, key: Hashable, way: _Way, question: Question, ends: _Ends, heard: _Heard | None = None) -> Said | None:
+        judged = self._judged(way, ends)
+        if judged is None:
             return None
         behaviour = key, tuple([each.sign for each in judged])
         if behaviour not in self._learned:
-            self._learned[behaviour] = self._learn(way, judged, question, ends)
+            self._learned[behaviour] = self._learn(way, judged, question, ends, heard or self._hear(question, ends))
         learned = self._learned[behaviour]
         return None if learned is None else self._said(way, learned, judged, question, ends)
 
@@ -237,16 +249,20 @@ class Ways:
         return sender, ends.target.like, relation, listens, port, protocol, question.family
 
     def _walk(self, key: Hashable, question: Question, ends: _Ends) -> _Way | None:
-        """The way of a key: its first pair's with policies, if they let everything pass; else its second pair's without them."""
+        """The way of a key: its first pair's, walked with policies if they let everything pass, else without them, as soon as a
+        second pair asks for it."""
         if key in self._ways:
             return self._ways[key]
-        if key in self._stopped:
-            trace = self.bare.trace(question.request)
-        else:
-            trace = self.trace(question)
-            if trace.verdict is not Verdict.DELIVERED and self.policed is not None:
-                self._stopped.add(key)
-                return None
+        first = self._stopped.pop(key, None)
+        if first is not None:
+            way = self._ways[key] = self._made(self.bare.trace(first.question.request), first.ends)
+            if way is not None and not way.local:
+                self._told(key, way, first.question, first.ends, first)
+            return way
+        trace = self.trace(question)
+        if trace.verdict is not Verdict.DELIVERED and self.policed is not None:
+            self._stopped[key] = self._hear(question, ends)
+            return None
         way = self._ways[key] = self._made(trace, ends)
         return way
 
@@ -278,6 +294,8 @@ class Ways:
         if len(ended) != len(set(ended)):
             return None
         local = any(s.flow is not None and (s.flow.seen is not None or s.flow.sent_to is not None) for s in steps)
+        if ends.shape is None and not ends.target.shared:
+            local = True  # a node's own address may lead anywhere, to a pod beside the sender as well
         return _Way(tuple(steps), local and (ends.source.shared or ends.target.shared))
 
     def _is(self, end: End, pod: Pod) -> bool:
@@ -340,17 +358,30 @@ class Ways:
 
     # -- what becomes of it --------------------------------------------------------------------------------------------
 
-    def _learn(self, way: _Way, judged: tuple[Judged, ...], question: Question, ends: _Ends) -> _Learned | None:
-        """Ask the tracer; None where it does not say what is foretold: what policies deny dropped, all else as without them."""
+    def _hear(self, question: Question, ends: _Ends) -> _Heard:
+        """Ask the tracer."""
         trace = self.trace(question)
-        answer = read(self.tracer, trace, question.target if question.target_pod else "")
+        asked = Asked(PROTOCOL_NUMBERS[trace.protocol.lower()], ends.source_pod)
+        flows = (connection(branch, self.index, asked) for branch in trace.branches) if self.policed is not None else ()
+        sockets = frozenset(_sockets(flow) for flow in flows if flow is not None)
+        return _Heard(question, ends, read(self.tracer, trace, question.target if question.target_pod else ""), sockets)
+
+    def _learn(
+        self, way: _Way, judged: tuple[Judged, ...], question: Question, ends: _Ends, heard: _Heard
+    ) -> _Learned | None:
+        """What the tracer said; None where that is not what is foretold: what policies deny dropped, all else as without them.
+
+        Policies have to have judged the connections of the Way: an engine may see one before it is translated.
+        """
+        answer = heard.answer
         verdicts = [Verdict.DROPPED if not j.allowed else s.branch.verdict for s, j in zip(way.steps, judged, strict=True)]
         if len(way.steps) == 1 and way.steps[0].branch.verdict is not Verdict.DELIVERED:
             verdicts = [answer.verdict]  # which of two refusals comes first is the tracer's to say
         names = ends.source.node, self._called(question, ends)
         learned = _Learned(tuple(verdicts), answer.assumptions, answer.not_modelled, names)
         said = self._said(way, learned, judged, question, ends)
-        if not self._is_nameless(learned, question, ends) or not self._is_judged(trace, way, ends):
+        flows = [self._flow(step, ends) for step in way.steps if step.flow is not None] if self.policed is not None else []
+        if not self._is_nameless(learned, question, ends) or heard.sockets != {_sockets(flow) for flow in flows}:
             return None
         foretold = Pair(
             said.verdict,
@@ -368,15 +399,6 @@ class Ways:
         if self._last is None or self._last[0] != request:
             self._last = request, self.tracer.trace(request)
         return self._last[1]
-
-    def _is_judged(self, trace: Trace, way: _Way, ends: _Ends) -> bool:
-        """Whether the connections that policies judge are those of the Way: an engine may see one before it is translated."""
-        if self.policed is None:
-            return True
-        asked = Asked(PROTOCOL_NUMBERS[trace.protocol.lower()], ends.source_pod)
-        flows = [flow for branch in trace.branches if (flow := connection(branch, self.index, asked)) is not None]
-        foretold = [self._flow(step, ends) for step in way.steps if step.flow is not None]
-        return {_sockets(flow) for flow in flows} == {_sockets(flow) for flow in foretold}
 
     def _said(
         self, way: _Way, learned: _Learned, judged: tuple[Judged, ...], question: Question, ends: _Ends
