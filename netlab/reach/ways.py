@@ -131,6 +131,7 @@ class Ways:
         if self.policed is not None:
             self.bare = Tracer(replace(cluster, policies={}, policy_objects=PolicyObjects()))
         self.by_node = cluster.proxy.mode in ("ipvs", "userspace")  # there a trace of a service names the node
+        self.is_relayed = cluster.proxy.mode == "userspace" and self.policed is not None
         self._ways: dict[Hashable, _Way | None] = {}
         self._stopped: dict[Hashable, _Heard] = {}  # ways whose first pair did not get to the end
         self._learned: dict[Hashable, _Learned | None] = {}
@@ -227,6 +228,8 @@ class Ways:
             shape = self._shape(self.cluster.services[question.service], question, source)
         elif not source.shared and not target.shared:
             return None
+        if self.is_relayed and (shape is not None or not target.shared):
+            return None  # policies judge two connections, one after the other
         return _Ends(source, target, shape, pods.get(question.source_pod), pods.get(question.target_pod))
 
     def _shape(self, service: Service, question: Question, source: Place) -> Shape:
