@@ -1,4 +1,4 @@
-"""All pairs of pods at the sizes that people ask about: load, compile, ask, count; one changed policy; the memory of the process.
+"""All pairs of pods at the sizes that people ask about: load, compile, ask, count; one changed policy; memory; and the matrix.
 
     python benchmarks/bench_reach.py            every row, each in a process of its own, the best and the median of 3
 """
@@ -23,6 +23,12 @@ ROWS = {
         "--pods", "150000", "--services", "10000", "--policies", "10000", "--nodes", "5000",
     ),
 }  # fmt: skip
+_UNIFORM = ("--pods", "1000", "--services", "300", "--shape", "uniform", "--seed", "1")
+MATRICES = {
+    "1,000 pods, 300 services, 600 policies": (*_UNIFORM, "--policies", "600"),
+    "the same without policies": (*_UNIFORM, "--policies", "0"),
+    "the same without policies on flannel": (*_UNIFORM, "--policies", "0", "--cni", "flannel"),
+}
 STEPS = ("load", "compile", "ask", "count", "one changed policy")
 RUNS = 3
 
@@ -74,13 +80,20 @@ def main() -> None:
         after = spread([run["compile"] + run["ask"] + run["count"] for run in runs])
         whole = spread([sum(run[step] for step in STEPS[:4]) for run in runs])
         print(" | ".join([name, *cells, after, whole, f"{max(run['MB'] for run in runs):.0f} MB"]), flush=True)
+    print("netlab reach on the example cluster, whole process:", spread([whole() for _ in range(5)]))
+    for name, wanted in MATRICES.items():
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            subprocess.run([sys.executable, "-m", "netlab.cli.main", "generate", *wanted], stdout=file, check=True)
+            runs_ = [whole("-f", file.name, "-o", "csv") for _ in range(RUNS)]
+        print(f"netlab reach, {name}, whole process:", spread(runs_), flush=True)
+
+
+def whole(*flags: str) -> float:
+    """Seconds of `netlab reach`, from the start of Python to its end."""
     here = Path(__file__).resolve().parent.parent
-    runs_ = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "netlab.cli.main", "reach", "-q"], capture_output=True, check=True, cwd=here)
-        runs_.append(time.perf_counter() - begin)
-    print("netlab reach on the example cluster, whole process:", spread(runs_))
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "netlab.cli.main", "reach", "-q", *flags], capture_output=True, check=True, cwd=here)
+    return time.perf_counter() - begin
 
 
 def spread(values: list[float]) -> str:

@@ -22,7 +22,8 @@ from netlab.dataplane.policy.index import DIRECTIONS, EGRESS, INGRESS, PolicyInd
 from netlab.kube.cluster import Cluster
 from netlab.kube.policies import CalicoPolicy
 from netlab.reach import outside
-from netlab.reach.matrix import Answer, Cell, Column, Decider, Group, Row, ask, columns, groups
+from netlab.reach.answers import Decider
+from netlab.reach.matrix import Answer, Cell, Column, Group, Row, ask, columns, groups
 from netlab.refs import Ref
 from netlab.trace.policysteps import ENGINES
 from netlab.trace.query import Tracer

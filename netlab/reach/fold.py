@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from netlab.reach.answers import Decider
 from netlab.reach.compare import Change, Comparison, Kind
-from netlab.reach.matrix import INTERNET, Answer, Column, Decider
+from netlab.reach.matrix import INTERNET, Answer, Column
 from netlab.trace.query import EXTERNAL
 
 _EXCEPTIONS = 4  # "every workload but a, b, c, d"

@@ -10,28 +10,27 @@ where both ends have addresses of both families, by each. A pod's connection to 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
-from netlab.dataplane.policy import words
-from netlab.dataplane.policy.index import PolicyIndex
-from netlab.dataplane.policy.semantics import Decision, Flow, Half, Says, decide
+from netlab.dataplane.policy.semantics import Flow, decide
 from netlab.errors import InputError
 from netlab.kube.cluster import Cluster
 from netlab.kube.names import SHORT
 from netlab.kube.objects import Pod
 from netlab.linux.addr import Ip
 from netlab.linux.packet import protocol_name
+from netlab.reach.answers import Decider, Pair, denial, read
 from netlab.reach.classes import Classes
 from netlab.reach.spread import spread
-from netlab.refs import Ref
-from netlab.trace.policysteps import ENGINES, judged
-from netlab.trace.query import Request, Tracer
-from netlab.trace.steps import Branch, Trace, Verdict
+from netlab.reach.ways import Question, Said, Ways
+from netlab.trace.query import Tracer
+from netlab.trace.steps import Verdict
 
 GROUPINGS = ("workloads", "pods", "namespaces")
 INTERNET = "internet"
@@ -67,17 +66,6 @@ class Column(msgspec.Struct, frozen=True, rename="camel"):
     def __str__(self) -> str:
         proto = "" if self.protocol == "TCP" else f"/{self.protocol}"
         return f"{self.name}:{self.port}{proto}"
-
-
-class Decider(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """What policy decided in one direction: the rule of a policy (`rule`, from 1), or all `policies` that select the end, none of
-    whose rules allows. `says` is "allowed", "denied" or "undefined"; `refs` are where the rule, or each policy, is written."""
-
-    direction: str
-    says: str
-    policies: tuple[str, ...]
-    rule: int | None = None
-    refs: tuple[Ref, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -200,7 +188,7 @@ def matrix(
     jobs : int
         How many processes ask.
     alike : bool
-        Whether one pair may speak for others that are alike (classes.py); not where rules were observed.
+        Whether one pair may speak for others that are alike (ways.py); not where rules were observed.
     """
     found = ask(tracer, [(source, destinations) for source in sources], progress, jobs, alike)
     return Matrix(
@@ -234,98 +222,200 @@ def ask(
     return [*ready, *rest]
 
 
-class _Pair(msgspec.Struct, frozen=True):
-    """What one trace says, as far as a cell cares; `reached` are the endpoints behind a service, or the pod itself."""
+class _End(msgspec.Struct, frozen=True):
+    """Who sends, or what is asked, as the tracer reads it without the port; `pod` and `service` are keys, "" where it is none.
+    Pods of one `number` are alike to the network and to policies, but for their `node`."""
 
-    verdict: Verdict
-    reason: str
-    policies: tuple[Decider, ...]
-    reached: tuple[str, ...]
-    assumptions: tuple[str, ...]
-    not_modelled: tuple[str, ...]
-    denied: Flow | None = None  # by policies alone: every packet was dropped, and this is the connection that they deny
+    name: str
+    pod: str = ""
+    service: str = ""
+    number: int = -1
+    node: str = ""
+
+
+class _Joint(msgspec.Struct, frozen=True):
+    """What is said of a pair, by each family that it shares (None: the tracer chooses); no parts where no packet can be sent."""
+
+    parts: tuple[tuple[int | None, Said | Pair], ...]
+
+    @property
+    def differ(self) -> bool:
+        return len({said.verdict for _, said in self.parts}) > 1
+
+
+_Asked = list[tuple[_End, _End, _Joint]]
+
+
+class _Known(msgspec.Struct):
+    """What is said of classes of pairs in one column; in those of `local` it is said of each pair of nodes."""
+
+    joints: dict[Hashable, _Joint] = msgspec.field(default_factory=dict)
+    local: set[Hashable] = msgspec.field(default_factory=set)
 
 
 class _Asking:
-    """A tracer, and what it has said: a pair of pods like one that was asked has the same answer (classes.py)."""
+    """A tracer, and what it has said: a pair like one that was asked has the same answer (ways.py)."""
 
     def __init__(self, tracer: Tracer, alike: bool) -> None:
         self.tracer = tracer
-        self.classes = Classes(tracer) if alike else None
-        self.known: dict[Hashable, _Pair] = {}
+        self.ways = Ways(tracer) if alike and Ways.hold(tracer) else None
+        self.classes = Classes(tracer) if alike and self.ways is None else None
+        self.traced: dict[Hashable, Pair] = {}
+        self._known: dict[Column, _Known] = {}
+        self._pods: dict[str, _End] = {}
 
-    def families(self, column: Column, source_pod: str, target_pod: str) -> tuple[int | None, ...]:
+    # -- who and whom --------------------------------------------------------------------------------------------------
+
+    def pairs(self, source: Group, column: Column, group: Group) -> list[tuple[_End, _End]]:
+        """The pairs of a cell; a pod and itself only where that is the only one."""
+        service = column.name.replace("/svc/", "/") if column.kind == "service" else ""
+        senders = [self._pod(key) for key in source.pods] or [_End(source.name)]
+        targets = [self._pod(key) for key in group.pods] or [_End(column.name, service=service)]
+        every = [(s, t) for s in senders for t in targets]
+        return [(s, t) for s, t in every if not s.pod or s.pod != t.pod] or every[:1]
+
+    def _pod(self, key: str) -> _End:
+        found = self._pods.get(key)
+        if found is None:
+            namespace, _, name = key.partition("/")
+            node = self.tracer.cluster.pods[key].node_name
+            number = -1 if self.ways is None else self.ways.number(key)
+            found = self._pods[key] = _End(f"{namespace}/pod/{name}", key, "", number, node)
+        return found
+
+    def _families(self, sender: _End, target: _End) -> tuple[int | None, ...]:
         """The families in which a pair is asked: all that a pod shares with a pod or service; None: the tracer chooses."""
-        if not source_pod or not (target_pod or column.kind == "service"):
+        if not sender.pod or not (target.pod or target.service):
             return (None,)
         pods = self.tracer.cluster.pods
-        ips = pods[target_pod].ips if target_pod else self._service_ips(column)
+        ips = pods[target.pod].ips if target.pod else self._service_ips(target.service)
         theirs = {ip.family for ip in ips}
-        shared = tuple(dict.fromkeys(ip.family for ip in pods[source_pod].ips if ip.family in theirs))
+        shared = tuple(dict.fromkeys(ip.family for ip in pods[sender.pod].ips if ip.family in theirs))
         return shared if len(shared) > 1 else (None,)
 
-    def _service_ips(self, column: Column) -> tuple[Ip, ...]:
-        service = self.tracer.cluster.services[column.name.replace("/svc/", "/")]
+    def _service_ips(self, key: str) -> tuple[Ip, ...]:
+        service = self.tracer.cluster.services[key]
         if not service.headless:
             return service.cluster_ips
         slices = self.tracer.cluster.slices.get(service.key, ())
         return tuple(address for part in slices for e in part.endpoints for address in e.addresses)
 
-    def pair(
-        self, column: Column, sender: str, target: str, source_pod: str, target_pod: str, family: int | None = None
-    ) -> _Pair:
-        """Ask one pair; raises InputError where no packet can be sent.
+    # -- answers -------------------------------------------------------------------------------------------------------
 
-        Taken over is what was delivered, and what policies denied, in the words of this pair.
-        """
-        key = self._key(column, sender, source_pod, target_pod, family)
-        found = self.known.get(key) if key is not None else None
+    def asked(self, source: Group, column: Column, group: Group) -> _Asked:
+        """The pairs of a cell, and what is said of each."""
+        known = self._known.get(column)
+        if known is None:
+            known = self._known[column] = _Known()
+        return [(s, t, self._joint(known, column, s, t)) for s, t in self.pairs(source, column, group)]
+
+    def _joint(self, known: _Known, column: Column, sender: _End, target: _End) -> _Joint:
+        key = self._class(sender, target)
+        if key in known.local:
+            key = key, sender.node, target.node
+        found = known.joints.get(key)
+        if found is not None:
+            return found
+        found = self._ask(column, sender, target)
+        said = [part for _, part in found.parts if isinstance(part, Said)]
+        if key is not None and len(said) == len(found.parts):
+            if any(part.local for part in said) and key not in known.local:
+                known.local.add(key)
+                key = key, sender.node, target.node
+            known.joints[key] = found
+        return found
+
+    def _class(self, sender: _End, target: _End) -> Hashable:
+        """Of pairs of one class the same is said in one column; None: this pair is like no other."""
+        if self.ways is None or (sender.pod and sender.pod == target.pod):
+            return None
+        if target.service:
+            return self.ways.client(sender.pod, target.service, sender.number) if sender.pod else None
+        if not target.pod:
+            return (sender.number, sender.node) if sender.pod else None
+        if not sender.pod:
+            return sender.name, target.number, target.node
+        return sender.number, target.number, sender.node == target.node
+
+    def _ask(self, column: Column, sender: _End, target: _End) -> _Joint:
+        parts: list[tuple[int | None, Said | Pair]] = []
+        for family in self._families(sender, target):
+            question = _question(column, sender, target, family)
+            # another family, a pod without address: this pair has no packet to send
+            with contextlib.suppress(InputError):
+                parts.append((family, (self.ways.say(question) if self.ways is not None else None) or self._trace(question)))
+        return _Joint(tuple(parts))
+
+    def refusal(self, column: Column, sender: _End, target: _End) -> str:
+        """Why no packet can be sent."""
+        said = "no packet can be sent"
+        for family in self._families(sender, target):
+            try:
+                self.tracer.trace(_question(column, sender, target, family).request)
+            except InputError as error:
+                said = error.what
+        return said
+
+    def reason(self, column: Column, sender: _End, target: _End, family: int | None, said: Said | Pair) -> str:
+        """Why something was not delivered, in the words of this pair; "" where it was."""
+        if isinstance(said, Pair):
+            return said.reason
+        assert self.ways is not None
+        return self.ways.reason(said, _question(column, sender, target, family))
+
+    def outcome(self, column: Column, sender: _End, target: _End, family: int | None, said: Said | Pair) -> Outcome:
+        """One pair of a cell that says "some"."""
+        if isinstance(said, Pair):
+            reached = said.reached
+        else:
+            assert self.ways is not None
+            reached = self.ways.reached(said, _question(column, sender, target, family))
+        return Outcome(sender.name, _asked_by(column, target, family), said.verdict.value, reached)
+
+    def _trace(self, question: Question) -> Pair:
+        """Ask one pair; what was delivered, or denied by policies, holds for one that is like it, in words of its own."""
+        key = self._like(question)
+        found = self.traced.get(key) if key is not None else None
         if found is None:
-            request = Request(sender, target, protocol=column.protocol.lower(), family=family)
-            found = _pair(self.tracer, self.tracer.trace(request), target if target_pod else "")
+            trace = self.ways.trace(question) if self.ways is not None else self.tracer.trace(question.request)
+            found = read(self.tracer, trace, question.target if question.target_pod else "")
             if key is not None and (found.verdict is Verdict.DELIVERED or found.denied is not None):
-                self.known[key] = found
+                self.traced[key] = found
             return found
         if found.denied is not None:
-            return replace(found, reason=self._words(found.denied, source_pod, target_pod))
-        return replace(found, reached=(target,)) if target_pod else found
+            return replace(found, reason=self._words(found.denied, question))
+        return replace(found, reached=(question.target,)) if question.target_pod else found
 
-    def _words(self, flow: Flow, source_pod: str, target_pod: str) -> str:
+    def _words(self, flow: Flow, question: Question) -> str:
         """Why policies deny a connection that is like another one."""
-        index = self.tracer.policies
-        pods = self.tracer.cluster.pods
-        if source_pod:
-            flow = replace(flow, source=index.pod(pods[source_pod], flow.source.ip.family))
-        if target_pod:
-            flow = replace(flow, destination=index.pod(pods[target_pod], flow.destination.ip.family))
-        return _denial(index, flow, decide(index, flow))[1]
+        index, pods = self.tracer.policies, self.tracer.cluster.pods
+        if question.source_pod:
+            flow = replace(flow, source=index.pod(pods[question.source_pod], flow.source.ip.family))
+        if question.target_pod:
+            flow = replace(flow, destination=index.pod(pods[question.target_pod], flow.destination.ip.family))
+        return denial(index, flow, decide(index, flow))
 
-    def _key(self, column: Column, sender: str, source_pod: str, target_pod: str, family: int | None) -> Hashable:
-        """Pairs of one key have one answer; None: this pair is like no other."""
-        if self.classes is None or source_pod == target_pod:
+    def _like(self, question: Question) -> Hashable:
+        """Pairs of one key have one answer; None: this pair is like no other (classes.py)."""
+        if self.classes is None or question.source_pod == question.target_pod:
             return None
-        who: Hashable = self.classes.sender(source_pod) if source_pod else sender
-        if target_pod:
-            whom: Hashable = self.classes.receiver(target_pod)
-        else:
-            service = column.name.replace("/svc/", "/") if column.kind == "service" else ""
-            meets_itself = service and source_pod and self.classes.is_behind(source_pod, service)
-            whom = None if meets_itself else column.name
-        return None if who is None or whom is None else (who, whom, column.port, column.protocol, family)
+        who: Hashable = self.classes.sender(question.source_pod) if question.source_pod else question.sender
+        whom: Hashable = question.target
+        if question.target_pod:
+            whom = self.classes.receiver(question.target_pod)
+        elif question.service and question.source_pod and self.classes.is_behind(question.source_pod, question.service):
+            whom = None
+        return None if who is None or whom is None else (who, whom, question.port, question.protocol, question.family)
 
 
-def _pair(tracer: Tracer, trace: Trace, target: str) -> _Pair:
-    reason = ""
-    deciders: dict[Decider, None] = {}
-    flows: list[Flow | None] = []
-    for branch in trace.branches:
-        found, why, flow = _decided(tracer, trace, branch)
-        deciders.update(dict.fromkeys(found))
-        reason = reason or (why or branch.reason or "" if branch.verdict is not Verdict.DELIVERED else "")
-        flows.append(flow if why else None)
-    denied = flows[0] if trace.verdict is Verdict.DROPPED and None not in flows else None
-    ends = {target or b.endpoint_name or b.endpoint or "" for b in trace.branches if b.verdict is Verdict.DELIVERED}
-    return _Pair(trace.verdict, reason, tuple(deciders), tuple(sorted(ends)), trace.assumptions, trace.not_modelled, denied)
+def _question(column: Column, sender: _End, target: _End, family: int | None) -> Question:
+    asked = f"{target.name}:{column.port}"
+    return Question(sender.name, asked, column.protocol, column.port, sender.pod, target.pod, target.service, family)
+
+
+def _asked_by(column: Column, target: _End, family: int | None) -> str:
+    asked = f"{target.name}:{column.port}"
+    return asked if family is None else f"{asked}{_OVER}{family}"
 
 
 def _row(asking: _Asking, source: Group, destinations: Sequence[tuple[Column, Group]]) -> Row:
@@ -333,106 +423,64 @@ def _row(asking: _Asking, source: Group, destinations: Sequence[tuple[Column, Gr
     assumptions: dict[str, None] = {}
     not_modelled: dict[str, None] = {}
     for column, group in destinations:
-        answers: list[tuple[str, str, _Pair]] = []
-        refused = "no packet can be sent"
-        for sender, target, source_pod, target_pod in _pairs(source, column, group):
-            by_family: dict[int | None, _Pair] = {}
-            for family in asking.families(column, source_pod, target_pod):
-                try:
-                    by_family[family] = asking.pair(column, sender, target, source_pod, target_pod, family)
-                except InputError as error:
-                    refused = error.what  # another family, a pod without address: this pair has no packet to send
-            differ = len({pair.verdict for pair in by_family.values()}) > 1
-            for family, pair in by_family.items():
-                if differ and pair.reason:
-                    pair = replace(pair, reason=f"IPv{family}: {pair.reason}")
-                answers.append((sender, target if family is None else f"{target}{_OVER}{family}", pair))
-        row.append(_cell(source.name, column, answers) if answers else Cell(source.name, column, Answer.NONE, refused))
-        for _, _, pair in answers:
-            assumptions.update(dict.fromkeys(pair.assumptions))
-            not_modelled.update(dict.fromkeys(pair.not_modelled))
+        asked = asking.asked(source, column, group)
+        row.append(_cell(asking, source.name, column, asked))
+        for joint in {id(joint): joint for _, _, joint in asked}.values():
+            for _, said in joint.parts:
+                assumptions.update(dict.fromkeys(said.assumptions))
+                not_modelled.update(dict.fromkeys(said.not_modelled))
     return Row(tuple(row), tuple(assumptions), tuple(not_modelled))
 
 
-def _pairs(source: Group, column: Column, group: Group) -> list[tuple[str, str, str, str]]:
-    """Who sends and to what, each as the tracer reads it, and their pods ("" where they are none).
-
-    A pod and itself only where that is the only pair.
-    """
-    senders = [(_pod(key), key) for key in source.pods] or [(source.name, "")]
-    targets = [(f"{_pod(key)}:{column.port}", key) for key in group.pods] or [(f"{column.name}:{column.port}", "")]
-    every = [(s, t, a, b) for s, a in senders for t, b in targets]
-    return [pair for pair in every if not pair[2] or pair[2] != pair[3]] or every[:1]
-
-
-def _pod(key: str) -> str:
-    namespace, _, name = key.partition("/")
-    return f"{namespace}/pod/{name}"
-
-
-def _cell(source: str, column: Column, asked: Sequence[tuple[str, str, _Pair]]) -> Cell:
-    verdicts = [pair.verdict for _, _, pair in asked]
-    yes = verdicts.count(Verdict.DELIVERED)
-    reason = next((pair.reason for _, _, pair in asked if pair.reason), "")
+def _cell(asking: _Asking, source: str, column: Column, asked: _Asked) -> Cell:
+    joints = {id(joint): joint for _, _, joint in asked}
+    said = [part for joint in joints.values() for _, part in joint.parts]
+    if not said:
+        return Cell(source, column, Answer.NONE, asking.refusal(column, *asked[-1][:2]))
+    count = Counter(id(joint) for _, _, joint in asked)
+    verdicts: Counter[Verdict] = Counter()
+    for key, joint in joints.items():
+        for _, part in joint.parts:
+            verdicts[part.verdict] += count[key]
+    yes, total = verdicts[Verdict.DELIVERED], verdicts.total()
+    reason = ""
     outcomes: tuple[Outcome, ...] = ()
     families: tuple[int, ...] = ()
-    if yes == len(asked):
-        answer, reason = Answer.YES, ""
+    if yes == total:
+        answer = Answer.YES
     elif Verdict.UNKNOWN in verdicts:
         answer = Answer.UNKNOWN
     elif yes or Verdict.PARTIAL in verdicts:
         answer = Answer.SOME
-        outcomes = tuple(Outcome(sender, target, pair.verdict.value, pair.reached) for sender, target, pair in asked)
-        families = _families(asked)
+        outcomes = tuple(
+            asking.outcome(column, s, t, family, part) for s, t, joint in asked for family, part in joint.parts
+        )
+        families = _families(outcomes)
     else:
         answer = Answer.NO
-    policies = tuple(dict.fromkeys(d for _, _, pair in asked for d in pair.policies))
-    return Cell(source, column, answer, reason, yes, len(asked), policies, outcomes, families)
+    if answer is not Answer.YES:
+        reason = next(filter(None, _reasons(asking, column, asked)), "")
+    policies = tuple(dict.fromkeys(decider for part in said for decider in part.policies))
+    return Cell(source, column, answer, reason, yes, total, policies, outcomes, families)
 
 
-def _families(asked: Sequence[tuple[str, str, _Pair]]) -> tuple[int, ...]:
+def _reasons(asking: _Asking, column: Column, asked: _Asked) -> Iterator[str]:
+    """Why pairs were not delivered, one after the other."""
+    for sender, target, joint in asked:
+        for family, part in joint.parts:
+            if text := asking.reason(column, sender, target, family, part):
+                yield f"IPv{family}: {text}" if joint.differ else text
+
+
+def _families(outcomes: Sequence[Outcome]) -> tuple[int, ...]:
     """The families by which all is delivered, where by the others nothing is."""
-    verdicts: dict[int, set[Verdict]] = {}
-    for _, target, pair in asked:
-        family = target.rpartition(_OVER)[2]
-        if not family.isdigit() or _OVER not in target:
+    verdicts: dict[int, set[str]] = {}
+    for outcome in outcomes:
+        family = outcome.target.rpartition(_OVER)[2]
+        if not family.isdigit() or _OVER not in outcome.target:
             return ()
-        verdicts.setdefault(int(family), set()).add(pair.verdict)
-    if any((len(found) > 1 and Verdict.DELIVERED in found) or Verdict.PARTIAL in found for found in verdicts.values()):
+        verdicts.setdefault(int(family), set()).add(outcome.verdict)
+    delivered, partial = Verdict.DELIVERED.value, Verdict.PARTIAL.value
+    if any((len(found) > 1 and delivered in found) or partial in found for found in verdicts.values()):
         return ()
-    return tuple(sorted(family for family, found in verdicts.items() if found == {Verdict.DELIVERED}))
-
-
-def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[list[Decider], str, Flow | None]:
-    """The policies that a branch owes its verdict to, in words why they deny it, and the connection that they judge.
-
-    Where it was delivered, every rule that allows it; where it died, the first direction that denies it. Engines drop in silence:
-    who was refused in so many words was refused by somebody else.
-    """
-    index = tracer.policies
-    if tracer.cluster.cni.name not in ENGINES or not index.policies or branch.verdict is Verdict.REJECTED:
-        return [], "", None
-    said = judged(trace, branch, index)
-    if said is None:
-        return [], "", None
-    flow, decision = said
-    if branch.verdict is Verdict.DELIVERED:
-        return [_decider(index, half) for half in (decision.egress, decision.ingress) if half.policy is not None], "", flow
-    deciders, text = _denial(index, flow, decision)
-    return deciders, text if branch.verdict is Verdict.DROPPED else "", flow
-
-
-def _denial(index: PolicyIndex, flow: Flow, decision: Decision) -> tuple[list[Decider], str]:
-    """The first direction that policies do not allow, and why; nothing where they allow both."""
-    for half in (decision.egress, decision.ingress):
-        if half.says is not Says.ALLOWED and half.selected:
-            return [_decider(index, half)], f"{words.selection(index, half)}; {words.verdict(index, flow, half, decision)}"
-    return [], ""
-
-
-def _decider(index: PolicyIndex, half: Half) -> Decider:
-    direction, says = half.direction.lower(), half.says.value
-    if half.policy is not None:
-        rule, ref = (None, half.policy.ref) if half.rule is None else (half.rule.number, half.rule.ref)
-        return Decider(direction, says, (half.policy.title,), rule, (ref,))
-    return Decider(direction, says, tuple(p.title for p in half.selected), None, tuple(p.ref for p in half.selected))
+    return tuple(sorted(family for family, found in verdicts.items() if found == {delivered}))

@@ -1,24 +1,22 @@
-"""Independent questions asked by several processes: each is a fork of this one, and asks every n-th.
+"""Independent questions asked by several processes: a pool of forks of this one, which take one after the other.
 
-    parent: tracer, built --fork--> child 1: items 1, 3, 5 ... --pipe--> parent puts the answers in order
-                          --fork--> child 2: items 2, 4, 6 ...
+    parent: tracer, built --fork--> worker 1: items 0, 2, 3 ...  --> answers, put in order
+                          --fork--> worker 2: items 1, 4, 5 ...  -->
 
-Law: the answers and their order are those of one process; what a child raises is raised here. fork(2) hands the tracer over
-without copying it; nothing may run in other threads. Where there is no fork, or little to do, this process asks.
+Law: the answers and their order are those of one process; what a worker raises is raised here, and no worker is left behind,
+whatever ends this. fork(2) hands the tracer over without copying it; nothing may run in other threads. Where there is no fork, or
+little to do, this process asks.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import selectors
-import struct
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_HEAD = struct.Struct("<Q")
+_work: Callable[[int], Any]  # of a worker, which gets it as it is forked
 
 
 def processors() -> int:
@@ -42,82 +40,42 @@ def spread(work: Callable[[int], T], count: int, jobs: int, done: Callable[[int]
         Told how many are done.
     """
     jobs = min(jobs, count)
+    found: list[T] = []
     if jobs <= 1:
-        found = []
         for n in range(count):
             found.append(work(n))
             done(n + 1)
         return found
-    children: list[int] = []
-    pipes: list[int] = []
-    try:
-        for first in range(jobs):
-            read, write = os.pipe()
-            pid = os.fork()
-            if pid == 0:
-                _child(work, range(first, count, jobs), write)
-            os.close(write)
-            children.append(pid)
-            pipes.append(read)
-        return _gather(pipes, count, done)
-    except BaseException:
-        import signal
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
-        for pid in children:
-            os.kill(pid, signal.SIGKILL)
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("fork"), _start, (work,))
+    try:
+        for value in pool.map(_ask, range(count)):
+            found.append(value)
+            done(len(found))
+    except BrokenProcessPool as error:
+        missing = f"{count - len(found)} of {count} answers are missing"
+        raise ChildProcessError(f"a process that asked ended early: {missing}") from error
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - before:
+            child.kill()
         raise
     finally:
-        for read in pipes:
-            os.close(read)
-        for pid in children:
-            os.waitpid(pid, 0)
+        pool.shutdown(cancel_futures=True)
+    return found
 
 
-def _child(work: Callable[[int], T], indexes: range, write: int) -> None:
-    """Never returns: what the parent would do at its end (flush its buffers, remove its files) is not the child's business."""
-    try:
-        with os.fdopen(write, "wb") as stream:
-            for n in indexes:
-                try:
-                    message = pickle.dumps((n, True, work(n)))
-                except Exception as error:
-                    message = pickle.dumps((n, False, error))
-                stream.write(_HEAD.pack(len(message)) + message)
-                stream.flush()
-    finally:
-        os._exit(0)
+def _start(work: Callable[[int], Any]) -> None:
+    """A worker begins; Ctrl-C is the parent's business."""
+    import signal
+
+    global _work
+    _work = work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _gather(pipes: list[int], count: int, done: Callable[[int], None]) -> list[T]:
-    """Read what the children say as it comes."""
-    found: dict[int, T] = {}
-    held = dict.fromkeys(pipes, b"")
-    with selectors.DefaultSelector() as selector:
-        for read in pipes:
-            selector.register(read, selectors.EVENT_READ)
-        while held:
-            for key, _ in selector.select():
-                chunk = os.read(key.fd, 1 << 20)
-                if not chunk:
-                    selector.unregister(key.fd)
-                    del held[key.fd]
-                    continue
-                held[key.fd] = _read(held[key.fd] + chunk, found)
-                done(len(found))
-    if len(found) != count:
-        raise ChildProcessError(f"a process that asked ended early: {count - len(found)} of {count} answers are missing")
-    return [found[n] for n in range(count)]
-
-
-def _read(held: bytes, found: dict[int, T]) -> bytes:
-    """Take the whole messages out of what was read; returns the rest."""
-    while len(held) >= _HEAD.size:
-        (size,) = _HEAD.unpack_from(held)
-        if len(held) < _HEAD.size + size:
-            break
-        n, fine, value = pickle.loads(held[_HEAD.size : _HEAD.size + size])
-        if not fine:
-            raise value
-        found[n] = value
-        held = held[_HEAD.size + size :]
-    return held
+def _ask(n: int) -> Any:
+    return _work(n)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from netlab.reach.matrix import Decider
+from netlab.reach.answers import Decider
 from netlab.refs import Ref
 
 

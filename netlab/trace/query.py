@@ -6,7 +6,7 @@ modelled is listed; the answer is a function of cluster, observed dumps and requ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from functools import cached_property
 
@@ -147,6 +147,11 @@ class Tracer:
         }
         return PolicyIndex(self.cluster, dialect_of(self.cluster.cni.name), addresses)
 
+    @property
+    def standing(self) -> tuple[str, ...]:
+        """What every trace assumes, whatever is asked."""
+        return (*self.cluster.assumptions, *self._built.assumptions, *self._observed, *self.policies.notes)
+
     def trace(self, request: Request) -> Trace:
         """Answer one question.
 
@@ -214,7 +219,7 @@ class Tracer:
             source=source.party,
             destination=party,
             protocol=protocol_name(protocol).upper(),
-            verdict=_overall(branches),
+            verdict=overall(branch.verdict for branch in branches),
             branches=branches,
             assumptions=tuple(made),
             not_modelled=built.not_modelled,
@@ -608,9 +613,9 @@ def _whole(leaf: Leaf) -> Weighted[Leaf]:
     return Weighted(Fraction(1), leaf)
 
 
-def _overall(branches: tuple[Branch, ...]) -> Verdict:
+def overall(verdicts: Iterable[Verdict]) -> Verdict:
     """One verdict: that of all branches, `partial` where they differ, `unknown` where what is known leaves that open."""
-    seen = {branch.verdict for branch in branches}
+    seen = set(verdicts)
     if len(seen) == 1:
         return seen.pop()
     if len(seen - {Verdict.UNKNOWN}) > 1:
