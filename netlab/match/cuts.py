@@ -122,7 +122,7 @@ def _lowest(typingctx, x):
 
 
 @njit
-def find(cells, base, columns, row_of, packets, low, high, start, behind, keys, places_, points_):
+def find(cells, base, columns, row_of, packets, low, high, start, behind, keys, ways_):
     """The first rule from `start` on for some packets, where it is below what behind[1] has; into behind[1].
 
     Parameters
@@ -135,10 +135,10 @@ def find(cells, base, columns, row_of, packets, low, high, start, behind, keys, 
     packets : int32[*]
         Of those from `low` to `high` the columns.
     behind : int32[2, *]
-    keys, places_, points_ : uint32[MAX_DIMS, *], int32[2, *], uint32[2, *]
+    keys, ways_ : uint32[MAX_DIMS, *], uint64[2, *]
         Room.
     """
-    places, leaves, points, leaf_at = places_[0], places_[1], points_[0], points_[1]
+    inner, leaves = ways_[0], ways_[1]  # a way << 32 | the packet's place
     base = uint64(base)
     dims, trees = uint64(cells[base]), np.int64(cells[base + uint64(1)])
     for d in range(dims):
@@ -149,26 +149,25 @@ def find(cells, base, columns, row_of, packets, low, high, start, behind, keys, 
         root = cells[base + uint64(ROOTS + tree)]
         least = cells[base + uint64(LEAST + tree)]
         count, held = 0, 0
+        first = uint64(root) << uint64(32)
         for j in range(low, high):
-            places[uint64(count)] = j
-            points[uint64(count)] = root >> uint32(1)
+            inner[uint64(count)] = first | uint64(j)
             count += np.int64(uint32(behind[1, uint64(j)]) > least)
         if root & uint32(1):
             for k in range(count):
-                leaves[k], leaf_at[k] = places[k], points[k]
+                leaves[k] = inner[k]
             held, count = count, 0
         while count > 0:
             kept = 0
             for k in range(count):
-                j = uint64(places[uint64(k)])
-                node = uint64(points[uint64(k)]) * uint64(LINE)
+                j = inner[uint64(k)] & uint64(0xFFFFFFFF)
+                node = inner[uint64(k)] >> uint64(33) << uint64(4)
                 bits = _not_above(cells, node, keys[uint64(cells[node]), j]) & uint32(0xFFFC)
                 to = cells[node + uint64(LINE) + uint64(_popcount(bits))]
                 to &= uint32(-np.int64(cells[node + uint64(1)] < uint32(behind[1, j])))
-                places[uint64(kept)] = j
-                points[uint64(kept)] = to >> uint32(1)
-                leaves[uint64(held)] = j
-                leaf_at[uint64(held)] = to >> uint32(1)
+                way = uint64(to) << uint64(32) | j
+                inner[uint64(kept)] = way
+                leaves[uint64(held)] = way
                 is_leaf = np.int64(to & uint32(1))
                 held += is_leaf
                 kept += np.int64(to != 0) - is_leaf
@@ -176,18 +175,17 @@ def find(cells, base, columns, row_of, packets, low, high, start, behind, keys, 
         while held > 0:
             kept = 0
             for k in range(held):
-                j = uint64(leaves[uint64(k)])
-                leaf = uint64(leaf_at[uint64(k)]) * uint64(LINE)
+                j = leaves[uint64(k)] & uint64(0xFFFFFFFF)
+                leaf = leaves[uint64(k)] >> uint64(33) << uint64(4)
                 best = uint32(behind[1, j])
                 bits = _between(cells, leaf, uint32(start), best)
                 at = leaf + uint64(LINE)
                 for d in range(dims):
                     bits &= _inside(cells, at, keys[d, j])
                     at += uint64(LINE)
-                first = cells[leaf + uint64(_lowest(bits | uint32(1 << LANES)))]
-                behind[1, j] = best if bits == 0 else first
-                leaves[uint64(kept)] = j
-                leaf_at[uint64(kept)] = uint32(at // uint64(LINE))
+                first_held = cells[leaf + uint64(_lowest(bits | uint32(1 << LANES)))]
+                behind[1, j] = best if bits == 0 else first_held
+                leaves[uint64(kept)] = at << uint64(29) | j
                 kept += np.int64((bits == 0) & (cells[leaf + uint64(LANES)] != 0))
             held = kept
 
