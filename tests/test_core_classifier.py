@@ -205,8 +205,8 @@ def test_trees_find_what_a_scan_finds(seed: int, count: int, dims: int, evict: i
     row_of[fields] = range(dims)
     start = int(rng.integers(0, 2 * count)) if seed % 2 else 0
     behind = np.full((2, 60), cuts.NONE, np.int32)
-    keys, places, points = np.empty((cuts.MAX_DIMS, 64), np.uint32), np.empty((2, 64), np.int32), np.empty((2, 64), np.uint32)
-    cuts.find(cells, grown.base, packets, row_of, np.arange(60, dtype=np.int32), 0, 60, start, behind, keys, places, points)
+    keys, ways = np.empty((cuts.MAX_DIMS, 64), np.uint32), np.empty((2, 64), np.uint64)
+    cuts.find(cells, grown.base, packets, row_of, np.arange(60, dtype=np.int32), 0, 60, start, behind, keys, ways)
     expected = [cuts.scan(low, high, rule, packets[:, n].tolist(), start) for n in range(60)]
     assert behind[1].tolist() == expected
     assert [cuts.find_one(cells, grown.base, packets, row_of, n, start, cuts.NONE, False) for n in range(60)] == expected

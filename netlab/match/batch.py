@@ -48,6 +48,12 @@ class Answer:
         self.program, self.packets, self.outcome, self.row = program, packets, outcome, row
         self._table = _table(program)
 
+    def _nonzero(self, column: int) -> NDArray[np.int64]:
+        """Packets of whose outcomes a number is not 0. Mostly none is; then few outcomes are looked at, not many packets."""
+        if len(self) > self._table.shape[1] and not self._table[column].any():
+            return np.zeros(0, np.int64)
+        return np.flatnonzero(self._table[column][self.outcome])
+
     def _column(self, first: int, count: int = 1) -> list[NDArray[np.int64]]:
         return [self._table[first + at][self.outcome] for at in range(count)]
 
@@ -62,10 +68,13 @@ class Answer:
     @cached_property
     def rule(self) -> NDArray[np.int32]:
         """The deciding rule of the first leaf, a number of `program.numbering`; below zero a policy: int32[n]."""
-        found = self._column(1)[0].astype(np.int32)
-        chain = self._column(10)[0]
-        here = np.flatnonzero(chain)
-        found[here] += self.program.constants.array[self.row[here] + chain[here]].astype(np.int32)
+        rules = self._table[1]
+        if len(self) > len(rules):
+            rules = rules.astype(np.int32)
+        found: NDArray[np.int32] = rules[self.outcome].astype(np.int32, copy=False)
+        here = self._nonzero(10)
+        chain = self._table[10][self.outcome[here]]
+        found[here] += self.program.constants.array[self.row[here] + chain].astype(np.int32)
         for i in self._doubtful:
             found[i] = self._ends(int(i))[0].rule
         return found
@@ -103,7 +112,7 @@ class Answer:
     @cached_property
     def _doubtful(self) -> NDArray[np.int64]:
         """Packets that met a rule that cannot be decided: whether that mattered may depend on their marks."""
-        return np.flatnonzero(self._column(9)[0])
+        return self._nonzero(9)
 
     def __len__(self) -> int:
         return len(self.outcome)
@@ -177,10 +186,10 @@ def decide(program: Program, packets: Packets) -> Answer:
     at = np.full(len(packets), _start(graph, packets), np.int32)
     ways, rows = np.full(len(packets), -1, np.int64), np.zeros(len(packets), np.int32)
     WALK(*_arrays(program, packets, graph), at, ways, rows)
-    waiting = np.flatnonzero(at >= 0)
-    if len(waiting):  # some want to go where nobody has been, or to ask the twin: back to the graph that can grow
+    if len(at) and at.max() >= 0:  # some want to go where nobody has been, or to ask the twin: back to the graph that can grow
+        waiting = np.flatnonzero(at >= 0)
         at[waiting], rows[waiting] = _outcomes(program, packets.take(waiting), graph.node_at[at[waiting]], rows[waiting])
-    return Answer(program, packets, -2 - at, rows)
+    return Answer(program, packets, np.subtract(-2, at, out=at), rows)
 
 
 def _start(graph: Arranged, packets: Packets) -> int:

@@ -270,8 +270,7 @@ def _dispatch(
     rows,
     keys,
     hashes,
-    places,
-    points,
+    cut_ways,
 ):
     """What is behind a DISPATCH for some packets, into behind[0]; `rows` and, where nobody has been, `ways` follow.
 
@@ -320,7 +319,7 @@ def _dispatch(
                 i = packets[j]
                 if _in_doubt(columns, row_of, dispatches, dispatch, i):  # the cuts then find nothing that is before this one
                     behind[1, j] = find_one(cells, base, columns, row_of, i, start, behind[1, j], True)
-        find(cells, base, columns, row_of, packets, low, high, start, behind, keys, places, points)
+        find(cells, base, columns, row_of, packets, low, high, start, behind, keys, cut_ways)
     for j in range(low, high):
         index = uint64(first + behind[1, uint64(j)] - start)
         if doubts and _in_doubt(columns, row_of, dispatches, dispatch, packets[uint64(j)]):
@@ -390,7 +389,7 @@ def walk(
         others = np.empty(_BLOCK, np.int32)
         behind = np.empty((2, _BLOCK), np.int32)
         keys, hashes = np.empty((max(WORDS, MAX_DIMS), _BLOCK), np.uint32), np.empty(_BLOCK, np.uint64)
-        places, points = np.empty((2, _BLOCK), np.int32), np.empty((2, _BLOCK), np.uint32)
+        cut_ways = np.empty((2, _BLOCK), np.uint64)
         heads = np.empty((_BLOCK, 3), np.int32)  # of packets at one node: the node, the first, the one after the last
         total = 0
         for i in range(first, min(count, first + _BLOCK)):
@@ -419,7 +418,7 @@ def walk(
             elif kind == DISPATCH:
                 _dispatch(
                     columns, row_of, nodes, children, child_rows, groups, dispatches, words, cells, node, packets, low, high,
-                    behind, ways, rows, keys, hashes, places, points,
+                    behind, ways, rows, keys, hashes, cut_ways,
                 )  # fmt: skip
                 kept = low
                 for j in range(low, high):  # those that end here
