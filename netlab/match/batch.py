@@ -216,9 +216,10 @@ def explain(program: Program, packets: Packets, index: int) -> tuple[Leaf, ...]:
 
 def _arrays(program: Program, packets: Packets, graph: Arranged | None = None) -> tuple[NDArray[Any], ...]:
     """What every kernel is given first."""
-    nodes, children = (program.nodes.array, program.children.array) if graph is None else (graph.nodes, graph.children)
+    own = (program.nodes.array, program.children.array, program.child_rows.array)
+    nodes, children, child_rows = own if graph is None else (graph.nodes, graph.children, graph.child_rows)
     return (
-        packets.columns, packets.row_of, nodes, children, program.child_rows.array, program.constants.array, program.groups.array,
+        packets.columns, packets.row_of, nodes, children, child_rows, program.constants.array, program.groups.array,
         program.dispatches.array, program.members.array, program.tables.array, program.words.array, program.cells,
         program.patterns(),
     )  # fmt: skip

@@ -24,6 +24,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from netlab.match.boxes import BOXED, Bounds
+from netlab.match.jit import cached
 
 LINE = 16  # uint32 per cache line
 CUTS = 14  # bounds of a node
@@ -224,7 +225,7 @@ def _leaf(cells, leaf, dims, base, columns, row_of, i, start, best):
         leaf += uint64(LINE * (dims + 1))
 
 
-@njit(cache=True)
+@cached()
 def visits(cells, base, packets):
     """How many nodes and groups of leaves are looked at to find the first rules for some packets.
 
@@ -330,7 +331,7 @@ def put(low, high, rule, boxes, cells, used):
     return cells, used + groups * group
 
 
-@njit(cache=True)
+@cached()
 def grow(low, high, rule, closed, tops, given, evict, full, cells, used):
     """One tree.
 

@@ -15,6 +15,7 @@ from numba import njit, prange, uint32, uint64
 
 from netlab.match.atoms import ASK, BITS, MARK, MASK, NAME, SPAN, TABLE, WORDS
 from netlab.match.cuts import MAX_DIMS, find, find_one
+from netlab.match.jit import cached
 from netlab.match.packets import Field, Flag
 
 DISPATCH = 16  # a node that finds the next rule of a chain that may hold
@@ -346,7 +347,7 @@ def _settle(child, node, packets, low, high, at, heads, depth):
     return depth
 
 
-@njit(parallel=True, cache=True, nogil=True)
+@cached(parallel=True, nogil=True)
 def walk(
     columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, cells, names, at, ways,
     rows,
@@ -489,7 +490,7 @@ def walk(
                 depth = _settle(no, node, packets, middle, high, at, heads, depth)
 
 
-@njit(cache=True)
+@cached()
 def follow(
     columns, row_of, nodes, children, child_rows, constants, groups, dispatches, members, tables, words, cells, names, node, i,
     row, ways,
@@ -526,7 +527,7 @@ def follow(
     return node, row, count
 
 
-@njit(cache=True)
+@cached()
 def arrange(nodes, children, spans, root):
     """The order of nodes in which a packet meets them, depth first, so that what follows lies in the same cache line.
 
@@ -577,7 +578,7 @@ def arrange(nodes, children, spans, root):
     return place
 
 
-@njit(cache=True)
+@cached()
 def fill_table(keys, first, many, table):
     """Put keys into an empty open-addressing table.
 

@@ -52,6 +52,7 @@ from netlab.match.naive import HOLDS
 from netlab.match.nft import set_key
 from netlab.match.outcome import MAX_RUNS, MAX_UNDECIDED, Choice, Leaf, Run, Verdict, chance, fold
 from netlab.match.packets import CT_STATES, CtFlag, Field, Flag, Names
+from netlab.match.runs import fuse, together
 from netlab.match.view import Chance
 from netlab.match.walk import Base, Numbering, before_conntrack, source_nat, template
 
@@ -63,6 +64,7 @@ MIN_ALIKE = 4  # rules of one kind, to be walked as one
 MAX_TEMPLATE = 500  # nodes
 MAX_GROUPS = 40  # tables of one chain; what fits into none is asked rule by rule
 MIN_CUT = 24  # rules of a chain that is cut
+MAX_TOGETHER = 2_000_000  # elements of sets that are asked at once
 MAX_ASKED = 24  # rules asked one by one, from which on a chain is cut instead; a table counts as FEW_RULES
 FEW_RULES = 4
 
@@ -461,10 +463,12 @@ class ChainCode:
 
 
 class Arranged(NamedTuple):
-    """A copy of a graph with its nodes in another order: int32[n, NODE], int32[*], int32[n] the node's own number, the root."""
+    """A copy of a graph with its nodes in another order, and runs of sets put together (runs.py): int32[n, NODE], int32[*] and
+    int32[*] what is behind a DISPATCH, int32[n] the node's own number, the root."""
 
     nodes: NDArray[np.int32]
     children: NDArray[np.int32]
+    child_rows: NDArray[np.int32]
     node_at: NDArray[np.int32]
     root: int
     grown: int
@@ -536,6 +540,8 @@ class Program:
         self._spans: list[int] = []  # by node: how many ways a DISPATCH has
         self._grown = 0  # counts the ways that were made
         self._arranged: Arranged | None = None
+        self._plain: list[bool] = []  # of each set that is asked: no element is `nomatch`
+        self._runs: dict[tuple[int, ...], tuple[int, int]] = {}
         self.root, first = self._run(self._entry())
         self.passed[-1] = first
 
@@ -555,7 +561,11 @@ class Program:
                 ahead = refs >= 0
                 refs[ahead] = place[refs[ahead]]
             root = self.root if self.root < 0 else int(place[self.root])
-            self._arranged = Arranged(moved, children, node_at, root, self._grown)
+            moved, children, replaced = fuse(moved, children, np.array(self._plain, np.bool_), self._run_tables)
+            node_at = np.append(node_at, node_at[replaced])
+            rows = np.full(len(children), -1, np.int32)
+            rows[: self.child_rows.length] = self.child_rows.array[: self.child_rows.length]
+            self._arranged = Arranged(moved, children, rows, node_at, root, self._grown)
         return self._arranged
 
     # -- what the kernels need -----------------------------------------------------------------------------------------
@@ -981,9 +991,26 @@ class Program:
         elif atom[0] == atoms.MEMBER:
             for levels in self.context.levels[self.members.length :]:
                 first = self.groups.length
-                for shape, keys, values in levels():
+                made = levels()
+                for shape, keys, values in made:
                     self._add_group(shape, keys, values)
                 self.members.add(np.array([[first, self.groups.length]], np.int32))
+                self._plain.append(not any(any(level.values) for level in made))
+
+    def _run_tables(self, sets: tuple[int, ...]) -> tuple[int, int]:
+        """Tables that find the first of some sets that has the packet: the number of their dispatch, and how many they are."""
+        known = self._runs.get(sets)
+        if known is None:
+            found = together([self.context.levels[number]() for number in sets])
+            first = self.groups.length
+            if sum(len(level.keys) for level in found) > MAX_TOGETHER:
+                known = -1, 0
+            else:
+                for shape, keys, values in found:
+                    self._add_group(shape, keys, values)
+                known = self.dispatches.add(np.array([[first, self.groups.length, -1, 0]], np.int32)), len(found)
+            self._runs[sets] = known
+        return known
 
     def _add_types(self, device: str) -> None:
         """What kind of address an IPv4 address is here (fib_frontend.c inet_addr_type), as intervals."""
