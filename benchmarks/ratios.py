@@ -400,7 +400,7 @@ def main() -> None:
     growth(asked.packets)
     compiling(10_000, 3)
     compiling(30_000, 4)
-    print("\nnot measured: DPDK's librte_acl; the kernel's eBPF load balancer stands in bench_ebpf.py")
+    print("\nDPDK's librte_acl stands in bench_acl.py, the kernel's eBPF load balancer in bench_ebpf.py")
 
 
 if __name__ == "__main__":
