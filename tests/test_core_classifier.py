@@ -19,6 +19,7 @@ from netlab.linux.netns import Netns, NetnsKind
 from netlab.linux.packet import ICMP, ICMPV6, TCP, UDP, Packet
 from netlab.linux.rules import Chain, Hook, Rule, Ruleset, Table
 from netlab.match import boxes, cuts
+from netlab.match import layout as layout_module
 from netlab.match import program as program_module
 from netlab.match.batch import Answer, decide
 from netlab.match.layout import layout
@@ -279,5 +280,13 @@ def test_rules_that_differ_in_one_exact_key_stay_in_a_hash_table(monkeypatch: py
     rules = tuple(Rule((m.Destination(4, n, U32), m.Tcp(dport=m.PortRange(n, n))), t.Drop()) for n in range(1, 200))
     found = Ruleset((Table("ip", "filter", {"INPUT": Chain("INPUT", rules, Hook.INPUT, 0, "ACCEPT")}),))
     assert [row.found for row in layout(node(found, 4), 4) if row.rules] == [
-        "hash of dst, protocol, dport: 199; walked once for each of 1 kinds: 199"
+        "hash of dst, protocol, dport: 199; walked once for each of 1 kind: 199"
     ]
+
+
+def test_how_rules_are_found_is_told_in_words() -> None:
+    """Prefixes as one writes them, of both families; a mask that is none in hexadecimal digits."""
+    shape = ((0, 0xFFFFFF00), (int(Field.PROTOCOL), U32), (int(Field.DPORT), 0xFFF8))
+    assert layout_module._fields(shape, 4) == "src/24, protocol, dport/fff8"
+    assert layout_module._fields(((4, 0), (5, 0), (6, 0xFFFF0000), (7, U32)), 6) == "dst/48"
+    assert layout_module._fields(((4, U32), (5, U32), (6, U32), (7, U32), (0, 0xFF)), 6) == "dst, src/ff"

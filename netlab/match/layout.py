@@ -56,10 +56,10 @@ def layout(netns: Netns, family: int) -> Iterator[Row]:
 
 
 def _words(program: Program, chain: ChainCode) -> str:
-    parts = [f"hash of {_fields(group.shape)}: {group.rules}" for group in chain.groups]
+    parts = [f"hash of {_fields(group.shape, program.family)}: {group.rules}" for group in chain.groups]
     if chain.cut is not None:
         trees = "tree" if chain.cut.trees == 1 else "trees"
-        fields = _fields(tuple((field, U32) for field in chain.cut.fields))
+        fields = ", ".join(dict.fromkeys(Field(_base(field)).name.lower() for field in chain.cut.fields))
         parts.append(f"cuts of {fields}: {chain.cut.rules} in {chain.cut.trees} {trees}, {_size(chain.cut.size)}")
     rest = len(chain.unindexed) if chain.dispatch >= 0 else len(chain.rules)
     if rest:
@@ -67,7 +67,7 @@ def _words(program: Program, chain: ChainCode) -> str:
     if chain.groups:
         kinds = [len(found) for found in program.kinds(chain).values() if len(found) >= MIN_ALIKE]
         if kinds:
-            parts.append(f"walked once for each of {len(kinds)} kinds: {sum(kinds)}")
+            parts.append(f"walked once for each of {len(kinds)} {'kind' if len(kinds) == 1 else 'kinds'}: {sum(kinds)}")
     if len(chain.rules) <= MAX_ASKED:
         codes = [program.code(chain, position) for position in range(len(chain.rules))]
         asked = sorted({_name(item.match) for code in codes for item in code.items if _asks(item.tree)})
@@ -83,12 +83,24 @@ def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
-def _fields(shape: tuple[tuple[int, int], ...]) -> str:
-    words: dict[str, None] = {}
+def _fields(shape: tuple[tuple[int, int], ...], family: int) -> str:
+    """The fields of a key: `src/24, protocol, dport`; a mask that is no prefix in hexadecimal digits."""
+    masks: dict[int, int] = {}
+    bits = 32 if family == 4 else 128
     for field, mask in shape:
-        base = next(f for f in (Field.DST, Field.SRC) if field >= f) if field < Field.ORIG_SRC else Field(field)
-        words[base.name.lower() + ("" if mask == U32 else f"/{mask:08x}")] = None
-    return ", ".join(words)
+        base = _base(field)
+        masks[base] = masks.get(base, 0) | mask << 32 * (field - base)
+    found = []
+    for base, mask in masks.items():
+        host = mask ^ (1 << bits) - 1 if base in (Field.SRC, Field.DST) else mask ^ U32
+        prefix = bits - host.bit_length() if base in (Field.SRC, Field.DST) and host & (host + 1) == 0 else -1
+        found.append(Field(base).name.lower() + ("" if not host else f"/{prefix}" if prefix >= 0 else f"/{mask:x}"))
+    return ", ".join(found)
+
+
+def _base(field: int) -> int:
+    """The first word of an address, of which a field is one."""
+    return field if field >= Field.ORIG_SRC else Field.DST if field >= Field.DST else Field.SRC
 
 
 def _name(match: Match | NftMatch) -> str:
