@@ -222,7 +222,7 @@ def test_what_the_agent_carries_out_is_written_once_for_all_kernels(tmp_path: Pa
         (["--services", "ten"], '"ten" is no number'),
         (["--engine", "ipv"], 'unknown engine "ipv"'),
         (["--kernel", "host", "--engine", "ipvs"], "ipvs cannot be measured on host"),
-        (["--services", "1000000"], "--services 1000000: there are at most 200,000"),
+        (["--services", "1000000"], "--services 1,000,000: there are at most 200,000"),
         (["--rounds", "0"], "--rounds 0: there must be 1 to 1000"),
         (["--policies", "-1"], "--policies -1: there must be 0 to 10,000"),
         (["--endpoints", "0"], "--endpoints 0: a service has 1 to"),

@@ -238,3 +238,49 @@ def test_what_was_chosen_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dump", "node-1", "program", "--proxy-mode", "ipvs", "-q"]) == 0
     told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith("input ipvs services 16 hash of dst, protocol, dport: 16") for line in told)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("-m statistic --mode random --probability 0.5 -j SVC", "-j ACCEPT"),
+        ("-m string --string x --algo bm -j ACCEPT", "-j SVC"),
+    ],
+)
+def test_rules_that_are_alike_behind_a_choice(first: str, then: str) -> None:
+    """Each packet has the rule and the target of its own service, though another run of it waits outside."""
+    service = "-A SVC -d 10.96.0.{n}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.2.0.{n}:8080\n"
+    rules = "".join(service.format(n=n) for n in range(40))
+    text = f"*nat\n:PREROUTING ACCEPT [0:0]\n:SVC - [0:0]\n-A PREROUTING {first}\n-A PREROUTING {then}\n{rules}COMMIT\n"
+    netns = Netns("node", NetnsKind.NODE, rulesets={4: iptables_save.parse(text, family=4)})
+    program = compile_hook(netns, 4, Hook.PREROUTING)
+    views = []
+    for n in range(40):
+        packet = Packet(ip("10.1.0.7"), ip(f"10.96.0.{n}"), TCP, 5200, 80)
+        ct = CtView(CtState.NEW, Connection(packet.flow, packet.flow.reversed()))
+        views.append(View(packet, Hook.PREROUTING, netns, "eth0", ct=ct))
+    agree(program, views)
+
+
+def test_packets_of_another_family_are_refused() -> None:
+    netns = Netns("node", NetnsKind.NODE, rulesets={4: iptables_save.parse("*filter\n:INPUT ACCEPT [0:0]\nCOMMIT\n", family=4)})
+    program = compile_hook(netns, 4, Hook.INPUT)
+    with pytest.raises(ValueError, match="packets of IPv6 for a program of IPv4"):
+        decide(program, Packets.of_fields(6, program.names, src=1))
+    views = [View(Packet(a, a, TCP), Hook.INPUT, netns, "eth0") for a in (ip("10.0.0.1"), ip("fd00::1"))]
+    with pytest.raises(ValueError, match="both families"):
+        Packets.of(views, program.names)
+
+
+def test_addresses_of_ipv6_as_numbers_and_words() -> None:
+    netns = Netns("node", NetnsKind.NODE)
+    names = compile_hook(netns, 6, Hook.INPUT).names
+    address = ip("fd00:1:2:3:4:5:6:7").value
+    words = [[address >> 32 * word & 0xFFFFFFFF for word in range(4)]] * 2
+    for src in (address, words):
+        packets = Packets.of_fields(6, names, src=src, dport=[80, 81])  # type: ignore[arg-type]
+        assert [packets.view(n, netns, Hook.INPUT).packet.src.value for n in (0, 1)] == [address] * 2
+    with pytest.raises(ValueError, match="no field foo: src, dst"):
+        Packets.of_fields(6, names, foo=1)
+    with pytest.raises(ValueError, match="src: numbers of 32 bits"):
+        Packets.of_fields(4, names, src=address)

@@ -102,11 +102,14 @@ def bench(
     finally:
         told("")
     found = report(job, contenders, measured, machine(), second_level_cache())
+    emit(render(found, output))
     if chart is not None:
         from netlab.render.bench_chart import chart as drawn
 
-        Path(chart).write_bytes(drawn(found, Path(chart).suffix.lower()))
-    emit(render(found, output))
+        try:
+            Path(chart).write_bytes(drawn(found, Path(chart).suffix.lower()))
+        except OSError as error:
+            raise InputError(f"--chart {chart}: {error.strerror or error}", hint="the figures stand above") from None
     return 0
 
 
@@ -115,8 +118,8 @@ def _numbers(text: str, endpoints: int) -> tuple[int, ...]:
 
     found = []
     for word in text.split(","):
-        if not word.strip().isdecimal():
-            raise InputError(f'--services: "{word}" is no number', hint="write --services 1,100,10000")
+        if not word.strip().isdecimal() or len(word) > 20:
+            raise InputError(f'--services: "{word[:20]}" is no number of services', hint="write --services 1,100,10000")
         found.append(int(word))
     if not 1 <= endpoints <= MAX_ENDPOINTS:
         raise InputError(f"--endpoints {endpoints}: a service has 1 to {MAX_ENDPOINTS:,}")
@@ -124,7 +127,7 @@ def _numbers(text: str, endpoints: int) -> tuple[int, ...]:
         if number < 1:
             raise InputError("--services 0: without a service there is no lookup", hint="the least is 1")
         if number > MAX_SERVICES:
-            raise InputError(f"--services {number}: there are at most {MAX_SERVICES:,}")
+            raise InputError(f"--services {number:,}: there are at most {MAX_SERVICES:,}")
         if number * endpoints > MAX_ENDPOINTS:
             raise InputError(f"{number} services of {endpoints} endpoints: there are at most {MAX_ENDPOINTS:,} endpoints in all")
     return tuple(sorted(set(found)))

@@ -11,7 +11,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from netlab import __version__
 
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         # One answer and out: reference counting frees enough, and collecting costs half the time of reading a large cluster.
         gc.disable()
+        sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # closed, as by >&-
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
     try:
@@ -90,10 +91,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         _debug()
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
+    except MemoryError:
+        _debug()
+        return _fail("there is not enough memory for this", "ask for less at a time, or raise the limit (ulimit -v)")
     except Exception as error:
         _debug()
         return _bug(error)
     return code
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w")
 
 
 def _run(program: str, arguments: list[str]) -> int:

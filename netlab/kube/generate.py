@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from netlab.errors import InputError, did_you_mean
-from netlab.kube.topology import CNIS
 
 SHAPES = ("realistic", "uniform")
+CNIS = ("calico", "flannel", "canal", "none")  # that are modelled
 Doc: TypeAlias = dict[str, Any]
 
 # The survey's cluster: 604 namespaces, 5,413 pods, 13,678 policies with 6,215 CIDR and 9,208 selector peers; a policy selects 6

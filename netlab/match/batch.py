@@ -181,7 +181,14 @@ def decide(program: Program, packets: Packets) -> Answer:
     Returns
     -------
     Answer
+
+    Raises
+    ------
+    ValueError
+        The packets are of another family than the program.
     """
+    if packets.family != program.family:
+        raise ValueError(f"packets of IPv{packets.family} for a program of IPv{program.family}")
     graph = program.arranged()
     at = np.full(len(packets), _start(graph, packets), np.int32)
     ways, rows = np.full(len(packets), -1, np.int64), np.zeros(len(packets), np.int32)

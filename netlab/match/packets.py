@@ -157,21 +157,40 @@ class Packets:
     def of_fields(family: int, names: Names, **fields: NDArray[np.uint32] | Sequence[int] | int) -> Packets:
         """A batch from arrays, by the names of Field in lower case; devices as names of `names`; numbers stand for all packets.
 
-        TTL is 64 and LENGTH 60 unless they are given.
+        TTL is 64 and LENGTH 60 unless they are given. An address of IPv6 is a number, or an array uint32[n, 4], the lowest word
+        first.
+
+        Raises
+        ------
+        ValueError
+            There is no such field, or it is not as wide.
         """
         given: dict[int, NDArray[np.uint32]] = {}
         single: dict[int, int] = {}
-        count = max((len(values) for values in fields.values() if not isinstance(values, int)), default=1)
-        for name, values in {"ttl": 64, "length": 60, **fields}.items():
-            given[Field[name.upper()]] = np.broadcast_to(np.asarray(values, np.uint32), (count,))
-            if isinstance(values, int):
-                single[Field[name.upper()]] = values
+        arrays = {name: np.asarray(values, object if isinstance(values, int) else None) for name, values in fields.items()}
+        count = max((len(array) for array in arrays.values() if array.ndim), default=1)
+        for name, array in {"ttl": np.asarray(64), "length": np.asarray(60), **arrays}.items():
+            if name.upper() not in Field.__members__:
+                raise ValueError(f"packets have no field {name}: {', '.join(field.name.lower() for field in Field)}")
+            field = Field[name.upper()]
+            if array.ndim == 2 or (not array.ndim and int(array) > U32):
+                if family == 4 or not name.endswith(("src", "dst")):
+                    raise ValueError(f"{name}: numbers of 32 bits, one for each packet")
+                words = [int(array) >> 32 * word & U32 for word in range(4)] if not array.ndim else array.T
+                for word in range(4):
+                    given[field + word] = np.broadcast_to(np.asarray(words[word], np.uint32), (count,))
+                continue
+            given[field] = np.broadcast_to(array.astype(np.uint32), (count,))
+            if not array.ndim:
+                single[field] = int(array)
         given.update(_set_ports(given, count))
         return Packets(family, given, count, names, single)
 
     @staticmethod
     def of(views: Sequence[View], names: Names) -> Packets:
-        """A batch from packets as the walk sees them; all of one family."""
+        """A batch from packets as the walk sees them; a ValueError where they are not all of one family."""
+        if len({view.packet.family for view in views}) > 1:
+            raise ValueError("packets of both families: make a batch, and a program, for each")
         rows = np.zeros((len(views), FIELDS), np.uint32)
         for row, view in zip(rows, views, strict=True):
             _fill(row, view, names)

@@ -647,7 +647,12 @@ class Program:
         return places
 
     def _share(self, node: int, state: State, chain: ChainCode) -> None:
-        """Make the ways behind all rules of a chain's tables, one for each kind."""
+        """Make the ways behind all rules of a chain's tables, one for each kind.
+
+        Not where another run of the same packet waits or has ended: its rules are numbered as they are, not by a place.
+        """
+        if state.later or state.ends:
+            return
         table = self.bases[state.stage].table
         for found in self.kinds(chain).values():
             if len(found) >= MIN_ALIKE:

@@ -385,6 +385,7 @@ def _why(title: str, tracers: Sequence[Tracer], policies: Sequence[Any], stays: 
     if not selected and not any(p.host_endpoints for _, p in compiled):
         return "it selects nobody"
     if stays:
-        return f"{stays} answers are decided by it and stay what they were"
+        are = "1 answer is decided by it and stays" if stays == 1 else f"{stays} answers are decided by it and stay"
+        return f"{are} what {'it was' if stays == 1 else 'they were'}"
     some = ", ".join(selected[:3]) + (f" and {len(selected) - 3} more" if len(selected) > 3 else "")
     return f"it selects {some}, and none of the answers turns on it" if selected else "none of the answers turns on it"

@@ -28,7 +28,8 @@ def _family(pairs: AllPairs, enforced: bool, by: str, many: bool) -> list[str]:
     pods, policies = len(pairs.pods), len(pairs.index.policies)
     every = pods * (pods - 1)
     over = f" over IPv{pairs.family}" if many else ""
-    head = f"{pods:,} pods, {policies:,} policies: {every:,} pairs of a pod and another one{over}"
+    of = f"{pods:,} {'pod' if pods == 1 else 'pods'}, {policies:,} {'policy' if policies == 1 else 'policies'}"
+    head = f"{of}: {every:,} pairs of a pod and another one{over}"
     if not enforced:
         head += f"\n{by} enforces no policies{over}: this is what an engine such as Calico's would do"
     counts = pairs.counts()
