@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ratios import ROUNDS, node, row, timed
 
+from netlab.bench.measure import machine
 from netlab.linux.rules import Hook
 from netlab.match import batch
 from netlab.match.batch import decide
@@ -240,8 +241,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         driver = built(folder)
         version = subprocess.run(["pkg-config", "--modversion", "libdpdk"], capture_output=True, text=True).stdout.strip()
-        model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-        print(f"{platform.system()} {platform.release()}, {os.cpu_count()} x {model.partition(': ')[2]}, DPDK {version}, "
+        print(f"{platform.system()} {platform.release()}, {machine()}, DPDK {version}, "
               f"numba {numba.__version__}; {asked.packets:,} packets (new cells: at most)")  # fmt: skip
         print(f"nanoseconds a packet, minimum / median of {asked.rounds} rounds in turn; ratios: of minima / of medians")
         row("set", "trace", f"DPDK {GOAL}", "DPDK, best", "netlab", "in kernels", "2 threads", "DPDK : netlab", "best :",

@@ -284,3 +284,6 @@ def test_addresses_of_ipv6_as_numbers_and_words() -> None:
         Packets.of_fields(6, names, foo=1)
     with pytest.raises(ValueError, match="src: numbers of 32 bits"):
         Packets.of_fields(4, names, src=address)
+    for wrong in (-1, 1 << 32, [0, 1 << 32], [[0, 1, 2, 3]]):
+        with pytest.raises(ValueError, match="dport: numbers of 32 bits"):
+            Packets.of_fields(6, names, dport=wrong)  # type: ignore[arg-type]

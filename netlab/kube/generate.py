@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from netlab.errors import InputError, did_you_mean
+from netlab.kube.topology import MODELLED
 
 SHAPES = ("realistic", "uniform")
-CNIS = ("calico", "flannel", "canal", "none")  # that are modelled
 Doc: TypeAlias = dict[str, Any]
 
 # The survey's cluster: 604 namespaces, 5,413 pods, 13,678 policies with 6,215 CIDR and 9,208 selector peers; a policy selects 6
@@ -75,8 +75,8 @@ def generate(wanted: Wanted) -> Iterator[Doc]:
     nodes = _count(wanted.nodes, -(-pods // PODS_OF_A_NODE), "nodes", 1)
     if wanted.shape not in SHAPES:
         raise InputError(f'no shape "{wanted.shape}"', hint=did_you_mean(wanted.shape, SHAPES) or "realistic or uniform")
-    if wanted.cni not in CNIS:
-        raise InputError(f'no CNI "{wanted.cni}"', hint=did_you_mean(wanted.cni, CNIS) or f"one of {', '.join(CNIS)}")
+    if wanted.cni not in MODELLED:
+        raise InputError(f'no CNI "{wanted.cni}"', hint=did_you_mean(wanted.cni, MODELLED) or f"one of {', '.join(MODELLED)}")
     if pods > _MOST_NODES * _BLOCK:
         raise InputError(f"{pods} pods are more than {POD_CIDR} has addresses ({_MOST_NODES} nodes, {_BLOCK} in each node's /24)")
     if nodes > _MOST_NODES:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from netlab.kube.declared import Declared
 
 CNIS = ("flannel", "none", "calico", "canal", "cilium", "weave", "kindnet", "kube-router", "antrea", "aws-vpc-cni")
+MODELLED = ("calico", "flannel", "canal", "none")  # of CNIS
 PROXY_MODES = ("iptables", "nftables", "ipvs", "userspace")
 IPVS_SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh")  # Linux's
 _LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
@@ -658,7 +659,7 @@ def _cni(declared: Declared, topology: Topology, overrides: Overrides, says: lis
     written = doc.backend if doc.name in (None, name) else None  # of the plug-in that a flag has replaced
     of_flannel = conf.backend if conf and name in ("flannel", "canal") else None
     backend = overrides.backend or written or of_flannel or usual
-    if name not in ("flannel", "canal", "none", "calico"):
+    if name not in MODELLED:
         says.append(f"CNI {name}: netlab does not model its data plane")
     hairpin = doc.hairpin if doc.hairpin is not None else conf.hairpin if conf and conf.hairpin is not None else None
     return Cni(

@@ -68,10 +68,7 @@ class Answer:
     @cached_property
     def rule(self) -> NDArray[np.int32]:
         """The deciding rule of the first leaf, a number of `program.numbering`; below zero a policy: int32[n]."""
-        rules = self._table[1]
-        if len(self) > len(rules):
-            rules = rules.astype(np.int32)
-        found: NDArray[np.int32] = rules[self.outcome].astype(np.int32, copy=False)
+        found = self._column(1)[0].astype(np.int32)
         here = self._nonzero(10)
         chain = self._table[10][self.outcome[here]]
         found[here] += self.program.constants.array[self.row[here] + chain].astype(np.int32)

@@ -31,8 +31,8 @@ CUTS = 14  # bounds of a node
 LANES = 8  # rules of a leaf's group
 NONE = 0x7FFFFFFF  # no rule
 MAX_TREES = 8
-EVICT = 128  # boxes: a node of more leaves the wide ones to the next tree; or of 4 or 16 times as many, where that finds faster
-TRIED = 3
+EVICT = 128  # boxes: a node of more leaves the wide ones to the next tree
+LARGER = (4, 16)  # or of so many times as many, where that finds faster
 SAMPLES = 1000  # packets on which that is looked at
 CACHED = 8e6  # bytes of a classifier from which on its lines more and more come from memory
 FULL = 64  # times the boxes: what the leaves may hold before the rest is no longer cut
@@ -505,21 +505,22 @@ def classify(
         With the first of them on the border of a cache line.
     grown : Grown
     """
-    best, least, packets = _forest(boxes, closed, drawn, fields, cells, EVICT), np.inf, _somewhere(boxes)
-    for again in range(TRIED):
-        evict = EVICT << 2 * again
-        found = _forest(boxes, closed, drawn, fields, cells, evict) if again else best
-        cost = _cost(found, len(cells), packets)
+    best, packets = _forest(boxes, closed, drawn, fields, cells, EVICT), _somewhere(boxes)
+    base = len(cells)
+    cost = least = _cost(best, base, packets)
+    for times in LARGER:
+        if EVICT * times > 4 * len(boxes.rule) or cost > 2 * least:  # the same again, or worse still
+            break
+        found = _forest(boxes, closed, drawn, fields, cells, EVICT * times)
+        cost = _cost(found, base, packets)
         if cost < least:
             best, least = found, cost
-        if evict > len(boxes.rule) or cost > 2 * least:  # more are the same, or worse still
-            break
     found, trees = best
-    used, base = len(found), len(cells)
+    used = len(found)
     room = np.empty(used + LINE, np.uint32)
     first = -(room.ctypes.data // 4) % LINE
     aligned = room[first : first + used]
-    aligned[:] = found[:used]
+    aligned[:] = found
     return aligned, Grown(base, trees, 4 * (used - base))
 
 

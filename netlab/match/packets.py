@@ -167,22 +167,14 @@ class Packets:
         """
         given: dict[int, NDArray[np.uint32]] = {}
         single: dict[int, int] = {}
-        arrays = {name: np.asarray(values, object if isinstance(values, int) else None) for name, values in fields.items()}
-        count = max((len(array) for array in arrays.values() if array.ndim), default=1)
-        for name, array in {"ttl": np.asarray(64), "length": np.asarray(60), **arrays}.items():
+        count = max((len(values) for values in fields.values() if not isinstance(values, int) and np.ndim(values)), default=1)
+        for name, values in {"ttl": 64, "length": 60, **fields}.items():
             if name.upper() not in Field.__members__:
                 raise ValueError(f"packets have no field {name}: {', '.join(field.name.lower() for field in Field)}")
-            field = Field[name.upper()]
-            if array.ndim == 2 or (not array.ndim and int(array) > U32):
-                if family == 4 or not name.endswith(("src", "dst")):
-                    raise ValueError(f"{name}: numbers of 32 bits, one for each packet")
-                words = [int(array) >> 32 * word & U32 for word in range(4)] if not array.ndim else array.T
-                for word in range(4):
-                    given[field + word] = np.broadcast_to(np.asarray(words[word], np.uint32), (count,))
-                continue
-            given[field] = np.broadcast_to(array.astype(np.uint32), (count,))
-            if not array.ndim:
-                single[field] = int(array)
+            for word, part in enumerate(_parts(name, values, family)):
+                given[Field[name.upper()] + word] = np.broadcast_to(part, (count,))
+                if not part.ndim:
+                    single[Field[name.upper()] + word] = int(part)
         given.update(_set_ports(given, count))
         return Packets(family, given, count, names, single)
 
@@ -207,6 +199,22 @@ class Packets:
         """Some of the packets, as a batch of their own."""
         fields = {f: self.columns[self.row_of[f], indices] for f in range(FIELDS) if self.row_of[f]}
         return Packets(self.family, fields, len(indices), self.names, self.single)
+
+
+def _parts(name: str, values: NDArray[np.uint32] | Sequence[int] | int, family: int) -> list[NDArray[np.uint32]]:
+    """What is given for a field, as one array or number of 32 bits for each of its words."""
+    found = np.asarray(values)
+    width = 128 if family == 6 and name.endswith(("src", "dst")) else 32
+    most = U32 if found.ndim else (1 << width) - 1
+    fits = found.dtype == np.uint32 or not found.size or 0 <= found.min() <= found.max() <= most
+    if not fits or found.shape[1:] not in ((), (width // 32,)):
+        other = ", or four; or one of 128 bits" if width > 32 else ""
+        raise ValueError(f"{name}: numbers of 32 bits, one for each packet{other}")
+    if found.ndim == 2:
+        return [*found.T.astype(np.uint32)]
+    if not found.ndim and width > 32:
+        return [np.asarray(int(found) >> 32 * word & U32, np.uint32) for word in range(4)]
+    return [found.astype(np.uint32)]
 
 
 def _set_ports(fields: Mapping[int, NDArray[np.uint32]], count: int) -> dict[int, NDArray[np.uint32]]:

@@ -104,7 +104,7 @@ def _entries(nodes: NDArray[np.int32], asks: NDArray[np.bool_]) -> Iterator[tupl
     """What is known behind the nodes that lead to a set, and such nodes with the set's: (node, where its yes leads); at last all
     nodes of sets, of which nothing is known."""
     yes = nodes[:, YES]
-    leads = (nodes[:, KIND] == MASK) & (nodes[:, A] == np.uint32(U32).astype(np.int32)) & (yes >= 0)
+    leads = (nodes[:, KIND] == MASK) & (nodes[:, A] == -1) & (yes >= 0)
     leads[leads] = asks[yes[leads]]
     by_known: dict[Known, list[tuple[int, int]]] = {}
     for node in map(int, np.flatnonzero(leads)):
