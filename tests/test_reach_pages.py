@@ -103,3 +103,9 @@ def test_the_published_manifests_say_the_same(shop: dict[tuple[str, str], Answer
 
 if __name__ == "__main__":
     PAGE.write_text(TRANSCRIPT.sub(lambda m: m[1] + printed(m[2], m[3]) + m[5], PAGE.read_text()))
+
+
+def test_who_has_no_route_is_told_so_whatever_policies_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """deny-all would drop it, too; but the packet never comes to its rules."""
+    assert main(["reach", "internet", "to", "default/adservice", "-q", "-f", str(SHOP), "-o", "csv"]) == 0
+    assert ",no,nobody outside the cluster has a route to 10.244." in capsys.readouterr().out

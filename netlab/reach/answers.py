@@ -17,7 +17,7 @@ from netlab.dataplane.policy.semantics import Decision, Flow, Half, Says
 from netlab.refs import Ref
 from netlab.trace.policysteps import ENGINES, judged
 from netlab.trace.query import Tracer
-from netlab.trace.steps import Branch, Trace, Verdict
+from netlab.trace.steps import Branch, Dropped, Routed, Trace, Verdict
 
 
 class Decider(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -65,7 +65,7 @@ def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[tuple[Decide
     who was refused in so many words was refused by somebody else.
     """
     index = tracer.policies
-    if tracer.cluster.cni.name not in ENGINES or not index.policies or branch.verdict is Verdict.REJECTED:
+    if tracer.cluster.cni.name not in ENGINES or not index.policies or branch.verdict is Verdict.REJECTED or _nowhere(branch):
         return (), "", None
     said = judged(trace, branch, index)
     if said is None:
@@ -74,6 +74,12 @@ def _decided(tracer: Tracer, trace: Trace, branch: Branch) -> tuple[tuple[Decide
     if branch.verdict is Verdict.DELIVERED:
         return allowing(decision), "", flow
     return denying(decision), denial(index, flow, decision) if branch.verdict is Verdict.DROPPED else "", flow
+
+
+def _nowhere(branch: Branch) -> bool:
+    """Whether a packet ended where it had no way on, and so never came to the rules of a policy behind that."""
+    steps = branch.hops[-1].steps
+    return len(steps) > 1 and isinstance(steps[-1], Dropped) and isinstance(steps[-2], Routed)
 
 
 def allowing(decision: Decision) -> tuple[Decider, ...]:
