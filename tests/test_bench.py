@@ -11,7 +11,7 @@ import pytest
 
 from netlab.bench.count import Count, count
 from netlab.bench.entries import table_bytes
-from netlab.bench.measure import Job, Measured, Sample, compiled, needed_memory
+from netlab.bench.measure import Job, Measured, Sample, available_memory, compiled, needed_memory
 from netlab.bench.report import Fit, Report, predict, report
 from netlab.bench.site import NODE, Load, declared, in_mode, service_ip, site
 from netlab.bench.update import MOST_CHAINS, transactions
@@ -61,6 +61,15 @@ def test_the_command_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--kernel", "none", "--services", "1", "--engine", "nftables", "-o", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["kind"], found["rows"][0]["probes"], found["fits"]) == ("Bench", 5, [])
+
+
+def test_one_service_is_counted_once_and_seen_in_the_chart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "cost.svg"
+    command = ["bench", "--kernel", "none", "--services", "1", "--engine", "nftables"]
+    assert main([*command, "-o", "csv", "--chart", str(file)]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["place"], row["flow"]) for row in rows] == [("only", "new"), ("any", "established")]
+    assert file.read_text().count("<polyline") == 3
 
 
 def test_policies_are_rules_of_the_client() -> None:
@@ -179,6 +188,7 @@ def test_a_chart_of_what_is_only_counted(tmp_path: Path) -> None:
 
 
 def test_what_memory_has_no_room_for_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert available_memory() is not None
     monkeypatch.setattr("netlab.bench.measure.available_memory", lambda: 50_000_000)
     assert main(["bench", "--kernel", "none", "--services", "100000"]) == 2
     said = capsys.readouterr().err
@@ -205,7 +215,7 @@ def test_what_the_agent_carries_out_is_written_once_for_all_kernels(tmp_path: Pa
     job = Job(Load(), (3,), ("iptables-legacy", "ipvs"))
     contenders = compiled(job, tmp_path, lambda text: None)
     assert [one.name for one in contenders] == [
-        "none", "iptables-legacy, 3 services", "ipvs, 3 services", "yardstick of iptables-legacy", "yardstick of ipvs",
+        "none", "yardstick of iptables-legacy", "yardstick of ipvs", "iptables-legacy, 3 services", "ipvs, 3 services",
     ]  # fmt: skip
     for one in contenders:
         commands = [*one.spec["load"], *(command for each in one.spec["updates"] for command in each)]

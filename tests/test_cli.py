@@ -249,7 +249,7 @@ def test_every_row_that_cannot_be_asked_is_told(netlab: Any) -> None:
         (["trace", "web-0", "node-1", "-o", "jsno"], 'invalid value "jsno" for -o. Choose from: "text", "wide", "json", "yaml"'),
         (["trace", "web-0", "node-1", "--proto", "gre"], 'Choose from: "tcp", "udp", "sctp", "icmp"'),
         (["trace", "web-0", "node-1", "--family", "5"], "Choose from: 4, 6"),
-        (["trace", "web-0", "node-1", "--size", "big"], 'unable to convert "big" into int'),
+        (["trace", "web-0", "node-1", "--size", "big"], '"big" is no whole number'),
         (["trace", "web-0", "node-1", "--color", "yes"], 'Choose from: "auto", "always", "never"'),
         (["trace", "web-0", "node-1", "-f"], "-f requires an argument"),
         (["trace", "web-0", "node-1", "--observed", "node-1"], '--observed "node-1" is not NODE=DIR'),
@@ -425,7 +425,7 @@ def test_a_full_disk_is_said() -> None:
             cwd=Path(__file__).parent.parent,
         )
     assert done.returncode == 2
-    assert done.stderr == "netlab: error: No space left on device\n"
+    assert done.stderr == "netlab: error: the answer cannot be written: No space left on device\n"
 
 
 def test_a_terminal_without_unicode_gets_escapes(tmp_path: Path) -> None:

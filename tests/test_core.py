@@ -231,6 +231,7 @@ def test_what_was_chosen_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert told[0] == "HOOK TABLE CHAIN RULES HOW THEY ARE FOUND"
     assert "prerouting nat KUBE-SERVICES 10 hash of dst, protocol, dport: 9; rule by rule: 1" in told
+    assert "asked packet by packet: only the walk that explains packets knows this match" in told
     assert "prerouting nat KUBE-SEP-734NFQNWZKE4ILBX 2 rule by rule: 2; asked packet by packet: recent" in told
     assert main(["dump", "node-1", "program", "--proxy-mode", "nftables", "-q"]) == 0
     told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

@@ -280,7 +280,7 @@ def test_rules_that_differ_in_one_exact_key_stay_in_a_hash_table(monkeypatch: py
     rules = tuple(Rule((m.Destination(4, n, U32), m.Tcp(dport=m.PortRange(n, n))), t.Drop()) for n in range(1, 200))
     found = Ruleset((Table("ip", "filter", {"INPUT": Chain("INPUT", rules, Hook.INPUT, 0, "ACCEPT")}),))
     assert [row.found for row in layout(node(found, 4), 4) if row.rules] == [
-        "hash of dst, protocol, dport: 199; walked once for each of 1 kind: 199"
+        "hash of dst, protocol, dport: 199; alike: 199 of 1 kind"
     ]
 
 

@@ -80,6 +80,8 @@ def test_the_same_numbers_print_the_same_bytes(capsys: pytest.CaptureFixture[str
     ("arguments", "says"),
     [
         ("--pods 0", "--pods 0: at least 1"),
+        ("--pods 1.5", '"1.5" is no whole number'),
+        (f"--services {10**400}", '"10000000000000000000..." is no whole number'),
         ("--pods -4", "--pods -4: at least 1"),
         ("--services -1", "--services -1: at least 0"),
         ("--nodes 0", "--nodes 0: at least 1"),

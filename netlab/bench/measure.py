@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,6 @@ from netlab.bench.site import (
     LENGTH,
     NODE,
     PORT,
-    POSITIONS,
     SOURCE_PORT,
     TARGET_PORT,
     Load,
@@ -145,12 +145,18 @@ class Contender(msgspec.Struct, frozen=True):
 
 
 def positions(services: int) -> list[tuple[str, int]]:
-    """First, middle and last: the number of the service at each place of KUBE-SERVICES.
+    """First, middle and last: the number of the service at each place of KUBE-SERVICES. No service has two places.
 
-    >>> positions(10)
-    [('first', 0), ('middle', 5), ('last', 9)]
+    >>> positions(10), positions(2), positions(1)
+    ([('first', 0), ('middle', 5), ('last', 9)], [('first', 0), ('last', 1)], [('only', 0)])
     """
-    return list(zip(POSITIONS, (0, services // 2, services - 1), strict=True))
+    match services:
+        case 1:
+            return [("only", 0)]
+        case 2:
+            return [("first", 0), ("last", 1)]
+        case _:
+            return [("first", 0), ("middle", services // 2), ("last", services - 1)]
 
 
 # -- compiled ----------------------------------------------------------------------------------------------------------
@@ -162,6 +168,10 @@ def compiled(job: Job, directory: Path | None, told: Told) -> list[Contender]:
         return _only_counted(job, told)
     files = _Files(directory)
     made = [_contender(NONE, NONE, 0, site_with(None), [("first", service_ip(0))], files)]
+    told("compiling the yardsticks")  # they are loaded first: what a kernel does once is not counted in a load
+    for engine in job.engines:
+        network, places = yard.yardstick(engine, max(job.services), job.load.policies > 0)
+        made.append(_contender(f"yardstick of {engine}", engine, 0, network, places, files))
     for services in job.services:
         told(f"compiling the rules of {services:,} services")
         before, after = (declared(job.load, services, moved) for moved in (None, services // 2))
@@ -173,10 +183,6 @@ def compiled(job: Job, directory: Path | None, told: Told) -> list[Contender]:
             places = [(place, service_ip(number)) for place, number in positions(services)]
             name = f"{engine}, {services:,} services"
             made.append(_contender(name, engine, services, pairs[mode][0], places, files, pairs[mode][1], job.load.endpoints))
-    told("compiling the yardsticks")
-    for engine in job.engines:
-        network, places = yard.yardstick(engine, max(job.services), job.load.policies > 0)
-        made.append(_contender(f"yardstick of {engine}", engine, 0, network, places, files))
     return made
 
 
@@ -476,14 +482,21 @@ def needed_memory(job: Job, kernel: str) -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that programs may still take (proc(5): MemAvailable); None where the kernel does not tell."""
+    """Bytes that this process may still take (proc(5), getrlimit(2)): None where nobody tells."""
+    free = _told("/proc/meminfo", "MemAvailable:")
+    limit, taken = resource.getrlimit(resource.RLIMIT_AS)[0], _told("/proc/self/status", "VmSize:")
+    if limit == resource.RLIM_INFINITY or taken is None:
+        return free
+    return max(0, limit - taken if free is None else min(free, limit - taken))
+
+
+def _told(file: str, name: str) -> int | None:
+    """Bytes that a line of /proc tells in kB."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
+        lines = Path(file).read_text().splitlines()
     except OSError:
-        pass
-    return None
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), None)
 
 
 def second_level_cache() -> int | None:

@@ -11,6 +11,7 @@ nobody has measured is None. A row of an established flow stands for all service
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from statistics import median, quantiles
 from typing import Final
 
@@ -149,18 +150,14 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _one_established(rows: list[Row]) -> list[Row]:
-    """Of an established flow's rows, which are alike at every place, one: the median of all."""
+    """Of an established flow's rows, which are alike at every place, one: the median of all, behind those of new flows."""
     made: list[Row] = []
-    for row in rows:
-        if row.flow == "new":
-            made.append(row)
-            continue
-        alike = [r for r in rows if (r.kernel, r.engine, r.services, r.flow) == (row.kernel, row.engine, row.services, row.flow)]
-        if row is not alike[0]:
-            continue
-        seen = [r.measured for r in alike if r.measured is not None]
-        together = _together(seen) if seen else None
-        made.append(msgspec.structs.replace(row, place=ANY, measured=together))
+    for _, of_one in groupby(rows, lambda row: (row.kernel, row.engine, row.services)):
+        group = list(of_one)
+        alike = [row for row in group if row.flow == "established"]
+        made += [row for row in group if row.flow == "new"]
+        seen = [row.measured for row in alike if row.measured is not None]
+        made.append(msgspec.structs.replace(alike[0], place=ANY, measured=_together(seen) if seen else None))
     return made
 
 

@@ -52,7 +52,6 @@ FIRST_SERVICE: Final = ip("172.16.0.0").value + 10
 PORT, TARGET_PORT, SOURCE_PORT = 53, 5353, 20000
 LENGTH: Final = 20 + 8 + 18  # bytes: a UDP packet that fills the shortest Ethernet frame
 MAX_SERVICES, MAX_ENDPOINTS = 200_000, 1_000_000  # more do not fit in the networks above
-POSITIONS: Final = ("first", "middle", "last")
 
 _MACS = {CLIENT: "02:00:00:00:00:01", "in0": "02:00:00:00:00:02", "out0": "02:00:00:00:00:03", ENDPOINTS: "02:00:00:00:00:04"}
 _POD_NETWORK = Prefix(4, ip("10.128.0.0").value, 10)

@@ -87,9 +87,10 @@ def _rule(address: int, target: Return | Dnat) -> Rule:
 
 
 def nftables() -> tuple[Network, list[tuple[str, Ip]]]:
-    """Chains of comparisons and of look-ups in a set of 1,000 addresses, all in vain, then DNAT; an address for each."""
+    """Chains of comparisons and of look-ups in a verdict map of 1,000 services, all in vain, then DNAT; an address for each."""
     daddr, saddr = n.Payload("ip", "daddr"), n.Payload("ip", "saddr")
     sport, dport = n.Payload("udp", "sport"), n.Payload("udp", "dport")
+    service = n.Concat((daddr, n.Meta("l4proto"), n.Payload("th", "dport")))  # as kube-proxy's maps are asked
     nat = NftRule((n.Compare(dport, "==", n.Value(PORT)), n.Nat("dnat", n.Value(str(_TARGET)), n.Value(TARGET_PORT))))
     chains: dict[str, NftChain] = {}
     first: list[NftRule] = []
@@ -97,11 +98,13 @@ def nftables() -> tuple[Network, list[tuple[str, Ip]]]:
     for k, (rules, probes) in enumerate(NFTABLES):
         address = Ip(4, _PASSED + k)
         chain = [NftRule((n.Compare(saddr, "==", n.Value("192.0.2.99")), n.Verdict("return")))] * rules
-        chain += [NftRule((n.Compare(daddr, "==", n.SetName("others")), n.Verdict("return")))] * probes
+        chain += [NftRule((n.Vmap(service, n.SetName("others")),))] * probes
         chains[f"yard-{k}"] = NftChain(f"yard-{k}", (*chain, nat))
         first.append(NftRule((n.Compare(daddr, "==", n.Value(str(address))), n.Verdict("goto", f"yard-{k}"))))
         places.append((f"{rules} rules, {probes} probes", address))
-    others = NftSet("others", ("ipv4_addr",), elements=tuple(n.Element(n.Value(str(Ip(4, _ELSEWHERE + k)))) for k in range(1000)))
+    keys = (n.Concat((n.Value(str(Ip(4, _ELSEWHERE + k))), n.Value("udp"), n.Value(PORT))) for k in range(1000))
+    away = tuple(n.Element(key, n.Verdict("drop")) for key in keys)
+    others = NftSet("others", ("ipv4_addr", "inet_proto", "inet_service"), ("verdict",), elements=away)
     quiet = NftRule((n.Compare(sport, "==", n.Value(1)), n.Verdict("drop")))
     chains["prerouting"] = NftChain("prerouting", tuple(first), "nat", Hook.PREROUTING, -100, "accept")
     chains["forward"] = NftChain("forward", (quiet,), "filter", Hook.FORWARD, 0, "accept")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from netlab.cli.flags import OUTPUT, emit
+from netlab.cli.flags import OUTPUT, Whole, emit
 from netlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def bench(
     full: Annotated[
         bool, Parameter(negative=(), group=BENCH, help="Measure 20,000 and 50,000 services, too: some ten minutes and gigabytes.")
     ] = False,
-    endpoints: Annotated[int, Parameter(group=BENCH, metavar="K", help="Endpoints of each service.")] = 1,
+    endpoints: Annotated[Whole, Parameter(group=BENCH, metavar="K", help="Endpoints of each service.")] = 1,
     policies: Annotated[
-        int,
+        Whole,
         Parameter(
             group=BENCH, metavar="P", help="Network policies of the client, as Calico renders them; the last one lets it through."
         ),
@@ -55,7 +55,7 @@ def bench(
             help="Whom to measure: the running kernel (host), user-mode Linux (uml), which has IPVS, or both; none: only count.",
         ),
     ] = "both",
-    rounds: Annotated[int, Parameter(group=BENCH, metavar="R", help="Rounds in which all are measured in turn.")] = 20,
+    rounds: Annotated[Whole, Parameter(group=BENCH, metavar="R", help="Rounds in which all are measured in turn.")] = 20,
     output: Annotated[
         Literal["text", "json", "csv"], Parameter(alias="-o", group=OUTPUT, help="How to print the figures.")
     ] = "text",

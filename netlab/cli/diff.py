@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from netlab.cli.flags import OUTPUT, PLAIN_STDIN, STDIN, ClusterFlags, emit, note, open_cluster, open_pair, progress
+from netlab.cli.flags import OUTPUT, PLAIN_STDIN, STDIN, ClusterFlags, Whole, emit, note, open_cluster, open_pair, progress
 from netlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def diff(
     pods: Annotated[bool, Parameter(negative=(), group=CHANGE, help="Each pod for itself instead of workloads.")] = False,
     namespaces: Annotated[bool, Parameter(negative=(), group=CHANGE, help="Namespaces instead of workloads.")] = False,
     flows: Annotated[
-        int | None,
+        Whole | None,
         Parameter(group=FLOWS, metavar="N", help="How many flows to draw. Without it all of them, up to 5000."),
     ] = None,
     seed: Annotated[
-        int | None, Parameter(group=FLOWS, metavar="S", help="Which flows: the same seed draws the same ones.")
+        Whole | None, Parameter(group=FLOWS, metavar="S", help="Which flows: the same seed draws the same ones.")
     ] = None,
     output: Annotated[
         Literal["text", "wide", "json", "md"],

@@ -170,6 +170,16 @@ def _text(netns: Netns, what: str, family: Literal[4, 6] | None, json: bool) -> 
             return iproute.print_fdb(netns, json=json)
 
 
+_FOUND = {  # what words of the last column mean
+    "hash of": "rules with these fields are looked up by their values",
+    "cuts of": "the first rule that holds is found in a decision tree",
+    "rule by rule": "these are asked in their order, where a look-up has not decided yet",
+    "alike": "of those looked up so many differ in addresses, ports and names alone: what they lead to is worked out once a kind",
+    "asked packet by packet": "only the walk that explains packets knows this match",
+    "packets are walked one by one": "only the walk that explains packets knows what these rules do",
+}
+
+
 def _program(netns: Netns, family: int) -> str:
     """How the matching core finds rules, chain by chain."""
     from netlab.match.layout import layout
@@ -179,4 +189,8 @@ def _program(netns: Netns, family: int) -> str:
         (row.hook, row.table, row.chain + (f" and {row.alike} alike" if row.alike else ""), str(row.rules), row.found or "empty")
         for row in layout(netns, family)
     ]
-    return "\n".join(table([("HOOK", "TABLE", "CHAIN", "RULES", "HOW THEY ARE FOUND"), *rows])) if rows else ""
+    if not rows:
+        return ""
+    lines = table([("HOOK", "TABLE", "CHAIN", "RULES", "HOW THEY ARE FOUND"), *rows])
+    legend = [f"{word}: {meaning}" for word, meaning in _FOUND.items() if any(word in row[-1] for row in rows)]
+    return "\n".join([*lines, "", *legend])

@@ -7,8 +7,9 @@ Nothing heavy is imported here: the stages are imported by the functions that us
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,8 @@ from cyclopts import Group, Parameter
 from netlab.errors import InputError
 
 if TYPE_CHECKING:
+    from cyclopts import Token
+
     from netlab.kube.cluster import Cluster
     from netlab.kube.topology import Overrides
     from netlab.trace.query import Request, Tracer
@@ -28,7 +31,17 @@ PLAIN_STDIN = "<stdin>"  # how main() hands a positional "-" through cyclopts, w
 CLUSTER = Group("Cluster", sort_key=1)
 PACKET = Group("Packet", sort_key=2)
 OUTPUT = Group("Output", sort_key=3)
+_SHOWN = 20  # characters of a wrong value that are repeated
 
+def _whole(_: object, tokens: Sequence[Token]) -> int:
+    """A whole number as people write one; the library would round 1.5 to 2, and repeat a thousand digits."""
+    text = tokens[0].value
+    if re.fullmatch(r"[+-]?[0-9]{1,12}", text) is None:
+        raise ValueError(f'"{text if len(text) <= _SHOWN else text[:_SHOWN] + "..."}" is no whole number that has a meaning here')
+    return int(text)
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
 Color = Annotated[
     Literal["auto", "always", "never"],
     Parameter(group=OUTPUT, help="Colour: on a terminal, always or never. NO_COLOR is respected."),
@@ -98,7 +111,7 @@ class PacketFlags:
     ] = None
     family: Annotated[Literal[4, 6] | None, Parameter(group=PACKET, help="IP family, where names have addresses of both.")] = None
     size: Annotated[
-        int | None, Parameter(group=PACKET, metavar="BYTES", help="Length of the IP packet, to see where MTUs bite.")
+        Whole | None, Parameter(group=PACKET, metavar="BYTES", help="Length of the IP packet, to see where MTUs bite.")
     ] = None
 
 

@@ -7,22 +7,22 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from netlab.cli.flags import OUTPUT
+from netlab.cli.flags import OUTPUT, Whole
 
 SIZE = Group("Size", sort_key=0)
 
 
 def generate(
     *,
-    pods: Annotated[int, Parameter(group=SIZE, metavar="N", help="Pods.")] = 100,
+    pods: Annotated[Whole, Parameter(group=SIZE, metavar="N", help="Pods.")] = 100,
     services: Annotated[
-        int | None, Parameter(group=SIZE, metavar="N", help="Services, with EndpointSlices; without it one for 15 pods.")
+        Whole | None, Parameter(group=SIZE, metavar="N", help="Services, with EndpointSlices; without it one for 15 pods.")
     ] = None,
     policies: Annotated[
-        int | None,
+        Whole | None,
         Parameter(group=SIZE, metavar="N", help="NetworkPolicies; without it 2.5 a pod (realistic), or 0.6 (uniform)."),
     ] = None,
-    nodes: Annotated[int | None, Parameter(group=SIZE, metavar="N", help="Nodes; without it one for 30 pods.")] = None,
+    nodes: Annotated[Whole | None, Parameter(group=SIZE, metavar="N", help="Nodes; without it one for 30 pods.")] = None,
     shape: Annotated[
         Literal["realistic", "uniform"],
         Parameter(
@@ -31,7 +31,7 @@ def generate(
             "workloads of five pods, all alike.",
         ),
     ] = "realistic",
-    seed: Annotated[int, Parameter(group=SIZE, metavar="N", help="Another cluster of the same size.")] = 0,
+    seed: Annotated[Whole, Parameter(group=SIZE, metavar="N", help="Another cluster of the same size.")] = 0,
     cni: Annotated[str, Parameter(group=SIZE, metavar="NAME", help="flannel, calico, canal or none.")] = "calico",
     output: Annotated[
         Literal["json", "yaml"], Parameter(alias="-o", group=OUTPUT, help="json is read back ten times as fast.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Group, Parameter
 
-from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, note, open_tracer, progress, request
+from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, Whole, color, emit, note, open_tracer, progress, request
 from netlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -225,14 +225,15 @@ def trace(
 def verify(
     *,
     flows: Annotated[
-        int | None, Parameter(group=LAB, metavar="N", help="How many flows to send: 500, or 60 through each random cluster.")
+        Whole | None, Parameter(group=LAB, metavar="N", help="How many flows to send: 500, or 60 through each random cluster.")
     ] = None,
-    seed: Annotated[int, Parameter(group=LAB, metavar="S", help="Which flows: the same seed gives the same ones.")] = 1,
+    seed: Annotated[Whole, Parameter(group=LAB, metavar="S", help="Which flows: the same seed gives the same ones.")] = 1,
     rules: Annotated[
-        int, Parameter(group=LAB, metavar="N", help="How many to send once more, alone, to compare rules, devices, connections.")
+        Whole,
+        Parameter(group=LAB, metavar="N", help="How many to send once more, alone, to compare rules, devices, connections."),
     ] = 50,
     random: Annotated[
-        int, Parameter(group=LAB, metavar="N", help="Instead: N random clusters, random flows through each, by --seed.")
+        Whole, Parameter(group=LAB, metavar="N", help="Instead: N random clusters, random flows through each, by --seed.")
     ] = 0,
     policies: Annotated[
         bool,
@@ -244,7 +245,7 @@ def verify(
         Path | None, Parameter(group=LAB, metavar="DIR", help="With --policies: write clusters that show a disagreement there.")
     ] = None,
     rulesets: Annotated[
-        int, Parameter(group=LAB, metavar="N", help="Instead: N random rulesets, 60 conversations through each.")
+        Whole, Parameter(group=LAB, metavar="N", help="Instead: N random rulesets, 60 conversations through each.")
     ] = 0,
     nftables: Annotated[
         bool, Parameter(group=LAB, negative=(), help="The random rulesets are nft's own, not those of iptables.")

@@ -10,14 +10,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from netlab.cli.flags import emit
+from netlab.cli.flags import Whole, emit
 from netlab.errors import InputError
 
 TITLE = re.compile(r'"""Lesson (\d+): (.*?)\. `netlab learn')
 
 
 def learn(
-    number: Annotated[int | None, Parameter(help="Which lesson to open; without it they are listed.")] = None,
+    number: Annotated[Whole | None, Parameter(help="Which lesson to open; without it they are listed.")] = None,
     /,
     *,
     edit: Annotated[bool, Parameter(negative=(), help="With its code, to change it.")] = False,

@@ -7,6 +7,7 @@ one message on stderr, never a traceback (NETLAB_DEBUG=1 shows it). Only the com
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -52,6 +53,8 @@ EXIT_BUG = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 EXIT_PIPE = 141  # 128 + SIGPIPE
 
+NO_MEMORY = ("there is not enough memory for this", "ask for less at a time, or raise the limit (ulimit -v)")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -89,15 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_PIPE
     except OSError as error:
         _debug()
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+        where = error.filename or ("the answer cannot be written" if error.errno == errno.ENOSPC else "")
+        return _fail(f"{where}: {error.strerror or error}" if where else f"{error.strerror or error}")
     except MemoryError:
         _debug()
-        return _fail("there is not enough memory for this", "ask for less at a time, or raise the limit (ulimit -v)")
+        return _fail(*NO_MEMORY)
     except Exception as error:
         _debug()
-        return _bug(error)
+        return _fail(*NO_MEMORY) if _starved(error) else _bug(error)
     return code
+
+
+def _starved(error: Exception) -> bool:
+    """Libraries in C whose allocations fail have errors of their own: a library that cannot be mapped, an error not told."""
+    import resource
+
+    limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return limited and isinstance(error, SystemError | ImportError)
 
 
 def _nowhere() -> TextIO:

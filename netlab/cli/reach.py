@@ -28,7 +28,8 @@ def reach(
         Parameter(
             negative=(),
             group=MATRIX,
-            help="What policies allow between every two pods on every port, counted: exact, and quick for any number of pods.",
+            help="What policies allow between every two pods on every port, counted: exact, and quick for any number of pods. "
+            "As text or json.",
         ),
     ] = False,
     expect: Annotated[
@@ -57,8 +58,8 @@ def reach(
     if pods and namespaces:
         raise InputError("--pods and --namespaces exclude each other")
     if all_pairs:
-        if names or expect is not None or pods or namespaces:
-            raise InputError("--all-pairs counts all pods: it goes with no names, grouping or --expect")
+        if names or expect is not None or pods or namespaces or not services:
+            raise InputError("--all-pairs counts all pods: it goes with no names, grouping, --no-services or --expect")
         return _all_pairs(cluster, output)
     from netlab.reach import chosen
     from netlab.reach.matrix import Answer, matrix

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from netlab.cli.flags import ClusterFlags, files, note, overrides
+from netlab.cli.flags import ClusterFlags, Whole, files, note, overrides
 from netlab.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def serve(
     host: Annotated[
         str, Parameter(group=SERVER, metavar="ADDRESS", help="The address to listen on; this machine alone by default.")
     ] = ("127.0.0.1"),
-    port: Annotated[int, Parameter(group=SERVER, metavar="PORT", help="0 takes a free one.")] = 8642,
+    port: Annotated[Whole, Parameter(group=SERVER, metavar="PORT", help="0 takes a free one.")] = 8642,
     allow_host: Annotated[
         tuple[str, ...],
         Parameter(

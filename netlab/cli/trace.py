@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, color, emit, note, open_tracer, request
+from netlab.cli.flags import OUTPUT, ClusterFlags, Color, PacketFlags, Whole, color, emit, note, open_tracer, request
 from netlab.errors import InputError
 
 
@@ -37,7 +37,7 @@ def trace(
         ),
     ] = None,
     branch: Annotated[
-        int | None, Parameter(group=OUTPUT, metavar="N", help="With -w: this branch alone, counted from 1.")
+        Whole | None, Parameter(group=OUTPUT, metavar="N", help="With -w: this branch alone, counted from 1.")
     ] = None,
     color_: Annotated[Color, Parameter(name="--color")] = "auto",
     cluster: ClusterFlags = ClusterFlags(),

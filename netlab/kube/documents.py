@@ -23,6 +23,7 @@ from netlab.refs import Ref
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_BYTES = 1 << 30
 MAX_YAML_BYTES = 64 << 20
+MOST_FILES = 50_000  # under a directory, manifests or not
 _HEAD = 1 << 16
 _EXPLAINED = 16 << 20  # a larger JSON value is not read whole only to say more about what is wrong with it
 _SPACE = b" \t\r\n"
@@ -322,8 +323,13 @@ def _files(directory: str) -> Iterator[str]:
     def fail(error: OSError) -> None:
         raise InputError(f"cannot read the directory: {error.strerror}", Ref(file=error.filename or directory)) from None
 
+    seen = 0
     for folder, folders, names in os.walk(directory, onerror=fail):
         folders.sort()
+        seen += len(names)
+        if seen > MOST_FILES:
+            hint = "name the directory that has the manifests"
+            raise InputError(f"more than {MOST_FILES:,} files lie under this directory", Ref(file=directory), hint)
         for name in sorted(names):
             if name.endswith(SUFFIXES):
                 yield os.path.join(folder, name)

@@ -124,7 +124,7 @@ def _topology(wanted: Wanted) -> Doc:
     return {
         "apiVersion": "netlab/v1",
         "kind": "Topology",
-        "metadata": {"name": f"{wanted.shape}-{wanted.pods}-{wanted.seed}"},
+        "metadata": {"name": f"{wanted.shape}-{wanted.pods}-seed{wanted.seed}"},
         "fabric": {"prefixes": [FABRIC], "gateway": "172.16.0.1"},
         "podCIDR": POD_CIDR,
         "serviceCIDR": SERVICE_CIDR,

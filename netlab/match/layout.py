@@ -67,7 +67,7 @@ def _words(program: Program, chain: ChainCode) -> str:
     if chain.groups:
         kinds = [len(found) for found in program.kinds(chain).values() if len(found) >= MIN_ALIKE]
         if kinds:
-            parts.append(f"walked once for each of {len(kinds)} {'kind' if len(kinds) == 1 else 'kinds'}: {sum(kinds)}")
+            parts.append(f"alike: {sum(kinds)} of {len(kinds)} {'kind' if len(kinds) == 1 else 'kinds'}")
     if len(chain.rules) <= MAX_ASKED:
         codes = [program.code(chain, position) for position in range(len(chain.rules))]
         asked = sorted({_name(item.match) for code in codes for item in code.items if _asks(item.tree)})
@@ -80,7 +80,7 @@ def _words(program: Program, chain: ChainCode) -> str:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB" if count >= 100 else f"{count} bytes"
 
 
 def _fields(shape: tuple[tuple[int, int], ...], family: int) -> str:

@@ -157,6 +157,11 @@ class AllPairs:
             allowed &= self.sides[direction][self.side_of[direction][own]].says(other)[0]
         return allowed
 
+    @property
+    def tunnel(self) -> Atom | None:
+        """The port of VXLAN, where the engine lets no pod send that of its own."""
+        return Atom(UDP, VXLAN_PORT, VXLAN_PORT) if self.index.dialect.answer(Question.TUNNELS) == "no" else None
+
     def counts(self) -> list[Count]:
         """How many ordered pairs are allowed, atom by atom.
 

@@ -60,6 +60,9 @@ def _family(pairs: AllPairs, enforced: bool, by: str, many: bool) -> list[str]:
     if left := len(pairs.index.on_host):
         which = "pod, which is its node" if left == 1 else "pods, which are their nodes"
         numbers.append(f"  left out: {left:,} hostNetwork {which}")
+    if pairs.tunnel is not None:
+        engine = pairs.index.dialect.name
+        numbers.append(f"  {pairs.tunnel} is VXLAN: {engine} lets no pod send it, unless Felix is told to (docs/policy.md)")
     return [head, "", *table(rows), "", *numbers]
 
 

@@ -1,6 +1,6 @@
 """What a lookup costs, for people (text), for programs (json, csv); the chart is drawn in bench_chart.py.
 
-Law: every form has the same rows; text leaves out that first, middle and last of one service are the same.
+Law: every form has the same rows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from netlab.bench.measure import PATIENCE
 from netlab.bench.report import LARGE, Fit, Held, Kernel, Report, Row, Spread
 from netlab.render.columns import table
 from netlab.render.jsonio import API_VERSION
@@ -18,18 +19,28 @@ from netlab.render.jsonio import API_VERSION
 KERNELS = {"host": "the running kernel", "uml": "user-mode Linux", "": "counted by the model"}
 _INCLUDES = """A time is that of a packet's whole way from the client's device to the endpoint's, minus the same way through a
 node without rules: connection tracking, translation and rules. MEASURED is the median of all rounds, half of them lie WITHIN.
-Packets of a burst follow each other (warm caches). ASKED are extensions of iptables (-m), PROBES look-ups in sets, maps, IPVS."""
+Packets of a burst follow each other (warm caches)."""
+_COUNTED = """RULES are looked at for one packet, the first of a new flow or one of an established flow; BYTES is their size in
+iptables-legacy; ASKED are extensions of iptables (-m), PROBES look-ups in sets, maps, IPVS. Means, where an endpoint is drawn."""
+
+
+_ONCE = "once"
 
 
 def text(report: Report) -> str:
     """Tables of packets and of what the node holds, then the formula and its error."""
-    lines = [f"{report.machine}; {setting(report)}"]
+    lines = [heading(report)]
     for kernel in report.kernels:
         lines.append(_kernel(kernel, report.rounds))
-    lines += ["", *_packets(report.rows), "", *_nodes(report.held)]
+    lines += ["", *_packets(report.rows), *_COUNTED.splitlines(), "", *_nodes(report.held)]
     if report.fits:
         lines += ["", *_formula(report), "", _INCLUDES]
     return "\n".join(lines)
+
+
+def heading(report: Report) -> str:
+    """What the rules are of, and the machine, if anything was measured on it."""
+    return "; ".join([setting(report), *([report.machine] if report.kernels else [])])
 
 
 def setting(report: Report) -> str:
@@ -40,8 +51,8 @@ def setting(report: Report) -> str:
 def _kernel(kernel: Kernel, rounds: int) -> str:
     lost = f"; {kernel.lost} packets did not arrive" if kernel.lost > 0 else ""
     return (
-        f"{kernel.name}: {KERNELS[kernel.name]}, Linux {kernel.release}; {_many(rounds, 'round')}, {kernel.bursts} bursts, "
-        f"{kernel.disturbed} interrupted and thrown away{lost}; without rules {time(kernel.baseline.median)}"
+        f"{kernel.name}: {KERNELS[kernel.name]}, Linux {kernel.release}; {_many(rounds, 'round')}, {kernel.bursts:,} bursts, "
+        f"{kernel.disturbed:,} interrupted and thrown away{lost}; without rules {time(kernel.baseline.median)}"
     )
 
 
@@ -51,11 +62,9 @@ def _packets(rows: Sequence[Row]) -> list[str]:
     head = ["KERNEL", *head, "PREDICTED", "MEASURED", "WITHIN", "ERROR"] if measured else head
     body = []
     for row in rows:
-        if row.services == 1 and row.place in ("first", "middle"):
-            continue
-        place = "only" if row.services == 1 and row.place == "last" else row.place
-        cells = [row.engine, f"{row.services}", place, row.flow, _number(row.rules), _number(row.asked), _number(row.probes)]
-        cells.append("-" if row.bytes is None else f"{row.bytes:.0f}")
+        counts = [_number(row.rules), _number(row.asked), _number(row.probes)]
+        cells = [row.engine, f"{row.services:,}", row.place, row.flow, *counts]
+        cells.append("-" if row.bytes is None else f"{row.bytes:,.0f}")
         if measured:
             error = "-" if row.error is None else f"{100 * row.error:+.0f} %"
             middle = row.measured.median if row.measured else None
@@ -66,11 +75,12 @@ def _packets(rows: Sequence[Row]) -> list[str]:
 
 def _nodes(held: Sequence[Held]) -> list[str]:
     if all(one.load is None for one in held):
-        return table([["ENGINE", "SERVICES", "RULES ON THE NODE"], *([h.engine, f"{h.services}", f"{h.rules}"] for h in held)])
+        counts = [[h.engine, f"{h.services:,}", f"{h.rules:,}"] for h in held]
+        return table([["ENGINE", "SERVICES", "RULES ON THE NODE"], *counts])
     head = ["KERNEL", "ENGINE", "SERVICES", "RULES ON THE NODE", "LOAD", "WITHIN", "UPDATE OF ONE", "WITHIN", "MEMORY"]
     rows = []
     for h in held:
-        cells = [h.kernel, h.engine, f"{h.services}", f"{h.rules}"]
+        cells = [h.kernel, h.engine, f"{h.services:,}", f"{h.rules:,}"]
         for one in (h.load, h.update):
             cells += [time(one.median * 1e9 if one else None), _within(one, 1e9)]
         if h.transactions > 1:
@@ -80,6 +90,8 @@ def _nodes(held: Sequence[Held]) -> list[str]:
     lines = table([head, *rows])
     if any(h.transactions > 1 for h in held):
         lines.append("* in several transactions: the time of one grows with the square of the services (docs/performance.md)")
+    if any(_ONCE in row for row in rows):
+        lines.append(f"{_ONCE}: what takes longer than {PATIENCE:g} s is not repeated")
     lines.append("MEMORY: the kernel's own word for tables of iptables-legacy; ~ by what is missing in /proc/meminfo afterwards.")
     return lines
 
@@ -91,8 +103,9 @@ def _formula(report: Report) -> list[str]:
     cache = f"{report.cache >> 10} KiB" if report.cache else "taken for 512 KiB, for /sys does not tell"
     lines += table([head, *rows])
     edges = next(((f.far_low, f.far_high) for f in report.fits if f.far_low is not None and f.far_high is not None), None)
-    where = f": begins at {edges[0] / 1024:.0f} KiB of rules walked, whole at {edges[1] / 1024:.0f} KiB" if edges else ""
-    lines.append(f"Level 2 cache: {cache}. BEYOND L2: what a rule costs more{where}.")
+    if edges is not None:
+        where = f"begins at {edges[0] / 1024:,.0f} KiB of rules walked, whole at {edges[1] / 1024:,.0f} KiB"
+        lines.append(f"Level 2 cache: {cache}. BEYOND L2: what a rule costs more: {where}.")
     lines.append(
         f"ERROR: median and worst of new flows at the first, middle and last service, from {LARGE:,} services on if any."
     )
@@ -108,7 +121,7 @@ def _many(count: int, what: str, plural: str = "") -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) else f"{value:.1f}"
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
 def _small(value: float | None) -> str:
@@ -133,7 +146,9 @@ def time(ns: float | None) -> str:
 
 
 def _within(spread: Spread | None, factor: float = 1.0) -> str:
-    return "-" if spread is None else f"{time(spread.low * factor)} - {time(spread.high * factor)}"
+    if spread is None:
+        return "-"
+    return _ONCE if spread.low == spread.high else f"{time(spread.low * factor)} - {time(spread.high * factor)}"
 
 
 def json(report: Report) -> str:

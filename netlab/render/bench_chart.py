@@ -16,13 +16,13 @@ from typing import Any
 
 from netlab.bench.report import ANY, Held, Report, Row, Spread
 from netlab.errors import InputError
-from netlab.render.bench import KERNELS, setting, text, time
+from netlab.render.bench import KERNELS, heading, text, time
 
 SUFFIXES = (".svg", ".png", ".html")
 COLOURS = {"iptables-legacy": "#c62828", "iptables-nft": "#ef6c00", "nftables": "#1565c0", "ipvs": "#2e7d32"}
 _GREY, _PALE = "#5f6368", "#e3e5e8"
 _WIDE, _HIGH = 420, 300  # of a panel
-_LEFT, _RIGHT, _TOP, _GAP = 74, 118, 92, 86
+_LEFT, _RIGHT, _TOP, _GAP = 74, 118, 92, 118
 _LOWER = 190  # the height of the lower panels
 
 Points = list[tuple[float, float]]
@@ -75,13 +75,13 @@ def svg(report: Report) -> str:
     kernels = [k.name for k in report.kernels] or [""]
     timed = bool(report.kernels)
     width = len(kernels) * (_LEFT + _WIDE + _RIGHT)
-    height = _TOP + _HIGH + _GAP + (_LOWER + _GAP if timed else 0) + 8
+    height = _TOP + 16 + _HIGH + (_GAP + _LOWER + 48 if timed else 82)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="12" fill="#202124">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         _text(_LEFT, 30, "What a lookup costs in each mode of kube-proxy", size=17, bold=True),
-        _text(_LEFT, 50, f"{setting(report)}; {report.machine}", colour=_GREY),
+        _text(_LEFT, 50, heading(report), colour=_GREY),
     ]
     packets = [value for row in report.rows for value in _values(row)]
     nodes = [value for h in report.held for one in (h.load, h.update) if one is not None for value in (one.low, one.high)]
@@ -102,7 +102,7 @@ def svg(report: Report) -> str:
     lines = "lines: predicted; points: measured, half of the rounds within the bar" if timed else "counted by the model"
     marks = "solid, filled: the last service; dashed, hollow: the first; dotted: an established flow"
     for at, words in enumerate((lines, marks)):
-        parts.append(_text(_LEFT, _TOP + 16 + _HIGH + 46 + 14 * at, words, colour=_GREY, size=11))
+        parts.append(_text(_LEFT, _TOP + 16 + _HIGH + 56 + 14 * at, words, colour=_GREY, size=11))
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -151,14 +151,14 @@ def _packets(panel: _Panel, rows: Sequence[Row], timed: bool) -> list[str]:
     for engine in dict.fromkeys(row.engine for row in rows):
         colour = COLOURS[engine]
         for place, flow, dash in ((ANY, "established", "2 4"), ("first", "new", "6 4"), ("last", "new", "")):
-            of = [r for r in rows if (r.engine, r.place, r.flow) == (engine, place, flow)]
+            of = [r for r in rows if (r.engine, r.flow) == (engine, flow) and r.place in (place, "only")]
             series = sorted(of, key=lambda r: r.services)
             values = [(r.services, r.predicted if timed else r.rules) for r in series]
             line = [(panel.x(n), panel.y(value)) for n, value in values if value is not None]
             seen = [panel.y(r.measured.median) for r in series if r.measured is not None]
             parts += _polyline(line, colour, dash)
             for r in series:
-                if r.measured is not None:
+                if r.measured is not None and (r.place, place) != ("only", "first"):  # drawn as the last
                     about = f"{engine}, {r.services:,} services, {place}, {flow}: {time(r.measured.median)}"
                     size = 2.0 if flow == "established" else 3.6
                     parts += _point(panel, r.services, r.measured, 1.0, colour, place == "last", size, about)
@@ -212,8 +212,11 @@ def _point(
 
 
 def _polyline(points: Points, colour: str, dash: str) -> list[str]:
-    if len(points) < 2:
+    if not points:
         return []
+    if len(points) == 1:  # of a single number of services
+        (x, y) = points[0]
+        points = [(x - 6, y), (x + 6, y)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
     return [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{1.2 if dash else 1.8}"{dashed}/>']
