@@ -231,6 +231,7 @@ class Interned(Generic[T]):
     def __init__(self) -> None:
         self._number: dict[tuple[int, T], int] = {}
         self._items: list[tuple[int, T]] = [(0, None)]  # type: ignore[list-item]
+        self._sizes = [0]
 
     def add(self, number: int, item: T) -> int:
         key = (number, item)
@@ -238,7 +239,11 @@ class Interned(Generic[T]):
         if known is None:
             known = self._number[key] = len(self._items)
             self._items.append(key)
+            self._sizes.append(self._sizes[number] + 1)
         return known
+
+    def size(self, number: int) -> int:
+        return self._sizes[number]
 
     def last(self, number: int) -> tuple[int, T]:
         """The list without its last item, and the item."""
@@ -1320,7 +1325,7 @@ class _Walk:
         if not self.later:
             return program.outcome((*program._ends.all(self.ends), end), alike=self.alike)
         ends = program._ends.add(self.ends, end)
-        if len(program._ends.all(ends)) > MAX_RUNS:
+        if program._ends.size(ends) > MAX_RUNS:
             return self._give_up(end.choices[-1].rule)
         later, waiting = program._laters.last(self.later)
         self._load(waiting._replace(ends=ends, later=later))
